@@ -1,0 +1,219 @@
+"""A run: one training job with a name and a folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from colab_magics import worker
+from colab_magics.errors import ColabMagicsError, nearest
+from colab_magics.events import Event, EventReader, read_events
+
+if TYPE_CHECKING:
+    from colab_magics.recipe import Recipe
+
+State = Literal["running", "finished", "unfinished", "failed"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_STARTING = ".starting-"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder and what can be read from it.
+
+    Attributes
+    ----------
+    folder : Path
+        `<root>/<name>`.
+
+    Notes
+    -----
+    Everything is read from the folder when asked, so a `Run` is as good after a kernel's restart, and in another
+    notebook, as in the cell that made it.
+    """
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def recipe(self) -> Recipe:
+        """The complete recipe, secrets removed."""
+        from colab_magics.recipe import Recipe
+
+        return Recipe.from_yaml((self.folder / "recipe.yaml").read_text(encoding="utf-8"))
+
+    def events(self) -> list[Event]:
+        """All events so far, of every attempt."""
+        return read_events(self.folder / "events.jsonl")
+
+    def reader(self) -> EventReader:
+        """A reader that gives the events from the first one on, and later what has come since."""
+        return EventReader(self.folder / "events.jsonl")
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts have been started."""
+        return max((int(event.get("attempt", 0)) for event in self.events()), default=0)
+
+    @property
+    def state(self) -> State:
+        """`running`, `finished` (to its end, or by early stopping), `failed` (says why), else `unfinished`."""
+        if worker.is_alive(self.folder):
+            return "running"
+        ends = [event for event in self.events() if event["kind"] in ("started", "finished", "failed")]
+        last = ends[-1] if ends else {"kind": "started"}
+        if last["kind"] == "finished":
+            return "unfinished" if last.get("reason") == "stopped" else "finished"
+        return "failed" if last["kind"] == "failed" else "unfinished"
+
+    @property
+    def losses(self) -> list[float]:
+        """The training loss of each step, in nats per trained token; a step that was run again counts once."""
+        by_step = {event["step"]: event["loss"] for event in self.events() if event["kind"] == "step"}
+        return [by_step[step] for step in sorted(by_step)]
+
+    @property
+    def error(self) -> ColabMagicsError | None:
+        """Why the last attempt failed, if it did."""
+        failed = [event for event in self.events() if event["kind"] == "failed"]
+        return ColabMagicsError.from_dict(failed[-1]["error"]) if failed and self.state == "failed" else None
+
+    @property
+    def adapter_path(self) -> Path | None:
+        """The folder of the result (`adapter/`, or `model/` for full fine-tuning), once there is one."""
+        for name in ("adapter", "model"):
+            if (self.folder / name).is_dir():
+                return self.folder / name
+        return None
+
+    def load(self) -> tuple[Any, Any]:
+        """The tuned model, ready for inference, and its tokenizer.
+
+        Imports torch into this process. On a GPU the model goes there in 16 bit (fp16 below capability 8.0);
+        otherwise it is fp32 on the CPU.
+
+        Raises
+        ------
+        ColabMagicsError
+            If the run has no result yet.
+        """
+        if self.adapter_path is None:
+            raise ColabMagicsError(
+                f"Run {self.name} has no result to load.",
+                f"It is {self.state}, and {self.folder} holds neither adapter/ nor model/.",
+                f"%finetune status {self.name} shows where it is.",
+            )
+        from colab_magics.training.result import load_for_inference
+
+        return load_for_inference(self.adapter_path)
+
+    def __repr__(self) -> str:
+        return f"Run({self.name!r}, {self.state}, folder={str(self.folder)!r})"
+
+
+def runs_root(root: str | os.PathLike[str] | None = None) -> Path:
+    """Where runs live: `root`, else `COLAB_MAGICS_ROOT`, else `./runs`."""
+    return Path(root or os.environ.get("COLAB_MAGICS_ROOT") or "runs").expanduser().absolute()
+
+
+def check_name(name: str) -> str:
+    """`name` if a run may have it.
+
+    Raises
+    ------
+    ColabMagicsError
+        If it could leave the root, or would be awkward to type.
+    """
+    if not _NAME.fullmatch(name):
+        raise ColabMagicsError(
+            f"{name!r} cannot be a run's name.",
+            "The name becomes a folder: letters, digits, '.', '_' and '-', at most 64, not starting with '.'.",
+            f"Try {_slug(name)!r}." if _slug(name) else "Try a short word.",
+        )
+    return name
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-._")[:48]
+
+
+def automatic_name(model: str, data: str, root: Path) -> str:
+    """`<model>-<data>-NN`, the first NN that no run has."""
+    parts = [_slug(Path(text.split(":")[0]).name.split(".")[0].lower()) for text in (model, data)]
+    stem = "-".join(part for part in parts if part)[:56] or "run"
+    number = 1
+    while (root / f"{stem}-{number:02d}").exists():
+        number += 1
+    return f"{stem}-{number:02d}"
+
+
+def following_name(name: str, root: Path) -> str:
+    """The first of `name-2`, `name-3`, … that no run has."""
+    number = 2
+    while (root / f"{name}-{number}").exists():
+        number += 1
+    return f"{name}-{number}"
+
+
+def list_runs(root: Path) -> list[Run]:
+    """The root's runs, newest first (by their last event)."""
+
+    def found() -> Iterator[tuple[float, Run]]:
+        try:
+            folders = list(root.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for folder in folders:
+            log = folder / "events.jsonl"
+            if not folder.name.startswith(".") and log.is_file():
+                yield log.stat().st_mtime, Run(folder)
+
+    return [run for _, run in sorted(found(), key=lambda pair: pair[0], reverse=True)]
+
+
+def find_run(name: str | None, root: Path) -> Run:
+    """The run called `name`; the newest (a living one first) if `name` is None.
+
+    Raises
+    ------
+    ColabMagicsError
+        If there is none; it names the nearest.
+    """
+    runs = list_runs(root)
+    if name is None:
+        living = [run for run in runs if worker.is_alive(run.folder)]
+        if living or runs:
+            return (living or runs)[0]
+        raise ColabMagicsError(
+            f"There is no run in {root}.", "", "Start one with %%finetune, or name its place with --root."
+        )
+    for run in runs:
+        if run.name == name:
+            return run
+    close = nearest(name, [run.name for run in runs])
+    raise ColabMagicsError(
+        f"There is no run called {name!r} in {root}.",
+        "",
+        f"Did you mean {close}?" if close else "%finetune list shows those that there are.",
+    )
+
+
+def starting_folder(root: Path, name: str) -> Path:
+    """A new temporary folder in which the run starts; the worker renames it when the preflight has passed."""
+    folder = root / f"{_STARTING}{name}-{secrets.token_hex(4)}"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def is_starting(folder: Path) -> bool:
+    """Whether `folder` is a run's temporary folder."""
+    return folder.name.startswith(_STARTING)
