@@ -48,6 +48,7 @@ def spawn(
     env : mapping
         Variables on top of this process's own. Tokens travel here and nowhere else.
     """
+    Control(folder).clear()
     environment = {**os.environ, **_importable(), **(env or {})}
     environment.setdefault("PYTHONUNBUFFERED", "1")
     environment.setdefault("PYTHONFAULTHANDLER", "1")
