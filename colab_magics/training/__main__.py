@@ -1,0 +1,82 @@
+"""The worker: one attempt at a run, in a process of its own.
+
+`python -m colab_magics.training FOLDER --attempt N [--name NAME] [--until data|plan]`
+
+It tells what it does by events alone, and every way out of it is one: `finished`, or `failed` with the reason.
+Whatever kills it in between leaves a log without an end, which is how a reader knows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import socket
+import sys
+import traceback
+from pathlib import Path
+
+from colab_magics import worker
+from colab_magics.errors import ColabMagicsError, Interrupted, redact
+from colab_magics.events import EventLog
+from colab_magics.training.orders import Orders
+
+EXIT_FINISHED, EXIT_FAILED, EXIT_BUSY = 0, 1, 3
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m colab_magics.training", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--attempt", type=int, default=1)
+    parser.add_argument("--name", help="the name that a run's temporary folder takes when the preflight has passed")
+    parser.add_argument("--until", choices=("data", "plan"), help="stop there; nothing is trained")
+    options = parser.parse_args(arguments)
+
+    folder: Path = options.folder.absolute()
+    if worker.hold_lock(folder) is None:
+        print(f"another worker holds {folder}", file=sys.stderr)
+        return EXIT_BUSY
+    log = EventLog(folder / "events.jsonl", options.attempt)
+    orders = Orders(folder)
+    log.append(
+        "started",
+        name=options.name or folder.name,
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        python=platform.python_version(),
+        until=options.until,
+    )
+    try:
+        from colab_magics.training.attempt import work
+
+        work(folder, options.name, options.until, log, orders)
+    except ColabMagicsError as error:
+        _fail(log, error, orders)
+    except BaseException as error:  # whatever it is, the reader of the log must learn of it
+        _fail(log, _unexpected(error, orders.phase), orders)
+    else:
+        return EXIT_FINISHED
+    return EXIT_FAILED
+
+
+def _unexpected(error: BaseException, phase: str) -> ColabMagicsError:
+    if isinstance(error, MemoryError):
+        why = "The machine's memory ran out."
+    else:
+        why = f"{type(error).__name__}: {error}"
+    return ColabMagicsError(
+        f"The worker failed while {phase}.",
+        why,
+        "Run the cell again with --traceback to see where; please report it if it is not your data or settings.",
+    )
+
+
+def _fail(log: EventLog, error: ColabMagicsError, orders: Orders) -> None:
+    text = redact(traceback.format_exc())
+    if not isinstance(error, Interrupted):
+        print(text, file=sys.stderr)
+    log.append("failed", error=error.to_dict(), phase=orders.phase, traceback=text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
