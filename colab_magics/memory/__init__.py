@@ -1,0 +1,1 @@
+"""Memory: what there is, and what a run will take."""

@@ -1,0 +1,375 @@
+"""What the policies choose for a recipe on a device, each choice with its reason. Pure: no torch, no files, no clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from colab_magics.errors import ColabMagicsError
+from colab_magics.recipe import Recipe
+
+LONGEST_AUTO_LENGTH = 2048
+MEMORY_SHARE = 0.85  # the estimate is within 6% (12% at worst); the rest is fragmentation and the context
+GIB = 2**30
+_GPU_TOKENS = 8192  # more tokens in one micro-batch make no kernel faster, and cost memory
+_CPU_TOKENS = 4096
+_LOSS_CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**29}  # fp32 logits of one chunk: a CPU's cache, a GPU's spare memory
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where the worker trains, as the driver sees it. Bytes; `free` is what this process may still take."""
+
+    kind: str  # "cpu" or "cuda"
+    name: str
+    total: int
+    free: int
+    host_free: int
+    capability: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a model, read from its config before any weight is loaded.
+
+    `linear_parameters` are the weights that 4-bit loading converts; `query` and `key_value` the widths of the
+    attention projections; `weight_bytes` the size of a pre-quantised checkpoint's own weights.
+    """
+
+    architecture: str
+    parameters: int
+    linear_parameters: int
+    largest_linear: int
+    lora_parameters: int
+    layers: int
+    hidden: int
+    intermediate: int
+    query: int
+    key_value: int
+    vocabulary: int
+    positions: int | None
+    qk_norm: bool = False
+    quantised: bool = False
+    weight_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What an estimate is asked about: `documents` of `length` tokens in memory at once."""
+
+    method: str
+    precision: str
+    optim: str
+    documents: int
+    length: int
+    gradient_checkpointing: bool
+    loss_chunk: int
+
+
+Estimate = Callable[[ModelShape, Setup], int]
+"""Peak bytes on the device."""
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What the plan needs of the documents: their lengths after truncation, and how many are held out."""
+
+    lengths: npt.NDArray[np.int32]
+    eval_documents: int
+    max_length: Choice
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a probe found out about an architecture. `attention`: "colab_magics", "sdpa" or "eager"."""
+
+    attention: str
+    attention_reason: str
+    packing: bool
+    packing_reason: str
+    plain_head: bool
+    plain_head_reason: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value and why it was chosen."""
+
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All choices of a run; `plan["micro_batch"]` is the value."""
+
+    choices: Mapping[str, Choice]
+
+    def __getitem__(self, key: str) -> Any:
+        return self.choices[key].value
+
+    def choosing(self, **choices: Choice) -> Plan:
+        """This plan with some choices replaced."""
+        return replace(self, choices={**self.choices, **choices})
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """How a plan travels in its event: {key: {value, reason}}."""
+        return {key: {"value": choice.value, "reason": choice.reason} for key, choice in self.choices.items()}
+
+    @staticmethod
+    def from_dict(choices: Mapping[str, Mapping[str, Any]]) -> Plan:
+        """The plan that `to_dict` wrote."""
+        return Plan({key: Choice(fields["value"], str(fields["reason"])) for key, fields in choices.items()})
+
+
+GIVEN = "as the recipe says"
+
+
+def choose_max_length(recipe: Recipe, lengths: Sequence[int] | npt.NDArray[np.int32], positions: int | None) -> Choice:
+    """`max_length` for documents of these token lengths, under the model's own number of positions.
+
+    Raises
+    ------
+    ColabMagicsError
+        When the recipe asks for more than the model has.
+    """
+    if recipe.max_length != "auto":
+        if positions is not None and recipe.max_length > positions:
+            raise ColabMagicsError(
+                f"max_length {recipe.max_length} is longer than the model's {positions} positions.",
+                "It has learnt nothing about tokens beyond them.",
+                f"Set max_length: {positions} or less, or leave it out.",
+            )
+        return Choice(recipe.max_length, GIVEN)
+    longest = int(max(lengths, default=0))
+    p99 = math.ceil(float(np.percentile(lengths, 99))) if len(lengths) else 0
+    rounded = max(64, math.ceil(p99 / 64) * 64)
+    cap = min(LONGEST_AUTO_LENGTH, positions or LONGEST_AUTO_LENGTH)
+    if rounded <= cap:
+        found = "the longest document has" if longest <= rounded else "99% of the documents have at most"
+        return Choice(rounded, f"{found} {min(longest, p99) if longest > rounded else longest} tokens, rounded up to 64")
+    limit = "the model's own positions" if cap == positions else "set max_length to go higher"
+    return Choice(cap, f"99% of the documents have at most {p99} tokens; auto stops at {cap} ({limit})")
+
+
+def make_plan(
+    recipe: Recipe, shape: ModelShape, device: Device, data: DataFacts, verdict: Verdict, estimate: Estimate
+) -> Plan:
+    """Decide everything that the recipe leaves to `auto`, and resolve what depends on the data and the device.
+
+    Raises
+    ------
+    ColabMagicsError
+        When the recipe asks for what this device or model cannot do.
+    """
+    precision = _precision(recipe, device)
+    effective = Choice(16, "a usual size for fine-tuning") if recipe.effective_batch_size == "auto" else Choice(recipe.effective_batch_size, GIVEN)
+    chunk = Choice(
+        _loss_chunk(shape, device), f"rows of logits at a time, {_LOSS_CHUNK_BYTES[device.kind] // 2**20} MiB in fp32"
+    )
+    free = min(device.free, recipe.max_memory_bytes or device.free)
+    budget = int(free * MEMORY_SHARE)
+    ask = _Asker(recipe, shape, data, precision.value, chunk.value, estimate, budget)
+    method = _method(recipe, shape, ask, free)
+    optim = _optim(recipe, device, method.value, ask)
+    micro, checkpointing = _micro_batch(recipe, device, data, effective.value, method.value, optim.value, ask)
+    steps_per_epoch = max(1, math.ceil(len(data.lengths) / effective.value))
+    total = (
+        Choice(recipe.max_steps, "max_steps, as the recipe says")
+        if recipe.max_steps > 0
+        else Choice(
+            max(1, math.ceil(recipe.num_train_epochs * steps_per_epoch)),
+            f"{recipe.num_train_epochs:g} epochs of {steps_per_epoch} steps",
+        )
+    )
+    return Plan(
+        {
+            "method": method,
+            "precision": precision,
+            "attention": Choice(verdict.attention, verdict.attention_reason),
+            "loss": Choice("hidden" if verdict.plain_head else "head", verdict.plain_head_reason),
+            "loss_chunk": chunk,
+            "packing": _packing(recipe, verdict),
+            "max_length": data.max_length,
+            "effective_batch": effective,
+            "micro_batch": micro,
+            "accumulation": Choice(math.ceil(effective.value / micro.value), "effective batch / micro-batch"),
+            "gradient_checkpointing": checkpointing,
+            "optim": optim,
+            "learning_rate": _learning_rate(recipe, shape, method.value),
+            "total_steps": total,
+            "warmup_steps": _warmup(recipe, total.value),
+            "eval_every": _eval_every(recipe, data.eval_documents, total.value),
+        }
+    )
+
+
+@dataclass(frozen=True)
+class _Asker:
+    """Asks the estimate about variations of one recipe, and whether they fit."""
+
+    recipe: Recipe
+    shape: ModelShape
+    data: DataFacts
+    precision: str
+    loss_chunk: int
+    estimate: Estimate
+    budget: int
+
+    def bytes(self, method: str, optim: str, documents: int, checkpointing: bool) -> int:
+        lengths = np.sort(self.data.lengths)[::-1]
+        longest = int(lengths[0]) if len(lengths) else 1
+        # The longest document must fit alone; of several at once, 99% of the steps hold no more than this.
+        length = longest if documents == 1 else max(1, math.ceil(float(np.percentile(lengths, 99))))
+        setup = Setup(method, self.precision, optim, documents, length, checkpointing, self.loss_chunk)
+        return self.estimate(self.shape, setup)
+
+    def fits(self, method: str, optim: str, documents: int, checkpointing: bool) -> bool:
+        return self.bytes(method, optim, documents, checkpointing) <= self.budget
+
+    @property
+    def may_checkpoint(self) -> bool:
+        return self.recipe.gradient_checkpointing is not False
+
+
+def _precision(recipe: Recipe, device: Device) -> Choice:
+    wanted = recipe.precision
+    if device.kind == "cpu":
+        if wanted == "auto":
+            return Choice("fp32", "a CPU computes fp32 fastest")
+        return Choice(wanted, GIVEN)
+    assert device.capability is not None
+    shown = ".".join(map(str, device.capability))
+    if wanted == "auto":
+        if device.capability >= (8, 0):
+            return Choice("bf16", f"{device.name} has compute capability {shown}")
+        return Choice("fp16", f"{device.name} has compute capability {shown}: bf16 is only emulated below 8.0")
+    if wanted == "bf16" and device.capability < (8, 0):
+        raise ColabMagicsError(
+            f"precision: bf16 does not work on this {device.name}.",
+            f"Its compute capability is {shown}; below 8.0 bf16 is emulated and many times slower.",
+            "Use precision: auto (fp16 here).",
+        )
+    return Choice(wanted, GIVEN)
+
+
+def _method(recipe: Recipe, shape: ModelShape, ask: _Asker, free: int) -> Choice:
+    if shape.quantised:
+        if recipe.method in ("auto", "qlora"):
+            return Choice("qlora", "the checkpoint is already quantised to 4 bits")
+        raise ColabMagicsError(
+            f"method: {recipe.method} cannot train a checkpoint that is already quantised.",
+            "Its 4-bit weights stay frozen; only an adapter on top can learn.",
+            "Use method: qlora, or name the 16-bit model.",
+        )
+    if recipe.method != "auto":
+        return Choice(recipe.method, GIVEN)
+    need = ask.bytes("lora", "adamw_torch_fused", 1, ask.may_checkpoint)
+    figures = f"LoRA needs about {need / GIB:.1f} GiB of the {free / GIB:.1f} GiB free"
+    if need <= ask.budget:
+        return Choice("lora", f"{figures}, and is faster than QLoRA")
+    return Choice("qlora", f"{figures}; QLoRA holds the base model in 4 bits")
+
+
+def _optim(recipe: Recipe, device: Device, method: str, ask: _Asker) -> Choice:
+    if recipe.optim != "auto":
+        return Choice(recipe.optim, GIVEN)
+    if device.kind == "cpu" or method != "full" or ask.fits(method, "adamw_torch_fused", 1, ask.may_checkpoint):
+        return Choice("adamw_torch_fused", "one fused kernel for all weights")
+    return Choice("paged_adamw_8bit", "AdamW's two fp32 states do not fit beside the weights")
+
+
+def _micro_batch(
+    recipe: Recipe, device: Device, data: DataFacts, effective: int, method: str, optim: str, ask: _Asker
+) -> tuple[Choice, Choice]:
+    """(micro_batch, gradient_checkpointing): no checkpointing where a useful micro-batch fits without."""
+    p99 = max(1, math.ceil(float(np.percentile(data.lengths, 99)))) if len(data.lengths) else 1
+    tokens = _GPU_TOKENS if device.kind == "cuda" else _CPU_TOKENS
+    if recipe.per_device_train_batch_size != "auto":
+        sizes = [min(recipe.per_device_train_batch_size, effective)]
+    else:
+        sizes = [effective]
+        while sizes[-1] > 1:
+            sizes.append(math.ceil(sizes[-1] / 2))
+        if device.kind == "cuda":  # a CPU's micro-batches are bounded by their tokens, document by document
+            sizes = [size for size in sizes if size == 1 or size * p99 <= tokens]
+    given = recipe.gradient_checkpointing
+    ways = [False, True] if given == "auto" else [bool(given)]
+    # Without checkpointing a micro-batch should still fill the device: a third more compute beats idle kernels.
+    useful = next((size for size in reversed(sizes) if size * p99 >= 1024), sizes[0])
+    for checkpointing in ways:
+        least = useful if given == "auto" and not checkpointing else sizes[-1]
+        for size in sizes:
+            if size >= least and ask.fits(method, optim, size, checkpointing):
+                return _chosen(recipe, size, effective, checkpointing, ask, method, optim)
+    return _chosen(recipe, sizes[-1], effective, ways[-1], ask, method, optim)
+
+
+def _chosen(
+    recipe: Recipe, size: int, effective: int, checkpointing: bool, ask: _Asker, method: str, optim: str
+) -> tuple[Choice, Choice]:
+    need = ask.bytes(method, optim, size, checkpointing)
+    figures = f"about {need / GIB:.1f} GiB, of {ask.budget / GIB:.1f} GiB that may be used"
+    micro = (
+        Choice(size, GIVEN)
+        if recipe.per_device_train_batch_size != "auto"
+        else Choice(size, f"the largest split of {effective} that fits: {figures}" if need <= ask.budget else f"nothing larger fits: {figures}")
+    )
+    if recipe.gradient_checkpointing != "auto":
+        return micro, Choice(checkpointing, GIVEN)
+    reason = "without it the activations do not fit" if checkpointing else "the activations fit; it would cost a third more compute"
+    return micro, Choice(checkpointing, reason)
+
+
+def _loss_chunk(shape: ModelShape, device: Device) -> int:
+    rows = _LOSS_CHUNK_BYTES[device.kind] // (4 * max(1, shape.vocabulary))
+    return int(max(64, min(8192, rows)))
+
+
+def _packing(recipe: Recipe, verdict: Verdict) -> Choice:
+    if not verdict.packing:
+        if recipe.packing is True:
+            raise ColabMagicsError(
+                "packing: true does not work for this model.",
+                verdict.packing_reason,
+                "Leave packing out: documents are sorted by length instead.",
+            )
+        return Choice(False, verdict.packing_reason)
+    if recipe.packing == "auto":
+        return Choice("auto", "packing or sorting by length, whichever is faster here: measured before the first step")
+    return Choice(recipe.packing, GIVEN)
+
+
+def _learning_rate(recipe: Recipe, shape: ModelShape, method: str) -> Choice:
+    if recipe.learning_rate != "auto":
+        return Choice(recipe.learning_rate, GIVEN)
+    if method != "full":
+        return Choice(2e-4, "a usual rate for adapters")
+    if shape.parameters <= 500_000_000:
+        return Choice(5e-5, "a usual rate for all weights of a model of at most 0.5B parameters")
+    return Choice(2e-5, "a usual rate for all weights of a model")
+
+
+def _warmup(recipe: Recipe, total: int) -> Choice:
+    wanted = recipe.warmup_steps
+    if wanted == "auto":
+        steps = min(max(math.ceil(0.03 * total), 5), math.ceil(0.1 * total))
+        return Choice(steps, "3% of the steps, at least 5, at most a tenth")
+    if isinstance(wanted, float) and wanted < 1:
+        return Choice(math.ceil(wanted * total), f"{wanted:g} of {total} steps")
+    return Choice(int(wanted), GIVEN)
+
+
+def _eval_every(recipe: Recipe, documents: int, total: int) -> Choice:
+    if not documents:
+        return Choice(None, "there is no eval_data")
+    if recipe.eval_every is None:
+        return Choice(None, "only at the end, as the recipe says")
+    if recipe.eval_every == "auto":
+        return Choice(max(1, math.ceil(total / 10)), "ten times over the run")
+    return Choice(recipe.eval_every, GIVEN)

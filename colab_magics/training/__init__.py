@@ -1,0 +1,1 @@
+"""What runs inside the worker: the only room where torch and transformers are imported at the top."""

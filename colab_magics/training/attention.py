@@ -1,0 +1,148 @@
+"""Attention that keeps packed documents apart, and takes the fast kernel on old GPUs.
+
+Two things that the library's own attention does not do:
+
+- On a GPU below compute capability 8.0, `enable_gqa=True` leaves only the MATH kernel, whose scores take memory
+  quadratic in the length (huggingface/transformers#48633). Repeating the KV heads keeps the memory-efficient one.
+- Documents packed into a row are attended one by one: no mask at all on a CPU, a block-diagonal one on a GPU.
+
+Every keyword that it does not honour is an error: gemma2's soft cap and gpt_oss's sinks, left out, give wrong
+numbers without a word. A model whose attention needs them keeps its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+NAME = "colab_magics"
+
+# Keywords that change nothing in what attention computes, whatever their value.
+_HARMLESS = frozenset(
+    {
+        "position_ids",
+        "cache_position",
+        "use_cache",
+        "logits_to_keep",
+        "num_items_in_batch",
+        "return_dict",
+        "output_router_logits",
+        "output_hidden_states",
+        "layer_idx",
+    }
+)
+
+
+@dataclass
+class _Packing:
+    """The documents of the micro-batch in flight, and the masks already built for them."""
+
+    lengths: tuple[int, ...]
+    masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
+
+    def mask(self, window: int | None, device: torch.device) -> torch.Tensor:
+        """A [1, 1, tokens, tokens] bool mask, True where a token may look: its own document's past."""
+        if window not in self.masks:
+            lengths = torch.tensor(self.lengths, device=device)
+            document = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
+            mask = (document[:, None] == document[None, :]).tril_()
+            if window is not None:
+                mask &= ~torch.ones_like(mask).tril_(-window)
+            self.masks[window] = mask[None, None]
+        return self.masks[window]
+
+
+# Module state, not a context variable: autograd's threads recompute checkpointed layers and must see it too.
+_current: _Packing | None = None
+
+
+@contextmanager
+def packed_documents(lengths: Sequence[int] | None) -> Iterator[None]:
+    """Hold the documents' lengths for a forward *and its backward*, which may run the forward again."""
+    global _current
+    before, _current = _current, None if lengths is None else _Packing(tuple(lengths))
+    try:
+        yield
+    finally:
+        _current = before
+
+
+def _causal(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    window: int | None,
+    dropout: float,
+    scale: float | None,
+) -> torch.Tensor:
+    length = query.shape[2]
+    if window is None or length <= window:
+        return scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=scale, is_causal=length > 1)
+    mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril_()
+    mask &= ~torch.ones_like(mask).tril_(-window)
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    is_causal: bool | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention over whole rows, or over the packed documents of one row.
+
+    Parameters
+    ----------
+    query : [rows, heads, width, head_dim]
+    key, value : [rows, kv_heads, width, head_dim]
+    sliding_window : how many tokens a token sees, itself included
+
+    Returns
+    -------
+    [rows, width, heads, head_dim] and None (no attention weights).
+
+    Raises
+    ------
+    NotImplementedError
+        For a mask, a cache, bidirectional attention, or any keyword that is not honoured here.
+    """
+    unknown = sorted(name for name, v in others.items() if name not in _HARMLESS and v is not None and v is not False)
+    if unknown:
+        raise NotImplementedError(f"attention keyword not honoured: {', '.join(unknown)}")
+    if attention_mask is not None or query.shape[2] != key.shape[2]:
+        raise NotImplementedError("attention with a mask or a cache")
+    if not (getattr(module, "is_causal", True) if is_causal is None else is_causal):
+        raise NotImplementedError("bidirectional attention")
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    if _current is None:
+        out = _causal(query, key, value, sliding_window, dropout, scaling)
+    elif query.device.type == "cuda":
+        mask = _current.mask(sliding_window, query.device)
+        out = scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
+    else:
+        parts = [tensor.split(_current.lengths, dim=2) for tensor in (query, key, value)]
+        documents = zip(*parts, strict=True)
+        out = torch.cat([_causal(q, k, v, sliding_window, dropout, scaling) for q, k, v in documents], dim=2)
+    return out.transpose(1, 2).contiguous(), None
+
+
+def register() -> None:
+    """Make `attn_implementation="colab_magics"` known to transformers. May be called again."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(NAME, attend)
+    # No mask is ever built: causality, windows and documents are all handled above.
+    AttentionMaskInterface.register(NAME, lambda *_, **__: None)

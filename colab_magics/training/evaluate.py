@@ -1,0 +1,73 @@
+"""Loss, perplexity and token accuracy over held-out documents."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from colab_magics.training.attention import packed_documents
+from colab_magics.training.batches import Documents, collate, group, read_samples
+from colab_magics.training.loss import Loss
+from colab_magics.training.oom import Arrangement, OutOfMemory, attempt, release
+
+_DOCUMENTS_AT_A_TIME = 64
+
+
+@dataclass(frozen=True)
+class Score:
+    """Means over the labelled tokens; accuracy is the share that is the model's first choice."""
+
+    loss: float
+    perplexity: float
+    token_accuracy: float
+
+
+def evaluate(
+    model: nn.Module,
+    loss: Loss,
+    documents: Documents,
+    arrangement: Arrangement,
+    device: torch.device,
+    autocast: torch.dtype | None,
+) -> Score | OutOfMemory:
+    """Score the model; the weights, the gradients and the random state are left as they are.
+
+    Runs out of memory only where one document alone does not fit; it then says so, and training may go on.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        total, correct, labelled = 0.0, 0, 0
+        for start in range(0, len(documents), _DOCUMENTS_AT_A_TIME):
+            stop = min(start + _DOCUMENTS_AT_A_TIME, len(documents))
+            samples = read_samples(documents, range(start, stop))
+            while True:
+                parts = group(samples, arrangement.micro_batch, arrangement.token_budget, packed=arrangement.packed)
+                figures = attempt(lambda parts=parts, packed=arrangement.packed: _score(parts, packed, loss, device, autocast))  # type: ignore[misc]
+                if not isinstance(figures, OutOfMemory):
+                    break
+                release()
+                if arrangement.micro_batch == 1:
+                    return figures
+                arrangement = replace(arrangement, micro_batch=max(1, min(arrangement.micro_batch, len(samples)) // 2))
+            total += figures[0]
+            correct += int(figures[1])
+            labelled += sum(len(sample.targets) for sample in samples)
+    finally:
+        model.train(was_training)
+    mean = total / max(1, labelled)
+    return Score(mean, math.exp(min(mean, 700.0)), correct / max(1, labelled))
+
+
+@torch.no_grad()
+def _score(parts: list, packed: bool, loss: Loss, device: torch.device, autocast: torch.dtype | None) -> list[float]:  # type: ignore[type-arg]
+    figures = torch.zeros(2, dtype=torch.float64, device=device)
+    for part in parts:
+        batch = collate(part, device, packed=packed)
+        with packed_documents(batch.packed), torch.autocast(device.type, autocast, enabled=autocast is not None):
+            figures += torch.stack(list(loss.score(batch)))
+    values: list[float] = figures.tolist()
+    return values

@@ -1,0 +1,291 @@
+"""The training loop, from top to bottom.
+
+A step takes `effective_batch` documents, splits them into micro-batches, adds up the gradients of the *summed* loss
+divided by the labelled tokens of the whole step, clips, and updates. So every labelled token weighs the same,
+whatever the micro-batch. The host waits for the device once a step, to read the loss and the gradient norm together.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from colab_magics.errors import ColabMagicsError
+from colab_magics.training.attention import packed_documents
+from colab_magics.training.batches import Documents, Order, Sample, collate, group, read_samples
+from colab_magics.training.evaluate import evaluate
+from colab_magics.training.loss import Loss
+from colab_magics.training.model import set_gradient_checkpointing
+from colab_magics.training.oom import Arrangement, OutOfMemory, attempt, release
+
+OnEvent = Callable[..., None]
+Control = Callable[[], str | None]
+
+INITIAL_SCALE = 2.0**12  # torch's 2**16 overflows for the first three steps on a T4 (finetune notes of many projects)
+
+
+@dataclass
+class Progress:
+    """Where a run is. With the weights, the optimizer, the schedule, the scaler and torch's random state, all a resume needs."""
+
+    arrangement: Arrangement
+    step: int = 0
+    samples: int = 0
+    tokens: int = 0
+    first_loss: float | None = None
+    last_loss: float | None = None
+    eval_loss: float | None = None
+    best_eval_loss: float = math.inf
+    evaluations_without_gain: int = 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained, on what, and how. Nothing here changes but what torch changes in place."""
+
+    model: nn.Module
+    loss: Loss
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    scaler: torch.amp.GradScaler | None
+    device: torch.device
+    autocast: torch.dtype | None
+    documents: Documents
+    eval_documents: Documents | None
+    order: Order
+    total_steps: int
+    max_grad_norm: float
+    eval_steps: int | None
+    early_stopping: int | None
+
+    @property
+    def trainable(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the loop ended: reason is "completed", "early_stopping" or "stopped"; seconds are this attempt's.
+
+    `own_seconds` is the time spent in our bookkeeping (order, events, control), outside of the model's work.
+    """
+
+    reason: str
+    progress: Progress
+    seconds: float
+    own_seconds: float
+
+
+class _Abandoned(Exception):
+    """The order to stop now came in the middle of a step; the step is as if it had never begun."""
+
+
+def train(task: Task, progress: Progress, on_event: OnEvent, control: Control) -> Outcome:
+    """Run until the last step, an order, or early stopping.
+
+    Parameters
+    ----------
+    progress : where to start; it is kept up to date, also when this raises
+    on_event : called as on_event(kind, **fields) with step, eval, oom, recovered, stopping, warning
+    control : looked at before every micro-batch; "stop" ends after the step, "stop-now" drops it
+
+    Raises
+    ------
+    ColabMagicsError
+        When the loss or the gradients are not finite, or one document alone does not fit into memory.
+    """
+    started = time.perf_counter()
+    own = 0.0
+    reason = "completed"
+    task.model.train()
+    set_gradient_checkpointing(task.model, progress.arrangement.gradient_checkpointing)
+    task.loss.chunk = progress.arrangement.loss_chunk
+    trainable = task.trainable
+    for step, ids in task.order.steps(progress.step, task.total_steps):
+        begin = time.perf_counter()
+        samples = read_samples(task.documents, ids)
+        try:
+            loss, grad_norm = _finished_step(task, progress, trainable, samples, step + 1, on_event, control)
+        except _Abandoned:
+            reason = "stopped"
+            on_event("stopping", reason="stop", step=step)
+            break
+        rate = task.schedule.get_last_lr()[0]
+        task.optimizer.step()
+        if task.scaler is not None:
+            task.scaler.update()
+        task.schedule.step()
+        task.optimizer.zero_grad(set_to_none=True)
+
+        end = time.perf_counter()
+        tokens = sum(sample.tokens for sample in samples)
+        progress.step = step + 1
+        progress.samples += len(ids)
+        progress.tokens += tokens
+        progress.last_loss = loss
+        if progress.first_loss is None:
+            progress.first_loss = loss
+        on_event(
+            "step",
+            step=progress.step,
+            total_steps=task.total_steps,
+            epoch=progress.step / task.order.steps_per_epoch,
+            loss=loss,
+            learning_rate=rate,
+            grad_norm=grad_norm,
+            tokens=progress.tokens,
+            tokens_per_second=tokens / (end - begin),
+            samples=progress.samples,
+            seconds=end - begin,
+        )
+        order = control()
+        own += time.perf_counter() - end
+        if order in ("stop", "stop-now"):
+            reason = "stopped"
+            on_event("stopping", reason="stop", step=progress.step)
+            break
+        last = progress.step == task.total_steps
+        if task.eval_documents is not None and (last or (task.eval_steps and progress.step % task.eval_steps == 0)):
+            _evaluate(task, progress, on_event)
+            patience = task.early_stopping
+            if patience is not None and progress.evaluations_without_gain >= patience and not last:
+                reason = "early_stopping"
+                on_event("stopping", reason="early_stopping", step=progress.step)
+                break
+    return Outcome(reason, progress, time.perf_counter() - started, own)
+
+
+def _finished_step(
+    task: Task,
+    progress: Progress,
+    trainable: list[nn.Parameter],
+    samples: list[Sample],
+    step: int,
+    on_event: OnEvent,
+    control: Control,
+) -> tuple[float, float]:
+    """Leave the step's clipped gradients on the parameters, whatever retries that takes; returns (loss, norm).
+
+    A retry starts from the random state of the step's start, so that dropout falls as it would have fallen.
+    """
+    random = _random_state(task.device)
+    ran_out = False
+    while True:
+        flight: list[Sample] = []
+        outcome = attempt(lambda flight=flight: _gradients(task, progress.arrangement, samples, flight, control))  # type: ignore[misc]
+        if isinstance(outcome, OutOfMemory):
+            ran_out = True
+            on_event("oom", step=step, micro_batch=progress.arrangement.micro_batch, documents=len(flight), message=outcome.message)
+            task.optimizer.zero_grad(set_to_none=True)
+            release()
+            smaller = progress.arrangement.smaller(len(flight))
+            if smaller is None:
+                raise _too_large(step, flight, outcome)
+            progress.arrangement = smaller
+            set_gradient_checkpointing(task.model, smaller.gradient_checkpointing)
+            task.loss.chunk = smaller.loss_chunk
+            _restore_random_state(random, task.device)
+            continue
+        if task.scaler is not None:
+            task.scaler.unscale_(task.optimizer)
+        norm = nn.utils.clip_grad_norm_(trainable, task.max_grad_norm or math.inf)
+        loss, grad_norm = torch.stack([outcome, norm.float()]).tolist()  # the step's one wait for the device
+        if math.isfinite(loss) and math.isfinite(grad_norm):
+            break
+        task.optimizer.zero_grad(set_to_none=True)
+        if task.scaler is None or not math.isfinite(loss) or task.scaler.get_scale() <= 1.0:
+            raise _not_finite(step, samples, loss, task.scaler)
+        # fp16 overflowed in the backward: the same step again at half the scale, so that no update is lost.
+        task.scaler.update(task.scaler.get_scale() / 2)
+        _restore_random_state(random, task.device)
+    if ran_out:
+        settled = progress.arrangement
+        on_event(
+            "recovered",
+            step=step,
+            micro_batch=settled.micro_batch,
+            gradient_checkpointing=settled.gradient_checkpointing,
+            loss_chunk=settled.loss_chunk,
+        )
+    return loss, grad_norm
+
+
+def _gradients(
+    task: Task, arrangement: Arrangement, samples: list[Sample], flight: list[Sample], control: Control
+) -> torch.Tensor:
+    """Forward and backward of every micro-batch; returns the mean loss over the step's labelled tokens (0-dim).
+
+    `flight` holds the samples of the micro-batch at work, for whoever must explain a failure.
+    """
+    labelled = max(1, sum(len(sample.targets) for sample in samples))
+    total = torch.zeros((), device=task.device)
+    for part in group(samples, arrangement.micro_batch, arrangement.token_budget, packed=arrangement.packed):
+        flight[:] = part
+        if control() == "stop-now":
+            task.optimizer.zero_grad(set_to_none=True)
+            raise _Abandoned
+        batch = collate(part, task.device, packed=arrangement.packed)
+        with packed_documents(batch.packed):
+            with torch.autocast(task.device.type, task.autocast, enabled=task.autocast is not None):
+                loss = task.loss(batch) / labelled
+            (loss if task.scaler is None else task.scaler.scale(loss)).backward()
+        total += loss.detach()
+    return total
+
+
+def _evaluate(task: Task, progress: Progress, on_event: OnEvent) -> None:
+    assert task.eval_documents is not None
+    score = evaluate(task.model, task.loss, task.eval_documents, progress.arrangement, task.device, task.autocast)
+    if isinstance(score, OutOfMemory):
+        on_event("warning", message=f"evaluation at step {progress.step} ran out of memory: {score.message}")
+        return
+    progress.eval_loss = score.loss
+    if score.loss < progress.best_eval_loss:
+        progress.best_eval_loss, progress.evaluations_without_gain = score.loss, 0
+    else:
+        progress.evaluations_without_gain += 1
+    on_event(
+        "eval",
+        step=progress.step,
+        loss=score.loss,
+        perplexity=score.perplexity,
+        token_accuracy=score.token_accuracy,
+    )
+
+
+def _random_state(device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+def _restore_random_state(state: tuple[torch.Tensor, torch.Tensor | None], device: torch.device) -> None:
+    host, gpu = state
+    torch.set_rng_state(host)
+    if gpu is not None:
+        torch.cuda.set_rng_state(gpu, device)
+
+
+def _too_large(step: int, flight: list[Sample], failure: OutOfMemory) -> ColabMagicsError:
+    sample = flight[0]
+    return ColabMagicsError(
+        f"Out of memory at step {step}: document {sample.id} ({sample.tokens} tokens) does not fit alone.",
+        f"Gradient checkpointing is on and the loss is in its smallest chunks. {failure.message}",
+        "Set a smaller max_length (it is never cut without your consent).",
+        "Or use method: qlora, a smaller model, or a larger GPU.",
+    )
+
+
+def _not_finite(step: int, samples: list[Sample], loss: float, scaler: Any) -> ColabMagicsError:
+    what = "loss" if not math.isfinite(loss) else "gradient"
+    ids = [str(sample.id) for sample in samples]
+    shown = ", ".join(ids[:16]) + (f" and {len(ids) - 16} more" if len(ids) > 16 else "")
+    return ColabMagicsError(
+        f"The {what} is not a finite number at step {step}; the weights were not touched by it.",
+        f"Its samples: {shown}.",
+        "Use a smaller learning_rate." if scaler is None else "Use precision: fp32, or a smaller learning_rate.",
+    )

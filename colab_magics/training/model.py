@@ -1,0 +1,189 @@
+"""The model: measured while it is still only a config, then loaded straight to its final dtype and device."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from colab_magics.errors import ColabMagicsError, nearest
+from colab_magics.plan import ModelShape, Plan
+from colab_magics.recipe import Recipe
+from colab_magics.training import attention
+from colab_magics.training.source import ModelSource
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def describe(source: ModelSource, recipe: Recipe) -> ModelShape:
+    """Build the model without memory (on the meta device) and read its sizes.
+
+    Raises
+    ------
+    ColabMagicsError
+        When `target_modules` names modules that the model does not have; names those that it has.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(source.config, trust_remote_code=recipe.trust_remote_code)
+    text = source.config.get_text_config()
+    head = model.get_output_embeddings()
+    linears = {name: module for name, module in _linears(model) if module is not head}
+    adapted = _adapted(linears, recipe)
+    quantised = getattr(source.config, "quantization_config", None) is not None
+    heads = int(getattr(text, "num_attention_heads", 0) or 1)
+    hidden = int(text.hidden_size)
+    head_dim = int(getattr(text, "head_dim", None) or hidden // heads)
+    kv_heads = int(getattr(text, "num_key_value_heads", None) or heads)
+    experts = int(getattr(text, "num_experts_per_tok", None) or 1)
+    intermediate = int(getattr(text, "moe_intermediate_size", None) or getattr(text, "intermediate_size", None) or 4 * hidden)
+    sizes = [module.weight.numel() for module in linears.values()]
+    return ModelShape(
+        architecture=type(model).__name__,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        linear_parameters=sum(sizes),
+        largest_linear=max(sizes, default=0),
+        lora_parameters=sum(recipe.r * sum(linears[name].weight.shape) for name in adapted),
+        layers=int(text.num_hidden_layers),
+        hidden=hidden,
+        intermediate=intermediate * experts,
+        query=heads * head_dim,
+        key_value=kv_heads * head_dim,
+        vocabulary=int(text.vocab_size),
+        positions=getattr(text, "max_position_embeddings", None),
+        qk_norm=any(name.endswith("q_norm") for name, _ in model.named_modules()),
+        quantised=quantised,
+        weight_bytes=source.weight_bytes if quantised else None,
+    )
+
+
+def _linears(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    from transformers.pytorch_utils import Conv1D
+
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D))
+
+
+def _adapted(linears: dict[str, nn.Module], recipe: Recipe) -> list[str]:
+    """The names of the modules that get an adapter."""
+    if recipe.method == "full" or recipe.target_modules == "all-linear":
+        return list(linears)
+    wanted = [recipe.target_modules] if isinstance(recipe.target_modules, str) else recipe.target_modules
+    known = sorted({name.rpartition(".")[2] for name in linears})
+    missing = [want for want in wanted if not any(name == want or name.endswith(f".{want}") for name in linears)]
+    if missing:
+        close = nearest(missing[0], known)
+        raise ColabMagicsError(
+            f"target_modules: this model has no {', '.join(missing)}.",
+            f"It has: {', '.join(known)}.",
+            f"Did you mean {close}?" if close else "",
+            "target_modules: all-linear takes them all.",
+        )
+    return [name for name in linears if any(name == want or name.endswith(f".{want}") for want in wanted)]
+
+
+def load_model(source: ModelSource, recipe: Recipe, plan: Plan, device: torch.device) -> nn.Module:
+    """Load the weights, once, where and as they will be used, and put the adapter on.
+
+    Returns
+    -------
+    A transformers model (`method: full`) or a `peft.PeftModel`; only what is to be trained requires a gradient, in fp32.
+    """
+    from transformers import AutoModelForCausalLM
+
+    attention.register()
+    dtype = torch.float32 if plan["method"] == "full" else DTYPES[plan["precision"]]
+    options: dict[str, Any] = {}
+    if device.type != "cpu":
+        options["device_map"] = {"": device}
+    if plan["method"] == "qlora" and getattr(source.config, "quantization_config", None) is None:
+        options["quantization_config"] = _nf4(DTYPES[plan["precision"]])
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source.folder,
+            config=source.config,
+            dtype=dtype,
+            attn_implementation=plan["attention"],
+            use_safetensors=None if recipe.allow_pickle else True,
+            trust_remote_code=recipe.trust_remote_code,
+            **options,
+        )
+    except OSError as error:
+        raise ColabMagicsError(f"The weights of {source.id} could not be loaded.", str(error).partition("\n")[0]) from None
+    if plan["method"] == "qlora":
+        _set_dtype(model, dtype)
+    if plan["method"] == "full":
+        return model
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return _with_adapter(model, source, recipe)
+
+
+def _nf4(dtype: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def _set_dtype(model: nn.Module, dtype: torch.dtype) -> None:
+    """Make a quantised model compute in `dtype`; transformers keeps the bf16 that the checkpoint was made with."""
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.compute_dtype = dtype
+            module.compute_type_is_set = True
+            state = getattr(module.weight, "quant_state", None)
+            if state is not None:
+                state.dtype = dtype
+    for tensor in (*model.parameters(), *model.buffers()):
+        # rotary frequencies are fp32 buffers, and must stay so
+        if isinstance(tensor, nn.Parameter) and tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
+
+
+def _with_adapter(model: nn.Module, source: ModelSource, recipe: Recipe) -> nn.Module:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=recipe.r,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        target_modules=recipe.target_modules,
+        modules_to_save=recipe.modules_to_save,
+        use_rslora=recipe.use_rslora,
+        use_dora=recipe.use_dora,
+    )
+    torch.manual_seed(recipe.seed)
+    adapted = get_peft_model(model, config)
+    # what `AutoPeftModelForCausalLM` will ask for: the model as the user named it, at the commit that was trained on
+    config.base_model_name_or_path = source.id if source.revision else os.fspath(source.folder)
+    config.revision = source.revision
+    return adapted
+
+
+def causal_lm(model: nn.Module) -> nn.Module:
+    """The transformers model inside a PEFT model, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def set_gradient_checkpointing(model: nn.Module, on: bool) -> None:
+    """Recompute each layer in backward, or keep its activations."""
+    base: Any = causal_lm(model)
+    # transformers 5.23 renamed it
+    switch = "activation" if hasattr(base, "activation_checkpointing_enable") else "gradient"
+    if getattr(base, f"is_{switch}_checkpointing") == on:
+        return
+    if on:
+        getattr(base, f"{switch}_checkpointing_enable")({"use_reentrant": False})
+    else:
+        getattr(base, f"{switch}_checkpointing_disable")()

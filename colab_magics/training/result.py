@@ -1,0 +1,79 @@
+"""The result of a run: an adapter or a model that others can load as it stands."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from colab_magics.recipe import Recipe
+from colab_magics.training.source import ModelSource
+
+
+def save_result(
+    folder: Path,
+    model: nn.Module,
+    tokenizer: Any,
+    *,
+    source: ModelSource,
+    recipe: Recipe,
+    facts: Mapping[str, Any],
+) -> Path:
+    """Write `adapter/` (or `model/` for full fine-tuning) into the run's folder; a half-written one is never seen.
+
+    Parameters
+    ----------
+    folder : the run's folder
+    facts : what the model card tells besides the recipe: label -> value
+
+    Returns
+    -------
+    The folder written.
+    """
+    target = folder / ("adapter" if hasattr(model, "peft_config") else "model")
+    staging = folder / f".{target.name}.tmp"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    if hasattr(model, "peft_config"):
+        # "auto" would ask the Hub whether the base model's vocabulary changed; ours never does
+        model.save_pretrained(staging, safe_serialization=True, save_embedding_layers=False)
+    else:
+        model.save_pretrained(staging)
+    tokenizer.save_pretrained(staging)
+    (staging / "README.md").write_text(model_card(source, recipe, facts), encoding="utf-8")
+    if target.exists():
+        old = folder / f".{target.name}.old"
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
+        staging.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        staging.rename(target)
+    return target
+
+
+def model_card(source: ModelSource, recipe: Recipe, facts: Mapping[str, Any]) -> str:
+    """A README that says what was trained on what, with the complete recipe."""
+    adapter = recipe.method != "full"
+    head = ["---", f"base_model: {source.id}", "library_name: " + ("peft" if adapter else "transformers")]
+    head += ["pipeline_tag: text-generation", "tags:", "- colab_magics", *(["- lora"] if adapter else []), "---"]
+    revision = f" at commit `{source.revision}`" if source.revision else ""
+    table = ["| | |", "|---|---|", *(f"| {label} | {value} |" for label, value in facts.items())]
+    body = [
+        f"# {source.id}, fine-tuned",
+        "",
+        f"Trained from `{source.id}`{revision} with colab_magics.",
+        "",
+        *table,
+        "",
+        "## Recipe",
+        "",
+        "```yaml",
+        recipe.to_yaml().rstrip(),
+        "```",
+        "",
+    ]
+    return "\n".join([*head, "", *body])
