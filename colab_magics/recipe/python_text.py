@@ -1,0 +1,244 @@
+"""`key=value,` lines as pasted from a Python call, read with `ast` and never run."""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from colab_magics.errors import ColabMagicsError
+from colab_magics.recipe.yaml_text import Entry
+
+# a pasted script is short; these bound what a hostile one can cost
+_MOST_LINES_A_GROUP = 200
+_MOST_DIGITS = 30
+
+_ASSIGNMENT = re.compile(r"\s*[A-Za-z_][\w.]*(?:\s*,\s*[A-Za-z_]\w*)*\s*=(?!=)")
+_CALL = re.compile(r"\s*[A-Za-z_][\w.]*\(")
+_CLOSING = re.compile(r"\s*[)\]}]+\s*,?\s*(?:#.*)?")
+_IGNORED = re.compile(r"\s*(?:import|from)\s+\w|\s*[%!]\w|\s*[A-Za-z_]\w*\s*,\s*(?:#.*)?$")
+_OPENING = re.compile(r".*[(\[{]\s*(?:#.*)?")
+
+# Calls whose keywords are settings; what any other call is given says nothing about the training.
+_SETTINGS = frozenset(
+    """
+    SFTConfig SFTTrainer Trainer TrainingArguments Seq2SeqTrainingArguments LoraConfig BitsAndBytesConfig ModelConfig
+    ScriptArguments UnslothTrainer UnslothTrainingArguments from_pretrained get_peft_model dict EarlyStoppingCallback
+    """.split()
+)
+_ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+}
+
+
+class Expression(str):
+    """Source text whose value only running it could tell."""
+
+    __slots__ = ()
+
+
+class Name(Expression):
+    """A bare name: a variable of the notebook."""
+
+    __slots__ = ()
+
+
+def looks_like_python(line: str) -> bool:
+    """Whether a line outside of a YAML block starts `key=value,` lines or a call."""
+    return any(pattern.match(line) for pattern in (_ASSIGNMENT, _CALL)) or bool(
+        _CLOSING.fullmatch(line) or _IGNORED.match(line)
+    )
+
+
+def split(body: str) -> tuple[str, list[tuple[int, str]]]:
+    """The YAML of a body, its Python lines blanked out, and those lines with their numbers (from 1).
+
+    Lines inside a YAML block (a template below `prompt_template: |`, a list) are never taken for Python.
+    """
+    yaml_lines: list[str] = []
+    python: list[tuple[int, str]] = []
+    in_block = False
+    depth = 0
+    for number, line in enumerate(body.splitlines(), start=1):
+        blank = not line.strip() or line.lstrip().startswith("#")
+        in_block = in_block and (blank or line[0] in " \t-]}")
+        if depth > 0 or (not in_block and not blank and looks_like_python(line)):
+            python.append((number, line))
+            yaml_lines.append("")
+            depth = max(0, depth + _depth(line))
+            continue
+        if not blank and not in_block:
+            in_block = re.fullmatch(r"[^\s#].*?:\s*(?:[|>][-+\d]*|[\[{].*|&\w+)?\s*(?:#.*)?", line) is not None
+        yaml_lines.append(line)
+    return "\n".join(yaml_lines), python
+
+
+def _depth(line: str) -> int:
+    """Brackets opened less those closed, strings and comments left out."""
+    bare = re.sub(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", "", line).partition("#")[0]
+    return sum(bare.count(opened) - bare.count(closed) for opened, closed in ("()", "[]", "{}"))
+
+
+def read_python(lines: list[tuple[int, str]], namespace: Mapping[str, Any] | None) -> list[Entry]:
+    """The settings in Python lines, in order.
+
+    Raises
+    ------
+    ColabMagicsError
+        For a line that is no `key=value` and no call, naming it.
+    """
+    arguments = list(_arguments(lines))
+    scope: dict[str, Any] = {}
+    referred = {
+        node.id for _, _, value in arguments for node in ast.walk(value) if isinstance(node, ast.Name)
+    }  # fmt: skip
+    entries: list[Entry] = []
+    for line, key, value in arguments:
+        read = _value(value, scope, namespace)
+        if isinstance(value, ast.Call) and _callee(value) in _SETTINGS:
+            entries.extend(_settings(value, line, scope, namespace))
+        elif key is not None:
+            entries.append(Entry(key, read, line, read, repeatable=True))
+        if key is not None:
+            scope[key] = read
+    # `model_id = "..."` above a call that uses it is no key of ours, and needs none
+    return [entry for entry in entries if not (entry.key in referred and _is_private(entry.key))]
+
+
+def _is_private(key: str) -> bool:
+    from colab_magics.recipe.spellings import known_keys
+
+    return key not in known_keys()
+
+
+def _arguments(lines: list[tuple[int, str]]) -> Iterator[tuple[int, str | None, ast.expr]]:
+    """(line, key or None, value) of every argument, the lines read as those of one call."""
+    position = 0
+    while position < len(lines):
+        number, line = lines[position]
+        if not line.strip() or line.lstrip().startswith("#") or _CLOSING.fullmatch(line) or _IGNORED.match(line):
+            position += 1
+            continue
+        for length in range(1, min(_MOST_LINES_A_GROUP, len(lines) - position) + 1):
+            text = "\n".join(one for _, one in lines[position : position + length])
+            call = _as_call(text)
+            if call is not None:
+                break
+        else:
+            if _CALL.match(line.partition("=")[2] or line) and _OPENING.fullmatch(line):
+                position += 1  # a call pasted without its closing bracket: read what is in it
+                continue
+            raise ColabMagicsError(
+                f"line {number} cannot be read: {line.strip()[:60]}",
+                "The body of the cell is YAML (`key: value`), or `key=value,` lines as in a Python call.",
+            )
+        for keyword in call.keywords:
+            # lineno counts from 1, and line 1 of the text is the bracket that we put before it
+            yield lines[position + max(0, keyword.value.lineno - 2)][0], keyword.arg, keyword.value
+        for argument in call.args:
+            yield number, None, argument
+        position += length
+
+
+def _as_call(text: str) -> ast.Call | None:
+    try:
+        tree = ast.parse(f"_(\n{text}\n)", mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    return tree.body if isinstance(tree.body, ast.Call) else None
+
+
+def _callee(call: ast.Call) -> str:
+    target = call.func
+    return target.attr if isinstance(target, ast.Attribute) else target.id if isinstance(target, ast.Name) else ""
+
+
+def _settings(
+    call: ast.Call, line: int, scope: Mapping[str, Any], namespace: Mapping[str, Any] | None
+) -> Iterator[Entry]:
+    """The keywords of a call of settings, those of the calls inside it too."""
+    name = _callee(call)
+    if name == "from_pretrained" and call.args and "Tokenizer" not in ast.unparse(call.func):
+        value = _value(call.args[0], scope, namespace)
+        yield Entry("model", value, line, value, repeatable=True)
+    if name == "from_pretrained" and "Tokenizer" in ast.unparse(call.func):
+        return
+    for argument in call.args:
+        if isinstance(argument, ast.Call) and _callee(argument) in _SETTINGS:
+            yield from _settings(argument, line, scope, namespace)
+    for keyword in call.keywords:
+        value_line = line + keyword.value.lineno - call.lineno
+        if isinstance(keyword.value, ast.Call) and _callee(keyword.value) in _SETTINGS:
+            yield from _settings(keyword.value, value_line, scope, namespace)
+        elif keyword.arg == "callbacks" and isinstance(keyword.value, ast.List):
+            for callback in keyword.value.elts:
+                if isinstance(callback, ast.Call):
+                    yield from _settings(callback, value_line, scope, namespace)
+        elif keyword.arg is not None:
+            value = _value(keyword.value, scope, namespace)
+            yield Entry(keyword.arg, value, value_line, value, repeatable=True)
+
+
+def _value(node: ast.expr, scope: Mapping[str, Any], namespace: Mapping[str, Any] | None) -> Any:
+    """A literal's value, a name's value where it is known, else the source as an Expression."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str | int | float | bool | None):
+        return node.value
+    if isinstance(node, ast.List | ast.Tuple | ast.Set):
+        return [_value(part, scope, namespace) for part in node.elts]
+    if isinstance(node, ast.Dict):
+        return {
+            str(_value(key, scope, namespace)): _value(value, scope, namespace)
+            for key, value in zip(node.keys, node.values, strict=True)
+            if key is not None
+        }
+    if isinstance(node, ast.Name):
+        if node.id in scope:
+            held = scope[node.id]
+            return Name(node.id) if isinstance(held, Expression) else held
+        known = (namespace or {}).get(node.id)
+        return known if isinstance(known, str | int | float) else Name(node.id)
+    if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("torch."):
+        return node.attr
+    if isinstance(node, ast.Call) and _callee(node) == "load_dataset":
+        return _loaded(node, scope, namespace)
+    return _number(node, scope, namespace)
+
+
+def _number(node: ast.expr, scope: Mapping[str, Any], namespace: Mapping[str, Any] | None) -> Any:
+    """Arithmetic on literals, such as 4 * 2048; anything else stays source."""
+    source = Expression(ast.unparse(node))
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        value = _value(node.operand, scope, namespace)
+        return -value if isinstance(value, int | float) else source
+    if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
+        left, right = (_value(part, scope, namespace) for part in (node.left, node.right))
+        if all(isinstance(part, int | float) and len(str(part)) < _MOST_DIGITS for part in (left, right)):
+            try:
+                return _ARITHMETIC[type(node.op)](left, right)
+            except ArithmeticError:
+                return source
+    return source
+
+
+def _loaded(call: ast.Call, scope: Mapping[str, Any], namespace: Mapping[str, Any] | None) -> Any:
+    """What `load_dataset(...)` would read, as `data` names it."""
+    given = {keyword.arg: _value(keyword.value, scope, namespace) for keyword in call.keywords}
+    first = _value(call.args[0], scope, namespace) if call.args else given.get("path")
+    files, name = given.get("data_files"), first
+    if isinstance(files, dict):
+        files = files.get("train")
+    if isinstance(files, list) and len(files) == 1:
+        files = files[0]
+    if isinstance(files, str):
+        return files
+    split = given.get("split")
+    plain = isinstance(name, str) and not isinstance(name, Expression)
+    if not plain:
+        return Expression(ast.unparse(call))
+    return f"{name}:{split}" if isinstance(split, str) and split != "train" else name
