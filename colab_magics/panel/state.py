@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from colab_magics.errors import ColabMagicsError, clean, redact
+from colab_magics.errors import ColabMagicsError, Interrupted, clean, redact
 from colab_magics.panel.curve import Curve
 
 ENDED = ("finished", "stopped", "failed")
@@ -152,9 +152,12 @@ class PanelState:
             state = state.fold(event)
         return state
 
-    def failed(self, lines: Iterable[str]) -> PanelState:
-        """The state of a run whose worker died without a word of its own."""
-        return replace(self, phase="failed", progress=None, failure=tuple(_shown(line) for line in lines))
+    def ended_without_a_word(self, *, stopped: bool) -> PanelState:
+        """The state of a run whose worker is gone, and whose log has no end."""
+        if stopped:
+            return replace(self, phase="stopped", progress=None)
+        lines = ("The worker ended without a word.",)
+        return replace(self, phase="failed", progress=None, failure=lines)
 
     def put_aside(self) -> PanelState:
         """The state of a run that trains on, but is no longer followed here."""
@@ -324,7 +327,11 @@ def _finished(state: PanelState, event: Mapping[str, Any]) -> PanelState:
 
 def _failed(state: PanelState, event: Mapping[str, Any]) -> PanelState:
     error = event.get("error")
-    return state.failed(ColabMagicsError.from_dict(error if isinstance(error, Mapping) else {}).lines())
+    told = ColabMagicsError.from_dict(error if isinstance(error, Mapping) else {})
+    if isinstance(told, Interrupted):
+        return replace(state, phase="stopped", progress=None)
+    lines = tuple(_shown(line) for line in told.lines())
+    return replace(state, phase="failed", progress=None, failure=lines)
 
 
 _FOLDS = {

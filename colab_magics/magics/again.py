@@ -1,0 +1,130 @@
+"""The same cell again: what a cell does about the run of its name that is already there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from colab_magics.errors import ColabMagicsError
+from colab_magics.magics.options import Options
+from colab_magics.recipe import Recipe
+from colab_magics.run import Run, following_name
+
+INPUTS = "inputs.json"
+
+
+@dataclass(frozen=True)
+class Begin:
+    """Start a worker for the run `name`. With `replaced`, that run is started over as a further attempt."""
+
+    name: str
+    said: str = ""
+    replaced: Run | None = None
+
+    @property
+    def attempt(self) -> int:
+        return 1 if self.replaced is None else self.replaced.attempts + 1
+
+
+@dataclass(frozen=True)
+class Show:
+    """The run has been trained already, exactly so."""
+
+    run: Run
+    said: str
+
+
+def decide(name: str, root: Path, recipe: Recipe, inputs: Mapping[str, Any], options: Options) -> Begin | Show:
+    """What to do for the cell that names `name`, which no worker is alive on.
+
+    Parameters
+    ----------
+    recipe, inputs : Recipe, mapping
+        What the cell wants to train now, and the identity of its data.
+    options : Options
+        `again`, `override` and `fork` are asked.
+
+    Raises
+    ------
+    ColabMagicsError
+        The run is unfinished and was started with another recipe: shows the difference.
+    """
+    if options.fork is not None:
+        return _fork(name, options.fork, root)
+    run = Run(root / name)
+    if not (run.folder / "events.jsonl").exists():
+        return Begin(name)
+    changes = differences(run, recipe, inputs)
+    if run.state == "finished":
+        if changes:
+            new = following_name(name, root)
+            keys = ", ".join(key for key, _, _ in changes)
+            return Begin(new, f"{name} is finished and {keys} changed: this run is {new}, and {name} is kept.")
+        if options.again:
+            new = following_name(name, root)
+            return Begin(new, f"{name} is kept; the same is trained again as {new}.")
+        return Show(run, f"{name} has been trained with this recipe and data. --again trains it once more.")
+    if run.state == "failed" or not changes or options.override:
+        how = "failed" if run.state == "failed" else "is unfinished"
+        recipe_said = ", with the changed recipe" if changes else ""
+        return Begin(
+            name,
+            f"{name} {how} and has no checkpoint: it starts over from step 0{recipe_said}.",
+            replaced=run,
+        )
+    raise _changed(name, changes)
+
+
+def differences(run: Run, recipe: Recipe, inputs: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Key, value in the run, value now; empty if recipe and data are the same."""
+    try:
+        was = run.recipe
+        before = json.loads((run.folder / INPUTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, ColabMagicsError):
+        return [("recipe", "not readable", "as in the cell")]
+    rows = []
+    if was.fingerprint() != recipe.fingerprint():
+        rows = [(key, str(old), str(new)) for key, old, new in was.diff(recipe)]
+    for split, key in (("train", "data"), ("eval", "eval_data")):
+        old, new = (identity_of(side, split) for side in (before, inputs))
+        if old != new and key not in {row[0] for row in rows}:
+            rows.append((key, "other rows", "these rows"))
+    return rows
+
+
+def identity_of(inputs: Mapping[str, Any], split: str) -> str | None:
+    """The identity of one split's data; None if there is no such split."""
+    part = inputs.get(split)
+    return str(part.get("identity")) if isinstance(part, Mapping) else None
+
+
+def table(rows: list[tuple[str, str, str]]) -> list[str]:
+    """Three columns: key, in the run, in the cell."""
+    cells = [("key", "in the run", "in the cell"), *rows]
+    cells = [tuple(text if len(text) <= 40 else text[:39] + "…" for text in row) for row in cells]  # type: ignore[misc]
+    widths = [max(len(row[column]) for row in cells) for column in range(3)]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+
+
+def _fork(name: str, fork: str, root: Path) -> Begin:
+    if not (root / name).exists():
+        raise ColabMagicsError(f"There is no run {name} to fork.", "", "%finetune list shows those that there are.")
+    if (root / fork).exists():
+        raise ColabMagicsError(
+            f"There is a run {fork} already.", "A fork is a new run.", f"Try --fork {following_name(fork, root)}."
+        )
+    return Begin(fork, f"{name} has no checkpoint to fork from: {fork} starts at step 0.")
+
+
+def _changed(name: str, changes: list[tuple[str, str, str]]) -> ColabMagicsError:
+    shown = table(changes)
+    details = shown if len(shown) <= 5 else [*shown[:4], f"… and {len(shown) - 4} more"]
+    return ColabMagicsError(
+        f"{name} is unfinished, and was started with another recipe or other data.",
+        "",
+        f"%%finetune {name} --override starts over with what is in the cell; --fork NAME makes it a new run.",
+        details=details,
+    )

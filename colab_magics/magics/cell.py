@@ -1,0 +1,220 @@
+"""What a `%%finetune` cell does, from its text to its run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from colab_magics import worker
+from colab_magics.credentials import token_environment
+from colab_magics.errors import ColabMagicsError, Interrupted, clean, redact
+from colab_magics.magics.again import Begin, Show, decide
+from colab_magics.magics.display import Panel, Screen
+from colab_magics.magics.follow import (
+    Died,
+    Failed,
+    Finished,
+    Followed,
+    Follower,
+    Killed,
+    LeftRunning,
+    interrupts,
+    reap,
+)
+from colab_magics.magics.options import RESERVED, Options
+from colab_magics.magics.starting import keep_log_of, living_run, sweep, temporary_run, write_inputs
+from colab_magics.panel.state import PanelState
+from colab_magics.run import Run, automatic_name, check_name
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: its line, its body, and what it may touch."""
+
+    options: Options
+    body: str
+    namespace: MutableMapping[str, Any]
+    root: Path
+    screen: Screen
+    said: Callable[[str], None] = print
+
+    def say(self, line: str) -> None:
+        """Print one line above the panel, unless `--quiet`."""
+        if line and not self.options.quiet:
+            self.said(redact(clean(line)))
+
+    def bind(self, run: Run) -> Run:
+        """Give the run to the variable that `--out` names."""
+        if self.options.out is not None:
+            self.namespace[self.options.out] = run
+        return run
+
+
+def train(cell: Cell) -> Run:
+    """Train what the cell describes, or show what there is of it already; returns its run.
+
+    Raises
+    ------
+    ColabMagicsError
+        Whatever is wrong with the input, and whatever ended the worker.
+    Interrupted
+        The run was stopped before its end, by this cell or from elsewhere.
+    """
+    from colab_magics.recipe import parse
+
+    reap()
+    options = cell.options
+    if options.background:
+        _check_background()
+    for name in filter(None, (options.name, options.fork)):
+        _check_free(name)
+    parsed = parse(cell.body, options.recipe, preset=options.preset, namespace=cell.namespace)
+    for note in parsed.notes:
+        cell.say(note)
+    recipe = parsed.recipe
+    if options.name is not None and (living := living_run(options.name, cell.root)) is not None:
+        return _attach_instead(cell, recipe, *living)
+
+    name = options.name or automatic_name(recipe.model, recipe.data, cell.root)
+    sweep(cell.root)
+    with temporary_run(cell.root, name) as folder:
+        inputs = write_inputs(folder, recipe, cell.namespace)
+        match decide(name, cell.root, recipe, inputs, options):
+            case Show(run=run, said=said):
+                cell.say(said)
+                cell.screen.finish(PanelState(name=run.name).fold_all(run.events()))
+                return cell.bind(run)
+            case Begin() as begin:
+                cell.say(begin.said)
+                return _begin(cell, begin, folder)
+
+
+def _begin(cell: Cell, begin: Begin, folder: Path) -> Run:
+    """Start the worker in `folder` and follow it."""
+    if begin.replaced is not None:
+        keep_log_of(begin.replaced, folder)
+    environment = token_environment()
+    run = Run(cell.root / begin.name)
+    with interrupts() as presses:
+        process = worker.spawn(folder, begin.attempt, arguments=("--name", begin.name), env=environment)
+        follower = Follower(
+            run.folder, begin.attempt, starting=folder, process=process, state=PanelState(name=begin.name)
+        )
+        passed: Callable[[PanelState], bool] = lambda _: cell.options.background and not folder.exists()  # noqa: E731
+        followed = follower.follow(Panel(cell.screen), presses, until=passed)
+    return conclude(cell, run, followed, follower.folder, begin.attempt)
+
+
+def attach(cell: Cell, run_folder: Path, starting: Path | None) -> Run:
+    """Follow a worker that another cell, or an earlier kernel, has started."""
+    folder = starting or run_folder
+    info = worker.read_info(folder) or {}
+    attempt = int(info.get("attempt", 1))
+    with interrupts() as presses:
+        follower = Follower(run_folder, attempt, starting=starting, state=PanelState(name=run_folder.name))
+        followed = follower.follow(Panel(cell.screen), presses)
+    return conclude(cell, Run(run_folder), followed, follower.folder, attempt)
+
+
+def _attach_instead(cell: Cell, recipe: Any, run_folder: Path, starting: Path | None) -> Run:
+    name = run_folder.name
+    cell.say(f"{name} is being trained already: this cell shows it.")
+    try:
+        same = Run(starting or run_folder).recipe.fingerprint() == recipe.fingerprint()
+    except (OSError, ColabMagicsError):
+        same = True
+    if not same:
+        cell.say(f"It trains with the recipe that it was started with; %finetune stop {name} first to change it.")
+    return attach(cell, run_folder, starting)
+
+
+def conclude(cell: Cell, run: Run, followed: Followed, folder: Path, attempt: int) -> Run:
+    """What the cell returns, or raises, for the way in which the run ended."""
+    if run.folder.exists():
+        cell.bind(run)
+    match followed.outcome:
+        case Finished(event=event):
+            if event.get("reason") == "stopped" or followed.interrupts:
+                raise _interrupted(run, followed)
+            return run
+        case LeftRunning():
+            _say_left(cell, run)
+            return run
+        case Killed():
+            raise _interrupted(run, followed)
+        case Failed(error=error, traceback=traceback):
+            if isinstance(error, Interrupted):
+                raise _interrupted(run, followed)
+            if cell.options.traceback:
+                print(redact(clean(traceback)), file=sys.stderr)
+            raise error
+        case Died(exit_code=exit_code):
+            if followed.interrupts:
+                raise _interrupted(run, followed)
+            raise _died(run, exit_code, followed.state, folder, attempt)
+
+
+def _interrupted(run: Run, followed: Followed) -> Interrupted:
+    """One line: where it stopped, what there is, what to do next."""
+    state = followed.state
+    if isinstance(followed.outcome, Finished) and followed.outcome.event.get("reason") != "stopped":
+        return Interrupted(f"{run.name} had just finished, so nothing was cut short; run the cells below when ready.")
+    if not state.marks:
+        return Interrupted(f"{run.name} was stopped before its first step; run the cell again to start it.")
+    where = f"step {state.step}" + (f" of {state.total_steps}" if state.total_steps else "")
+    if isinstance(followed.outcome, Finished):
+        result = f"what it learnt is in {run.adapter_path or run.folder}"
+        return Interrupted(f"{run.name} stopped after {where}; {result}; run the cell again to start over from step 0.")
+    return Interrupted(f"{run.name} was ended at once at {where}; run the cell again to start over from step 0.")
+
+
+def _died(run: Run, exit_code: int | None, state: PanelState, folder: Path, attempt: int) -> ColabMagicsError:
+    at = f"at step {state.step}" if state.marks else "before its first step"
+    if exit_code == -9:
+        why = "It was killed (signal 9); a machine whose memory has run out does that."
+    elif exit_code is not None and exit_code < 0:
+        why = f"It was ended by signal {-exit_code}."
+    elif exit_code is not None:
+        why = f"It ended with code {exit_code}; this is the end of its log:"
+    else:
+        why = "This is the end of its log:"
+    kept = worker.log_path(run.folder, attempt)
+    return ColabMagicsError(
+        f"The worker of {run.name} ended without a word {at}.",
+        why,
+        f"The whole log is {kept}." if kept.exists() else "",
+        "Run the cell again to start over.",
+        details=[redact(clean(line))[:160] for line in worker.log_tail(folder, attempt, 4)],
+    )
+
+
+def _say_left(cell: Cell, run: Run) -> None:
+    if cell.options.background:
+        cell.say(f"{run.name} trains in the background. %finetune attach {run.name} shows it.")
+        if "google.colab" in sys.modules:
+            cell.say("Colab ends a machine whose kernel is idle, and the training with it: keep a cell running.")
+    else:
+        cell.say(f"Detached: {run.name} trains on. %finetune attach {run.name} shows it again.")
+
+
+def _check_background() -> None:
+    if os.environ.get("KAGGLE_KERNEL_RUN_TYPE") == "Batch":
+        raise ColabMagicsError(
+            "--background cannot be used in a Kaggle batch run.",
+            "The container ends with the last cell, and would end the training too.",
+            "Leave --background out: the cell then waits for the run's end.",
+        )
+
+
+def _check_free(name: str) -> None:
+    if name in RESERVED:
+        raise ColabMagicsError(
+            f"A run cannot be called {name!r}: that is a subcommand of %finetune.",
+            "",
+            f"Try %%finetune {name}-run, or %finetune {name} on a line of its own.",
+        )
+    check_name(name)

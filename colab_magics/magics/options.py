@@ -1,0 +1,157 @@
+"""The line of `%finetune` and `%%finetune`: text in, a frozen value out."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from colab_magics.errors import ColabMagicsError, nearest
+
+# subcommand -> may it have a cell body
+SUBCOMMANDS = {
+    "recipe": True,
+    "data": True,
+    "status": False,
+    "attach": False,
+    "detach": False,
+    "stop": False,
+    "list": False,
+}
+# No run may be called so: these words are, or will be, subcommands.
+RESERVED = frozenset({*SUBCOMMANDS, "save", "help"})
+PANELS = ("auto", "html", "text", "off")
+_WITH_VALUE = ("preset", "out", "fork", "root", "panel")
+_FLAGS = ("background", "again", "override", "quiet", "traceback", "now", "help")
+
+
+@dataclass(frozen=True)
+class Options:
+    """One line, read. `recipe` holds the options that are keys of the recipe."""
+
+    command: str | None = None
+    name: str | None = None
+    preset: str | None = None
+    out: str | None = None
+    fork: str | None = None
+    root: str | None = None
+    panel: str | None = None
+    background: bool = False
+    again: bool = False
+    override: bool = False
+    quiet: bool = False
+    traceback: bool = False
+    now: bool = False
+    help: bool = False
+    recipe: dict[str, str | bool] = field(default_factory=dict)
+
+
+OWN = tuple(option.name for option in fields(Options) if option.name in (*_WITH_VALUE, *_FLAGS))
+
+
+def read_line(line: str, recipe_keys: Callable[[], frozenset[str]]) -> Options:
+    """The options that `line` holds.
+
+    Parameters
+    ----------
+    line : str
+        What follows the magic's name.
+    recipe_keys : function
+        Gives the recipe's keys, known spellings included; called only where one is needed.
+
+    Raises
+    ------
+    ColabMagicsError
+        Unclosed quote, unknown option (names the nearest), missing value, more than one name.
+    """
+    words = _split(line)
+    options = Options()
+    if words and words[0] in SUBCOMMANDS:
+        options = replace(options, command=words.pop(0))
+    while words:
+        word = words.pop(0)
+        if word in ("-h", "-?"):
+            options = replace(options, help=True)
+        elif word == "-q":
+            options = replace(options, quiet=True)
+        elif word.startswith("--") and len(word) > 2:
+            options = _option(options, word, words, recipe_keys)
+        elif word.startswith("-"):
+            raise _unknown(word, recipe_keys)
+        elif options.name is None:
+            options = replace(options, name=word)
+        else:
+            raise _second_name(options, word)
+    return _checked(options)
+
+
+def _split(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise ColabMagicsError(
+            f"The line cannot be read: {str(error).lower()}.", "", "Close the quote, or leave it out."
+        ) from None
+
+
+def _option(options: Options, word: str, words: list[str], recipe_keys: Callable[[], frozenset[str]]) -> Options:
+    written, equals, value = word[2:].partition("=")
+    name = written.replace("-", "_")
+    if name in _FLAGS:
+        if equals:
+            raise ColabMagicsError(f"--{written} takes no value.", "", f"Write --{written} alone.")
+        switched: dict[str, Any] = {name: True}
+        return replace(options, **switched)
+    follows = bool(words) and not words[0].startswith("--")
+    if name in _WITH_VALUE:
+        if not equals and not follows:
+            raise ColabMagicsError(f"--{written} needs a value.", "", f"Write --{written} VALUE.")
+        given_value: dict[str, Any] = {name: value if equals else words.pop(0)}
+        return replace(options, **given_value)
+    if name not in recipe_keys():
+        raise _unknown(word, recipe_keys)
+    # A key without a value is a switch: --allow-pickle, --packing
+    given: str | bool = value if equals else words.pop(0) if follows and name not in _SWITCHES else True
+    return replace(options, recipe={**options.recipe, name: given})
+
+
+_SWITCHES = ("allow_pickle", "trust_remote_code")
+
+
+def _checked(options: Options) -> Options:
+    if options.panel is not None and options.panel not in PANELS:
+        close = nearest(options.panel, PANELS)
+        raise ColabMagicsError(
+            f"--panel {options.panel} is not known.",
+            f"It can be {', '.join(PANELS)}.",
+            f"Did you mean --panel {close}?" if close else "",
+        )
+    if options.out is not None and not options.out.isidentifier():
+        raise ColabMagicsError(
+            f"--out {options.out} is no variable name.", "", "Use letters, digits and _, as in --out run."
+        )
+    return options
+
+
+def _unknown(word: str, recipe_keys: Callable[[], frozenset[str]]) -> ColabMagicsError:
+    name = word.lstrip("-").partition("=")[0].replace("-", "_")
+    close = nearest(name, (*OWN, *sorted(recipe_keys())))
+    return ColabMagicsError(
+        f"There is no option {word.partition('=')[0]}.",
+        "",
+        f"Did you mean --{close.replace('_', '-')}?" if close else "%finetune --help lists the options.",
+    )
+
+
+def _second_name(options: Options, word: str) -> ColabMagicsError:
+    if options.command is None:
+        close = nearest(str(options.name), SUBCOMMANDS)
+        return ColabMagicsError(
+            f"There are two names on the line: {options.name} and {word}.",
+            "A run has one name; every other word belongs to an option.",
+            f"Did you mean %finetune {close} {word}?" if close else f"Quote a value that has spaces: --key '… {word}'.",
+        )
+    return ColabMagicsError(
+        f"%finetune {options.command} takes one run, and {word} is a second.", "", "Name one of them."
+    )

@@ -1,0 +1,92 @@
+"""`%finetune recipe` and `%finetune data`: what would be trained, and on what, without training.
+
+A worker does the same preflight as for a run, in a temporary folder that vanishes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from colab_magics import worker
+from colab_magics.credentials import token_environment
+from colab_magics.events import read_events
+from colab_magics.magics.cell import Cell, conclude
+from colab_magics.magics.display import Nowhere, Panel
+from colab_magics.magics.follow import Died, Followed, Follower, interrupts
+from colab_magics.magics.starting import write_inputs
+from colab_magics.panel import words
+from colab_magics.panel.state import Data, PanelState
+from colab_magics.recipe import Recipe, parse
+from colab_magics.run import Run
+
+
+def recipe_report(cell: Cell) -> str:
+    """The complete recipe as YAML, with the reason of each `auto`."""
+    saved = _saved(cell)
+    if saved is not None:
+        choices = [event["choices"] for event in saved.events() if event["kind"] == "plan"]
+        return saved.recipe.explain(choices[-1] if choices else None)
+    recipe, events = _preflight(cell, "plan")
+    choices = [event["choices"] for event in events if event["kind"] == "plan"]
+    return recipe.explain(choices[-1] if choices else None)
+
+
+def data_report(cell: Cell) -> dict[str, str]:
+    """What the preflight finds in the data, as a display bundle."""
+    saved = _saved(cell)
+    events = saved.events() if saved is not None else _preflight(cell, "data")[1]
+    state = PanelState().fold_all(events)
+    return {
+        "text/plain": "\n\n".join(_as_text(data) for data in state.data),
+        "text/html": "".join(_as_html(data) for data in state.data),
+    }
+
+
+def _saved(cell: Cell) -> Run | None:
+    """The run that the line names, where there is nothing but a name."""
+    options = cell.options
+    if cell.body.strip() or options.recipe or options.preset or options.name is None:
+        return None
+    from colab_magics.run import find_run
+
+    return find_run(options.name, cell.root)
+
+
+def _preflight(cell: Cell, until: str) -> tuple[Recipe, list[dict[str, Any]]]:
+    parsed = parse(cell.body, cell.options.recipe, preset=cell.options.preset, namespace=cell.namespace)
+    for note in parsed.notes:
+        cell.say(note)
+    with tempfile.TemporaryDirectory(prefix="colab_magics-") as folder_name, interrupts() as presses:
+        folder = Path(folder_name) / "preflight"
+        folder.mkdir()
+        write_inputs(folder, parsed.recipe, cell.namespace)
+        process = worker.spawn(folder, 1, arguments=("--until", until), env=token_environment())
+        follower = Follower(folder, 1, process=process)
+        followed = follower.follow(Panel(Nowhere()), presses)
+        if not _through(followed):
+            conclude(cell, Run(folder), followed, folder, 1)
+        return parsed.recipe, read_events(folder / "events.jsonl")
+
+
+def _through(followed: Followed) -> bool:
+    """A worker that was to stop before training goes without a last word, and with code 0."""
+    return isinstance(followed.outcome, Died) and followed.outcome.exit_code == 0
+
+
+def _as_text(data: Data) -> str:
+    facts = words.data_facts(data)
+    width = max(len(label) for label, _ in facts)
+    lines = [f"{label.ljust(width)}  {value}" for label, value in facts]
+    if data.sample:
+        lines += ["one sample, the trained part between ⟦ and ⟧:"]
+        lines += ["".join(f"⟦{part}⟧" if trained else part for part, trained in data.sample)]
+    return "\n".join(lines)
+
+
+def _as_html(data: Data) -> str:
+    rows = "".join(f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in words.data_facts(data))
+    sample = "".join(f"<mark>{escape(part)}</mark>" if trained else escape(part) for part, trained in data.sample)
+    return f"<table>{rows}</table>" + (f"<pre>{sample}</pre>" if sample else "")

@@ -1,0 +1,137 @@
+"""A run's first moments: its temporary folder, what is written there, and the worker that gets it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from colab_magics import worker
+from colab_magics.errors import ColabMagicsError, nearest
+from colab_magics.magics.again import INPUTS
+from colab_magics.recipe import Recipe
+from colab_magics.run import Run, starting_folder
+
+_STARTING = re.compile(r"\.starting-(?P<name>.+)-[0-9a-f]{8}")
+_STALE = 3600.0  # seconds after which a temporary folder that nobody works on is rubbish
+
+
+@contextmanager
+def temporary_run(root: Path, name: str) -> Iterator[Path]:
+    """A temporary folder for the run; gone afterwards, unless a worker has taken it or still works on it.
+
+    A root that did not exist goes too if nothing came of it: bad input leaves no trace.
+    """
+    created = [path for path in (root, *root.parents) if not path.exists()]
+    folder = starting_folder(root, name)
+    try:
+        yield folder
+    finally:
+        if not worker.is_alive(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        for path in created:
+            if any(path.iterdir()):
+                break
+            path.rmdir()
+
+
+def write_inputs(
+    folder: Path, recipe: Recipe, namespace: Mapping[str, Any], *, cwd: Path | None = None
+) -> dict[str, Any]:
+    """Write `recipe.yaml`, `inputs.json` and the rows that only the notebook has; returns the inputs.
+
+    Rows of a variable, and all rows where `format:` names a function, are written here to `data/*.jsonl`: the
+    worker sees neither the notebook's variables nor its functions.
+
+    Raises
+    ------
+    ColabMagicsError
+        A source names nothing, a row cannot be written, or the function fails on one.
+    """
+    from colab_magics.data import identity, resolve, write_rows
+    from colab_magics.data.sources import Source
+
+    function = _format_function(recipe, namespace)
+    inputs: dict[str, Any] = {}
+    for split, text, limit in (
+        ("train", recipe.data, recipe.max_train_samples),
+        ("eval", recipe.eval_data, recipe.max_eval_samples),
+    ):
+        if not text:
+            continue
+        source = resolve(text, namespace, cwd=cwd or Path.cwd())
+        if source.kind == "variable" or function is not None:
+            value = namespace[source.name] if source.kind == "variable" else source
+            path = folder / "data" / f"{split}.jsonl"
+            path.parent.mkdir(exist_ok=True)
+            write_rows(value, path, fn=function, limit=limit)
+            written = Source(source.kind, source.name, str(path), source.split)
+            # the folder will be renamed: the path is kept as seen from it
+            inputs[split] = {**written.to_dict(), "path": f"data/{path.name}", "identity": identity(written)}
+        else:
+            inputs[split] = {**source.to_dict(), "identity": identity(source)}
+    (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    (folder / INPUTS).write_text(json.dumps(inputs, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return inputs
+
+
+def keep_log_of(run: Run, folder: Path) -> None:
+    """Carry the log of the run's earlier attempts over to the folder that will take its place."""
+    for path in (run.folder / "events.jsonl", *run.folder.glob("worker-*.log")):
+        if path.is_file():
+            shutil.copyfile(path, folder / path.name)
+
+
+def living_run(name: str, root: Path) -> tuple[Path, Path | None] | None:
+    """The run `name` if a worker is alive on it: its folder, and the temporary one where it is still preparing."""
+    if worker.is_alive(root / name):
+        return root / name, None
+    for folder in _temporary(root):
+        found = _STARTING.fullmatch(folder.name)
+        if found and found["name"] == name and worker.is_alive(folder):
+            return root / name, folder
+    return None
+
+
+def preparing_runs(root: Path) -> list[str]:
+    """Names of the runs that are still in their preflight."""
+    found = ((folder, _STARTING.fullmatch(folder.name)) for folder in _temporary(root))
+    return [name["name"] for folder, name in found if name and worker.is_alive(folder)]
+
+
+def sweep(root: Path) -> None:
+    """Remove temporary folders that were left behind, as by a kernel that died during a preflight."""
+    for folder in _temporary(root):
+        try:
+            old = time.time() - folder.stat().st_mtime > _STALE
+        except OSError:
+            continue
+        if old and not worker.is_alive(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _temporary(root: Path) -> list[Path]:
+    try:
+        return [path for path in root.iterdir() if _STARTING.fullmatch(path.name)]
+    except OSError:
+        return []
+
+
+def _format_function(recipe: Recipe, namespace: Mapping[str, Any]) -> Any:
+    if recipe.format is None:
+        return None
+    function = namespace.get(recipe.format)
+    if callable(function):
+        return function
+    functions = [name for name, value in namespace.items() if callable(value) and not name.startswith("_")]
+    close = nearest(recipe.format, functions)
+    raise ColabMagicsError(
+        f"format: {recipe.format} is no function of this notebook.",
+        "It must take one row (a dict) and return one.",
+        f"Did you mean {close}?" if close else f"Run the cell that defines {recipe.format} first.",
+    )
