@@ -1,0 +1,431 @@
+"""What the columns of a row mean: the format is detected once, and every row is brought into one of three forms."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from colab_magics.data.masks import Chat, Message
+from colab_magics.data.rows import Row
+from colab_magics.errors import ColabMagicsError, nearest
+
+# (prompt, response): pairs of columns that mean one question and one answer, the commonest first.
+PAIRS: tuple[tuple[str, str], ...] = (
+    ("question", "answer"),
+    ("instruction", "response"),
+    ("prompt", "response"),
+    ("query", "answer"),
+    ("query", "response"),
+    ("question", "response"),
+    ("instruction", "answer"),
+    ("instruction", "completion"),
+    ("prompt", "output"),
+    ("prompt", "answer"),
+    ("input", "output"),
+    ("input", "target"),
+    ("input", "response"),
+    ("user", "assistant"),
+    ("human", "assistant"),
+    ("source", "target"),
+)
+CONVERSATION_COLUMNS = ("messages", "conversations", "conversation", "chat", "dialogue")
+TEXT_COLUMNS = ("text", "content", "document")
+WOULD_WORK = "messages; prompt and completion; instruction and output; question and answer; or text"
+
+_ROLES = {
+    "system": "system",
+    "developer": "developer",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "ai": "assistant",
+    "function_call": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "function_response": "tool",
+    "observation": "tool",
+    "ipython": "ipython",
+}
+_PLACEHOLDER = re.compile(r"\{(\{?)([^{}\n:\"']+)\}(\}?)")
+
+
+class Unusable(Exception):
+    """Why one row cannot be trained on; rows are counted by this reason."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A prompt and a completion that are joined as they are written; the completion is trained."""
+
+    prompt: str
+    completion: str
+
+
+@dataclass(frozen=True)
+class Text:
+    """Plain text; all of it is trained."""
+
+    text: str
+
+
+Example = Chat | Written | Text
+
+
+@dataclass(frozen=True)
+class Format:
+    """How rows are read.
+
+    Parameters
+    ----------
+    name : str
+        As it is shown.
+    read : callable
+        A row's columns to an `Example`; raises `Unusable` with the reason.
+    chunkable : bool
+        Plain text: cut into windows rather than truncated.
+    """
+
+    name: str
+    read: Callable[[Mapping[str, Any]], Example]
+    chunkable: bool = False
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the recipe says about the rows."""
+
+    columns: Mapping[str, str] | None = None
+    prompt_template: str | None = None
+    system: str | None = None
+
+
+def detect(rows: Sequence[Row], wishes: Wishes, *, source: str, written: Callable[[str], bool]) -> Format:
+    """The format of rows that begin like `rows`.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        The first rows; at least one.
+    source : str
+        What errors call the data.
+    written : callable
+        Whether a prompt already carries the marks of a template (then it is not rendered by another).
+
+    Raises
+    ------
+    ColabMagicsError
+        No known format fits; the columns found are named, and what would work.
+    """
+    found = list(dict.fromkeys(column for row in rows for column in row.fields))
+    rename: Callable[[Mapping[str, Any]], Mapping[str, Any]] = _as_it_is
+    if wishes.columns:
+        rename = _renaming(wishes.columns, found, source)
+    if wishes.prompt_template is not None:
+        return _by_prompt_template(wishes.prompt_template, wishes.columns or {}, found, source)
+    firsts = [rename(row.fields) for row in rows]
+    known = _Columns(firsts)
+    read = _reader(known, firsts, wishes, written)
+    if read is None:
+        raise _no_format(source, found, known)
+    return Format(read.name, lambda fields: read.read(rename(fields)), read.chunkable)
+
+
+class _Columns:
+    """The columns of the first rows, by their names in lower case."""
+
+    def __init__(self, firsts: Sequence[Mapping[str, Any]]) -> None:
+        self.names = {str(column).strip().lower(): str(column) for row in firsts for column in row}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names
+
+    def __getitem__(self, name: str) -> str:
+        return self.names[name]
+
+
+def _reader(
+    known: _Columns, firsts: Sequence[Mapping[str, Any]], wishes: Wishes, written: Callable[[str], bool]
+) -> Format | None:
+    system = _system_reader(known, wishes.system)
+    for name in CONVERSATION_COLUMNS:
+        if name in known and any(isinstance(row.get(known[name]), (list, str)) for row in firsts):
+            column = known[name]
+            turns = next((row[column] for row in firsts if isinstance(row.get(column), list) and row[column]), None)
+            if turns is not None:
+                shape = "ShareGPT conversations" if isinstance(turns[0], dict) and "from" in turns[0] else "messages"
+                tools = known["tools"] if "tools" in known else None
+                return Format(shape, lambda row: _conversation(row, column, tools, system(row)))
+    if "prompt" in known and "completion" in known:
+        return _prompt_completion(known["prompt"], known["completion"], firsts, system, written)
+    if "instruction" in known and "output" in known:
+        extra = known["input"] if "input" in known else None
+        return Format("Alpaca", _pair_reader(known["instruction"], known["output"], system, extra))
+    for question, answer in PAIRS:
+        if question in known and answer in known:
+            extra = known["context"] if "context" in known else None
+            name = f"{known[question]} + {known[answer]}"
+            return Format(name, _pair_reader(known[question], known[answer], system, extra))
+    for name in TEXT_COLUMNS:
+        if name in known:
+            column = known[name]
+            return Format("text", lambda row: Text(_words(row, column)), chunkable=True)
+    return None
+
+
+def _system_reader(known: _Columns, system: str | None) -> Callable[[Mapping[str, Any]], str]:
+    """A row's own system prompt wins over the recipe's."""
+    column = next((known[name] for name in ("system", "system_prompt") if name in known), None)
+    if column is None:
+        return lambda row: system or ""
+    return lambda row: str(row[column]) if isinstance(row.get(column), str) and row[column].strip() else system or ""
+
+
+def _as_it_is(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    return fields
+
+
+def _renaming(
+    columns: Mapping[str, str], found: Sequence[str], source: str
+) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+    for key, column in columns.items():
+        if column not in found:
+            near = nearest(column, found)
+            raise ColabMagicsError(
+                f"{source} has no column {column!r}, which `columns: {key}` names",
+                f"the columns are {_listed(found)}",
+                f"did you mean {near}?"
+                if near
+                else f"name one of them: columns: {{{key}: {found[0]}}}"
+                if found
+                else "",
+            )
+    return lambda fields: {key: fields[column] for key, column in columns.items() if column in fields}
+
+
+def _listed(names: Sequence[str], most: int = 12) -> str:
+    return ", ".join(map(str, names[:most])) + (f", … ({len(names)})" if len(names) > most else "") or "none"
+
+
+def _no_format(source: str, found: Sequence[str], known: _Columns) -> ColabMagicsError:
+    if "chosen" in known and "rejected" in known:
+        return ColabMagicsError(
+            f"{source} holds preference pairs (chosen and rejected)",
+            f"the columns are {_listed(found)}",
+            "to train on the chosen answers only: columns: {prompt: prompt, completion: chosen}",
+        )
+    first = found[0] if found else "A"
+    second = found[1] if len(found) > 1 else "B"
+    return ColabMagicsError(
+        f"the columns of {source} are not understood: {_listed(found)}",
+        f"these are: {WOULD_WORK}",
+        f"say which is which: columns: {{prompt: {first}, completion: {second}}}",
+        f'or write it out: prompt_template: "{{{first}}}\\n{{{second}}}"',
+    )
+
+
+# --- values -------------------------------------------------------------------------------------------------------
+
+
+def _words(row: Mapping[str, Any], column: str, *, may_be_empty: bool = False) -> str:
+    """The text of one column."""
+    value = row.get(column)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        if may_be_empty:
+            return ""
+        raise Unusable(f"no {column}" if column not in row or value is None else f"empty {column}")
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (bool, int, float)):
+        return str(value)
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    raise Unusable(f"{column} holds a {type(value).__name__}, not text")
+
+
+def _pair_reader(
+    question: str, answer: str, system: Callable[[Mapping[str, Any]], str], extra: str | None = None
+) -> Callable[[Mapping[str, Any]], Example]:
+    def read(row: Mapping[str, Any]) -> Chat:
+        asked = _words(row, question)
+        more = _words(row, extra, may_be_empty=True) if extra is not None else ""
+        return _one_turn(f"{asked}\n\n{more}" if more else asked, _words(row, answer), system(row))
+
+    return read
+
+
+def _one_turn(asked: str, answered: str, system: str) -> Chat:
+    messages: list[Message] = [{"role": "system", "content": system}] if system else []
+    messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    return Chat(messages, (len(messages) - 1,))
+
+
+def _prompt_completion(
+    prompt: str,
+    completion: str,
+    firsts: Sequence[Mapping[str, Any]],
+    system: Callable[[Mapping[str, Any]], str],
+    written: Callable[[str], bool],
+) -> Format:
+    """Turns, or texts to be joined: a prompt that ends in white space, or holds a template's marks, is joined."""
+    values = [(row.get(prompt), row.get(completion)) for row in firsts]
+    if any(isinstance(value, list) for pair in values for value in pair):
+        return Format("prompt + completion messages", lambda row: _two_parts(row, prompt, completion, system(row)))
+    texts = [(asked, said) for asked, said in values if isinstance(asked, str) and isinstance(said, str) and asked]
+    if texts and all(asked[-1:].isspace() or said[:1].isspace() or written(asked) for asked, said in texts):
+        return Format(
+            "prompt + completion, joined as written",
+            lambda row: Written(_words(row, prompt, may_be_empty=True), _words(row, completion)),
+        )
+    return Format("prompt + completion", _pair_reader(prompt, completion, system))
+
+
+# --- conversations ------------------------------------------------------------------------------------------------
+
+
+def _conversation(row: Mapping[str, Any], column: str, tools: str | None, system: str) -> Chat:
+    return _chat(_turns(row.get(column), column), system, _tools(row.get(tools) if tools else None))
+
+
+def _two_parts(row: Mapping[str, Any], prompt: str, completion: str, system: str) -> Chat:
+    def turns(column: str, role: str) -> list[Message]:
+        value = row.get(column)
+        return [{"role": role, "content": value}] if isinstance(value, str) else _turns(value, column)
+
+    asked = turns(prompt, "user")
+    chat = _chat(asked + turns(completion, "assistant"), system, None)
+    begin = len(chat.messages) - len(chat.messages[len(asked) :])
+    begin += len(chat.messages) > len(asked) and chat.messages[0]["role"] == "system" and asked[0]["role"] != "system"
+    return Chat(chat.messages, tuple(turn for turn in chat.trained if turn >= begin))
+
+
+def _tools(value: Any) -> list[Any] | None:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return None
+    return value if isinstance(value, list) and value else None
+
+
+def _turns(value: Any, column: str) -> list[Message]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise Unusable(f"{column} is text, not a list of turns") from None
+    if not isinstance(value, list) or not value:
+        raise Unusable(f"no {column}" if not value else f"{column} is not a list of turns")
+    return [_turn(turn) for turn in value]
+
+
+def _turn(turn: Any) -> Message:
+    if not isinstance(turn, dict):
+        raise Unusable("a turn is not an object with role and content")
+    role = turn.get("role", turn.get("from"))
+    said = turn.get("content", turn.get("value"))
+    if role is None:
+        raise Unusable("a turn has no role")
+    known = _ROLES.get(str(role).strip().lower())
+    if known is None:
+        raise Unusable(f"unknown role {str(role)[:20]!r}")
+    rest = {
+        key: value
+        for key, value in turn.items()
+        if key not in {"role", "from", "content", "value"} and value is not None
+    }
+    if said is None and not rest.get("tool_calls"):
+        raise Unusable("a turn has no content")
+    return {"role": known, "content": _flat(said), **rest}
+
+
+def _flat(said: Any) -> str:
+    """The text of a content that may be a list of parts."""
+    if said is None:
+        return ""
+    if isinstance(said, str):
+        return said
+    if isinstance(said, list):
+        parts = [
+            part if isinstance(part, str) else part.get("text") if isinstance(part, dict) else None for part in said
+        ]
+        if any(not isinstance(part, str) for part in parts):
+            raise Unusable("a turn holds an image or another part that is not text")
+        return "".join(map(str, parts))
+    if isinstance(said, (dict, int, float)):
+        return json.dumps(said, ensure_ascii=False)
+    raise Unusable("the content of a turn is not text")
+
+
+def _chat(messages: list[Message], system: str, tools: list[Any] | None) -> Chat:
+    if system and messages[0]["role"] not in {"system", "developer"}:
+        messages = [{"role": "system", "content": system}, *messages]
+    answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    if not answers:
+        raise Unusable("no assistant turn")
+    # OpenAI's and axolotl's ways to keep a turn as context only.
+    trained = tuple(
+        index
+        for index in answers
+        if messages[index].get("weight") != 0
+        and messages[index].get("train") is not False
+        and (messages[index]["content"].strip() or messages[index].get("tool_calls"))
+    )
+    if not trained:
+        raise Unusable("every assistant turn is empty or switched off")
+    # Nothing is learnt from what follows the last answer.
+    return Chat(messages[: answers[-1] + 1], trained, tools)
+
+
+# --- prompt_template ----------------------------------------------------------------------------------------------
+
+
+def _by_prompt_template(template: str, columns: Mapping[str, str], found: Sequence[str], source: str) -> Format:
+    """`{column}` is the value of a column, `{{column}}` is `{column}` itself, any other brace is left alone."""
+    names = {**{name: name for name in found}, **columns}
+    pieces: list[str] = []
+    slots: list[str] = []
+    position, literal = 0, ""
+    for match in _PLACEHOLDER.finditer(template):
+        doubled, name, closed = match[1], match[2].strip(), match[3]
+        literal += template[position : match.start()]
+        position = match.end()
+        if name not in names:
+            if name.isidentifier() and not doubled:
+                near = nearest(name, list(names))
+                raise ColabMagicsError(
+                    f"prompt_template names {{{name}}}, and {source} has no such column",
+                    f"the columns are {_listed(found)}",
+                    f"did you mean {{{near}}}?" if near else "",
+                    f"if the braces are meant as they stand, double them: {{{{{name}}}}}",
+                )
+            literal += match[0]
+        elif doubled and closed:
+            literal += f"{{{match[2]}}}"
+        else:
+            pieces.append(literal + doubled)
+            slots.append(names[name])
+            literal = closed
+    literal += template[position:]
+    if not slots:
+        raise ColabMagicsError(
+            "prompt_template holds no column in braces",
+            f"the columns of {source} are {_listed(found)}",
+            f'write it like "### Question:\\n{{{found[0]}}}\\n### Answer:\\n{{{found[-1]}}}"' if found else "",
+        )
+
+    def read(row: Mapping[str, Any]) -> Written:
+        values = [_words(row, slot, may_be_empty=True) for slot in slots[:-1]]
+        for slot in slots[:-1]:
+            if slot not in row:
+                raise Unusable(f"no {slot}")
+        prompt = "".join(piece + value for piece, value in zip(pieces, values, strict=False)) + pieces[-1]
+        return Written(prompt, _words(row, slots[-1]) + literal)
+
+    return Format("prompt template", read)
