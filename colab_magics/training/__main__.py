@@ -46,6 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
         python=platform.python_version(),
         until=options.until,
     )
+    orders.phase = "importing the libraries"
+    log.append("progress", phase="importing", done=0, total=None, unit="libraries")
     try:
         from colab_magics.training.attempt import work
 

@@ -1,0 +1,220 @@
+"""One attempt at a run, from its recipe to its result: preflight, weights, loop, result."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from colab_magics.data import Documents, Prepared, Source, prepare
+from colab_magics.data.report import data_event
+from colab_magics.errors import ColabMagicsError
+from colab_magics.events import EventLog, read_events
+from colab_magics.memory.devices import this_device
+from colab_magics.memory.estimate import peak
+from colab_magics.plan import DataFacts, Device, ModelShape, Plan, choose_max_length, make_plan
+from colab_magics.recipe import Recipe
+from colab_magics.run import is_starting
+from colab_magics.training.loop import Outcome, train
+from colab_magics.training.model import describe, load_model
+from colab_magics.training.orders import Orders
+from colab_magics.training.probe import probe
+from colab_magics.training.result import save_result
+from colab_magics.training.source import ModelSource, load_tokenizer, open_model
+from colab_magics.training.task import make_task
+
+_BETWEEN_PROGRESS = 0.25  # seconds: more would fill the log and tell nobody anything
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What the preflight has found and decided; nothing of the model's weights is loaded yet."""
+
+    recipe: Recipe
+    source: ModelSource
+    tokenizer: Any
+    shape: ModelShape
+    device: Device
+    plan: Plan
+    data: Prepared
+    documents: Documents
+    eval_documents: Documents | None
+
+
+class Reporter:
+    """Turns what the phases tell into `progress` events, not more than four a second, and looks for orders."""
+
+    def __init__(self, log: EventLog, orders: Orders) -> None:
+        self._log = log
+        self._orders = orders
+        self._last = ("", 0.0)
+
+    def __call__(self, phase: str, done: float, total: float | None, unit: str) -> None:
+        self._orders.phase = phase
+        self._orders.stop_if_told()
+        now = time.monotonic()
+        last_phase, last_time = self._last
+        if phase != last_phase or done == total or now - last_time >= _BETWEEN_PROGRESS:
+            self._last = (phase, now)
+            self._log.append("progress", phase=phase, done=done, total=total, unit=unit)
+
+
+def work(folder: Path, name: str | None, until: str | None, log: EventLog, orders: Orders) -> None:
+    """Do the whole attempt; it ends with a `finished` event, or raises."""
+    report = Reporter(log, orders)
+    ready = _preflight(folder, until, log, report)
+    if until is not None or ready is None:
+        return
+    folder = _settle(folder, name)
+    orders.moved(folder)
+    device = torch.device("cuda:0" if ready.device.kind == "cuda" else "cpu")
+
+    report("loading", 0, None, "bytes")
+    model = load_model(ready.source, ready.recipe, ready.plan, device)
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    log.append(
+        "model",
+        id=ready.source.id,
+        revision=ready.source.revision,
+        architecture=ready.shape.architecture,
+        parameters=ready.shape.parameters,
+        trainable_parameters=trainable,
+        method=ready.plan["method"],
+        bytes=sum(tensor.numel() * tensor.element_size() for tensor in model.parameters()),
+    )
+    task, progress = make_task(model, ready.recipe, ready.plan, ready.documents, ready.eval_documents, device)
+    report("training", 0, task.total_steps, "steps")
+    orders.training_begins()
+    outcome = train(task, progress, log.append, orders)
+
+    orders.phase = "writing the result"
+    path = _write_result(folder, ready, model, outcome)
+    log.append(
+        "finished",
+        step=progress.step,
+        total_steps=task.total_steps,
+        reason=outcome.reason,
+        first_loss=progress.first_loss,
+        last_loss=progress.last_loss,
+        eval_loss=progress.eval_loss,
+        path=os.fspath(path) if path is not None else None,
+        seconds=outcome.seconds,
+        tokens=progress.tokens,
+    )
+
+
+def _preflight(folder: Path, until: str | None, log: EventLog, report: Reporter) -> Ready | None:
+    """Everything that can go wrong before a weight is loaded goes wrong here."""
+    recipe = Recipe.from_yaml((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    inputs = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
+    cache = _cache()
+    report("reading the model's config", 0, None, "files")
+    source = open_model(recipe)
+    tokenizer = load_tokenizer(source, recipe)
+
+    def prepared(split: str, limit: int | None) -> Prepared | None:
+        if split not in inputs:
+            return None
+        where = Source.from_dict(inputs[split])
+        if where.path is not None:
+            where = Source(where.kind, where.name, os.fspath(folder / where.path), where.split)
+        clock = _first_start(folder)
+        return prepare(
+            where, tokenizer, recipe, split=split, cache=cache, now=clock, progress=report, limit=limit  # type: ignore[arg-type]
+        )
+
+    data = prepared("train", recipe.max_train_samples)
+    eval_data = prepared("eval", recipe.max_eval_samples)
+    assert data is not None
+    shape = describe(source, recipe)
+    max_length = choose_max_length(recipe, data.lengths, shape.positions)
+    documents = data.documents(max_length.value)
+    eval_documents = eval_data.documents(max_length.value) if eval_data is not None else None
+    for split, found, views in (("train", data, documents), ("eval", eval_data, eval_documents)):
+        if found is not None and views is not None:
+            log.append("data", split=split, **data_event(found, views, inputs[split], tokenizer))
+    if until == "data":
+        return None
+
+    report("probing", 0, None, "layers")
+    verdict = probe(source.config, cache, trust_remote_code=recipe.trust_remote_code)
+    device = this_device()
+    facts = DataFacts(documents.lengths, len(eval_documents or ()), max_length)
+    plan = make_plan(recipe, shape, device, facts, verdict, peak)
+    _check_disk(folder, shape, plan)
+    log.append("plan", choices=plan.to_dict())
+    return Ready(recipe, source, tokenizer, shape, device, plan, data, documents, eval_documents)
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("COLAB_MAGICS_CACHE") or Path.home() / ".cache" / "colab_magics").expanduser()
+
+
+def _first_start(folder: Path) -> datetime:
+    """When the run's first attempt began: the clock under which templates that print a date are rendered."""
+    first = next(event for event in read_events(folder / "events.jsonl") if event["kind"] == "started")
+    return datetime.fromisoformat(first["time"])
+
+
+def _check_disk(folder: Path, shape: ModelShape, plan: Plan) -> None:
+    """The result must fit, twice for a moment: it is written beside an older one and then takes its place."""
+    weights = shape.parameters if plan["method"] == "full" else shape.lora_parameters
+    need = 2 * 4 * weights + 32 * 2**20
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise ColabMagicsError(
+            f"The disk of {folder.parent} is too full for the result.",
+            f"It needs about {need / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free.",
+            "Make room, or name another place with --root.",
+        )
+
+
+def _settle(folder: Path, name: str | None) -> Path:
+    """Give the run's folder its name, now that the preflight has passed.
+
+    What an earlier attempt has left there (its result so far) moves along; its log is in the new folder already, and
+    the orders it was given are none of ours.
+    """
+    if name is None or not is_starting(folder):
+        return folder
+    target = folder.parent / name
+    if target.is_dir():
+        for kept in target.iterdir():
+            if kept.name != "control" and not (folder / kept.name).exists():
+                kept.rename(folder / kept.name)
+        aside = folder.with_name(folder.name + ".replaced")
+        target.rename(aside)
+        folder.rename(target)
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        folder.rename(target)
+    return target
+
+
+def _write_result(folder: Path, ready: Ready, model: torch.nn.Module, outcome: Outcome) -> Path | None:
+    """The result so far; none if there was no step to learn from."""
+    progress = outcome.progress
+    if not progress.step:
+        return None
+    facts: dict[str, Any] = {
+        "steps": f"{progress.step} ({outcome.reason})",
+        "training loss": f"{_shown(progress.first_loss)} → {_shown(progress.last_loss)}",
+        "evaluation loss": _shown(progress.eval_loss),
+        "tokens": f"{progress.tokens:,}",
+        "data fingerprint": f"`{ready.data.fingerprint}`",
+        "method": ready.plan["method"],
+    }
+    return save_result(folder, model, ready.tokenizer, source=ready.source, recipe=ready.recipe, facts=facts)
+
+
+def _shown(loss: float | None) -> str:
+    return "not measured" if loss is None else f"{loss:.4f}"
+
+
