@@ -82,7 +82,8 @@ def train(cell: Cell) -> Run:
     name = options.name or automatic_name(recipe.model, recipe.data, cell.root)
     sweep(cell.root)
     with temporary_run(cell.root, name) as folder:
-        inputs = write_inputs(folder, recipe, cell.namespace)
+        panel = Panel(cell.screen)
+        inputs = write_inputs(folder, recipe, cell.namespace, _shown_on(panel, name))
         match decide(name, cell.root, recipe, inputs, options):
             case Show(run=run, said=said):
                 cell.say(said)
@@ -90,10 +91,10 @@ def train(cell: Cell) -> Run:
                 return cell.bind(run)
             case Begin() as begin:
                 cell.say(begin.said)
-                return _begin(cell, begin, folder)
+                return _begin(cell, begin, folder, panel)
 
 
-def _begin(cell: Cell, begin: Begin, folder: Path) -> Run:
+def _begin(cell: Cell, begin: Begin, folder: Path, panel: Panel) -> Run:
     """Start the worker in `folder` and follow it."""
     if begin.replaced is not None:
         keep_log_of(begin.replaced, folder)
@@ -105,8 +106,18 @@ def _begin(cell: Cell, begin: Begin, folder: Path) -> Run:
             run.folder, begin.attempt, starting=folder, process=process, state=PanelState(name=begin.name)
         )
         passed: Callable[[PanelState], bool] = lambda _: cell.options.background and not folder.exists()  # noqa: E731
-        followed = follower.follow(Panel(cell.screen), presses, until=passed)
+        followed = follower.follow(panel, presses, until=passed)
     return conclude(cell, run, followed, follower.folder, begin.attempt)
+
+
+def _shown_on(panel: Panel, name: str) -> Callable[[str, int, int | None, str], None]:
+    """Shows the reading of a notebook variable, which the kernel does itself, before there is a worker."""
+
+    def progress(phase: str, done: int, total: int | None, unit: str) -> None:
+        event = {"kind": "progress", "phase": phase, "done": done, "total": total, "unit": unit}
+        panel.update(PanelState(name=name).fold(event))
+
+    return progress
 
 
 def attach(cell: Cell, run_folder: Path, starting: Path | None) -> Run:

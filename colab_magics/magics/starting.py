@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,10 @@ def temporary_run(root: Path, name: str) -> Iterator[Path]:
 
 
 def write_inputs(
-    folder: Path, recipe: Recipe, namespace: Mapping[str, Any], *, cwd: Path | None = None
+    folder: Path,
+    recipe: Recipe,
+    namespace: Mapping[str, Any],
+    progress: Callable[[str, int, int | None, str], None] | None = None,
 ) -> dict[str, Any]:
     """Write `recipe.yaml`, `inputs.json` and the rows that only the notebook has; returns the inputs.
 
@@ -53,8 +56,8 @@ def write_inputs(
     ColabMagicsError
         A source names nothing, a row cannot be written, or the function fails on one.
     """
-    from colab_magics.data import identity, resolve, write_rows
-    from colab_magics.data.sources import Source
+    from colab_magics.data import Source, identity, resolve
+    from colab_magics.data.variables import write_rows
 
     function = _format_function(recipe, namespace)
     inputs: dict[str, Any] = {}
@@ -64,12 +67,12 @@ def write_inputs(
     ):
         if not text:
             continue
-        source = resolve(text, namespace, cwd=cwd or Path.cwd())
+        source = resolve(text, namespace, cwd=Path.cwd())
         if source.kind == "variable" or function is not None:
             value = namespace[source.name] if source.kind == "variable" else source
             path = folder / "data" / f"{split}.jsonl"
             path.parent.mkdir(exist_ok=True)
-            write_rows(value, path, fn=function, limit=limit)
+            write_rows(value, path, fn=function, limit=limit, progress=progress)
             written = Source(source.kind, source.name, str(path), source.split)
             # the folder will be renamed: the path is kept as seen from it
             inputs[split] = {**written.to_dict(), "path": f"data/{path.name}", "identity": identity(written)}

@@ -13,6 +13,7 @@ from colab_magics.panel import words
 from colab_magics.panel.state import Data, PanelState
 
 _WIDTH, _HEIGHT = 600, 90
+MOST_BYTES = 20_000  # a server drops output that comes too thick
 
 _STYLE = """
 .cm-panel{--cm-accent:#2563eb;--cm-line:rgba(128,128,128,.32);--cm-dim:.68;
@@ -30,20 +31,21 @@ font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
 .cm-chart{display:flex;gap:8px;margin:10px 0 6px}
 .cm-axis{display:flex;flex-direction:column;justify-content:space-between;text-align:right;font-size:11px;
 line-height:1.1;opacity:var(--cm-dim)}
-.cm-chart svg{flex:1;min-width:0;height:90px;display:block;color:var(--cm-accent);
+.cm-chart svg{flex:1;overflow:visible;min-width:0;height:90px;display:block;color:var(--cm-accent);
 border-bottom:1px solid var(--cm-line)}
-.cm-facts{display:flex;flex-wrap:wrap;gap:4px 28px;margin:6px 0 0}
+.cm-facts{display:flex;flex-wrap:wrap;align-items:flex-end;gap:4px 28px;margin:6px 0 0}
 .cm-facts>div{min-width:0}
 .cm-facts b{display:block;font-weight:400;font-size:11px;opacity:var(--cm-dim)}
-.cm-big{font-size:17px;font-weight:600}
+.cm-big{font-size:17px;font-weight:600;line-height:1.2}
 .cm-note{border-left:3px solid #d97706;padding:1px 0 1px 10px;margin:8px 0 0}
 .cm-note.cm-good{border-color:#16a34a}
 .cm-note.cm-bad{border-color:#dc2626}
-.cm-panel details{margin:8px 0 0}
+.cm-panel details{margin:6px 0 0}
 .cm-panel summary{cursor:pointer;opacity:var(--cm-dim);font-size:12px}
 .cm-panel dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 14px;margin:6px 0 0;font-size:12px}
 .cm-panel dt{opacity:var(--cm-dim)}
 .cm-panel dd{margin:0;min-width:0}
+.cm-panel dd .cm-dim{margin-left:8px}
 .cm-sample{white-space:pre-wrap;font:12px/1.5 var(--jp-code-font-family,ui-monospace,Menlo,monospace);
 margin:6px 0 0;padding:8px 10px;border:1px solid var(--cm-line);border-radius:6px;max-height:220px;overflow:auto}
 .cm-sample mark{background:rgba(37,99,235,.22);color:inherit;border-radius:2px}
@@ -57,9 +59,15 @@ html[theme=light] .cm-panel,[data-jp-theme-light=true] .cm-panel{--cm-accent:#25
 
 
 def html(state: PanelState) -> str:
-    """The whole panel; all text escaped, below 20 kB."""
-    parts = [_head(state), _bar(state), _chart(state), _facts(state), _notices(state), _details(state), _foot(state)]
-    return f'<div class="cm-panel"><style>{_STYLE}</style>{"".join(parts)}</div>'
+    """The whole panel; all text escaped. What makes it larger than `MOST_BYTES` is left out, details first."""
+    head, bar, chart, facts = _head(state), _bar(state), _chart(state), _facts(state)
+    notices, details, foot = _notices(state), _details(state), _foot(state)
+    frame = ""
+    for rest in (notices + details, notices, ""):
+        frame = f'<div class="cm-panel"><style>{_STYLE}</style>{head}{bar}{chart}{facts}{rest}{foot}</div>'
+        if len(frame.encode()) < MOST_BYTES:
+            break
+    return frame
 
 
 def _head(state: PanelState) -> str:

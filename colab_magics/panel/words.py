@@ -48,7 +48,7 @@ def count(value: float | None) -> str:
     if value < 10_000:
         return f"{value:,.0f}"
     for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if value >= size:
+        if value >= 0.9995 * size:
             return f"{value / size:.3g}{unit}" if value < 999.5 * size else f"{value / size:.0f}{unit}"
     return f"{value:.0f}"
 
@@ -117,7 +117,7 @@ def facts(state: PanelState) -> list[tuple[str, str]]:
     if state.memory is not None:
         value = size(state.memory.used)
         if state.memory.total is not None:
-            value += f" of {size(state.memory.total)}"
+            value = f"{value.removesuffix(' GiB')} of {size(state.memory.total)}"
         if state.memory.peak is not None:
             value += f", peak {size(state.memory.peak)}"
         shown.append(("GPU memory", value))

@@ -1,0 +1,119 @@
+"""What the panel knows is a fold of the events: nothing is lost, and nothing odd in a log can break it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from colab_magics.errors import ColabMagicsError, Interrupted
+from colab_magics.panel.curve import LIMIT, Curve
+from colab_magics.panel.state import PanelState
+
+pytestmark = pytest.mark.face
+
+BEGIN = datetime(2026, 11, 21, 6, tzinfo=timezone.utc)
+
+
+def event(kind: str, at: float = 0.0, **fields: Any) -> dict[str, Any]:
+    time = (BEGIN + timedelta(seconds=at)).isoformat(timespec="milliseconds")
+    return {"time": time, "kind": kind, "attempt": 1, **fields}
+
+
+def steps(first: int, last: int, *, total: int = 100, loss: float = 2.0, each: float = 2.0) -> list[dict[str, Any]]:
+    return [
+        event("step", at=each * step, step=step, total_steps=total, loss=loss, learning_rate=1e-4, tokens=10 * step)
+        for step in range(first, last + 1)
+    ]
+
+
+def test_time_left_comes_from_the_speed_of_the_newest_steps() -> None:
+    state = PanelState().fold_all(steps(1, 60, each=2.0))
+    assert state.seconds_left == pytest.approx(80.0)  # 40 steps left, 2 s each
+
+
+def test_time_left_is_unknown_before_the_second_step_and_after_the_end() -> None:
+    assert PanelState().fold_all(steps(1, 1)).seconds_left is None
+    ended = PanelState().fold_all([*steps(1, 100), event("finished", reason="completed", step=100)])
+    assert ended.seconds_left is None
+
+
+def test_an_attempt_that_goes_back_takes_the_later_steps_of_the_curve_with_it() -> None:
+    before = PanelState().fold_all([*steps(1, 30, loss=9.0), event("eval", step=30, loss=9.0)])
+    again = before.fold_all([event("started", name="run"), *steps(11, 12, loss=1.0)])
+    drawn = dict(again.curve.drawn())
+    assert drawn[10] == 9.0
+    assert drawn[11] == 1.0
+    assert 13 not in drawn
+    assert again.evals == ()
+    assert again.first_loss == 9.0
+
+
+def test_an_attempt_from_step_zero_starts_a_new_curve_and_a_new_first_loss() -> None:
+    state = PanelState().fold_all([*steps(1, 30, loss=9.0), event("started", name="run"), *steps(1, 2, loss=3.0)])
+    assert [y for _, y in state.curve.drawn()] == [3.0, 3.0]
+    assert state.first_loss == 3.0
+
+
+def test_a_loss_that_is_not_a_number_is_no_point_of_the_curve_and_breaks_nothing() -> None:
+    odd = [event("step", step=3, total_steps=9, loss=None), event("step", step=4, total_steps=9, loss="NaN")]
+    state = PanelState().fold_all([*steps(1, 2), *odd])
+    assert state.step == 4
+    assert len(state.curve.drawn()) == 2
+
+
+@pytest.mark.parametrize("kind", ["started", "progress", "data", "model", "plan", "step", "eval", "memory", "warning",
+                                  "oom", "recovered", "stopping", "finished", "failed", "unheard_of"])  # fmt: skip
+@pytest.mark.parametrize("value", [None, 7, "text", [1], {"a": 1}, True, float("nan")])
+def test_no_event_of_the_wrong_shape_breaks_the_panel(kind: str, value: Any) -> None:
+    names = (
+        "name device phase done total unit split source format documents tokens dropped lengths sample id method "
+        "choices step total_steps loss learning_rate tokens_per_second perplexity allocated reserved message "
+        "micro_batch error reason path seconds time first_loss last_loss"
+    ).split()
+    PanelState().fold({"kind": kind, **dict.fromkeys(names, value)})
+
+
+def test_a_failed_event_shows_the_lines_of_its_error() -> None:
+    error = ColabMagicsError("No rows left.", "All were masked.", "Look at the data.")
+    state = PanelState().fold(event("failed", error=error.to_dict(), phase="reading"))
+    assert state.phase == "failed"
+    assert state.failure == tuple(error.lines())
+
+
+def test_a_stop_before_the_first_step_is_no_failure() -> None:
+    state = PanelState().fold(event("failed", error=Interrupted("stopped while reading").to_dict()))
+    assert (state.phase, state.failure) == ("stopped", ())
+
+
+def test_the_same_warning_twice_is_shown_once_and_the_oldest_are_counted() -> None:
+    state = PanelState().fold_all([event("warning", message="a")] * 3)
+    assert len(state.notices) == 1
+    state = state.fold_all(event("warning", message=str(number)) for number in range(9))
+    assert len(state.notices) == 6
+    assert state.notices_left_out == 4
+
+
+def test_text_from_data_and_model_loses_ansi_and_tokens_before_it_is_kept() -> None:
+    state = PanelState().fold_all(
+        [
+            event("started", name="\x1b[31mred\x1b[0m"),
+            event("warning", message="hf_abcdefghijklmnop \x1b]0;title\x07here"),
+            event("data", source="x", sample=[["\x1b[2Jhi\thf_abcdefghijklmnop\n", True]]),
+        ]
+    )
+    assert state.name == "red"
+    assert state.notices[0].text == "hf_*** here"
+    assert state.data[0].sample == (("hi\thf_***\n", True),)
+
+
+def test_a_curve_of_a_million_steps_has_at_most_200_points_and_keeps_its_ends() -> None:
+    curve = Curve()
+    for step in range(1, 20_001):
+        curve = curve.add(step, 1 / step)
+    drawn = curve.drawn()
+    assert len(drawn) <= LIMIT + 1
+    assert drawn[-1][0] == 20_000
+    assert drawn[0][1] > 10 * drawn[-1][1]
+    assert [x for x, _ in drawn] == sorted(x for x, _ in drawn)
