@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -92,7 +93,7 @@ class Documents(Sequence[tuple[Tokens, Trained]]):
         edges = [0, *(np.flatnonzero(np.diff(trained.astype(np.int8))) + 1).tolist(), len(tokens)]
         parts: list[list[Any]] = []
         written = ""
-        for start, end in zip(edges, edges[1:], strict=False):
+        for start, end in pairwise(edges):
             # Decoded from the beginning: a token's white space may depend on what stands before it.
             whole = tokenizer.decode(tokens[:end].tolist(), skip_special_tokens=False)
             text = whole[len(written) :] if whole.startswith(written) else tokenizer.decode(tokens[start:end].tolist())
