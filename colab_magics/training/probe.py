@@ -45,6 +45,7 @@ _SMALL = {
     "sliding_window": _WINDOW,
     "attention_chunk_size": _WINDOW,
 }
+_PLAIN_HEAD = "the head runs at labelled positions only, in chunks; full logits are never built"
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -108,6 +109,10 @@ def shrink(config: Any, *, widths: bool = True) -> Any:
         now = getattr(text, name, None)
         if isinstance(now, int) and not isinstance(now, bool) and now > value and (widths or value == _WINDOW):
             setattr(text, name, value)
+    for name, value in vars(text).items():
+        # so low that leaving it out shows: at its usual 30 or 50 it hardly bends the small scores of random weights
+        if "softcap" in name and isinstance(value, float):
+            setattr(text, name, 1.0)
     text.vocab_size = _VOCABULARY
     for name in _TOKENS:
         if getattr(text, name, None) is not None:
@@ -170,42 +175,48 @@ def _probe(config: Any, trust_remote_code: bool) -> Verdict:
     model = _build(config, trust_remote_code)
     documents = [torch.randint(3, _VOCABULARY, (length,)) for length in _LENGTHS]
     with torch.no_grad():
-        alone = [model(document[None], use_cache=False).logits[0] for document in documents]
-        plain, plain_reason = _plain_head(model, documents[0], alone[0])
-        own = _own_attention(model, documents, alone)
-        if own is None:
-            chosen, why = attention.NAME, "scaled dot-product attention, equal to the model's own"
+        alone = _alone(model, documents)
+        plain = _plain_head(model, documents[0], alone[0])
+        wrong = {}
+        for chosen in (attention.NAME, "sdpa", "eager"):
+            wrong[chosen] = _attention_fault(model, chosen, documents, alone)
+            if wrong[chosen] is None:
+                break
         else:
-            chosen = "sdpa" if getattr(model, "_supports_sdpa", False) else "eager"
-            why = f"{name} keeps its own attention: {own}"
-        model.set_attn_implementation(chosen)
-        off = _compare(lambda: _padded(model, documents), alone)
-        if off is not None:
             raise ColabMagicsError(
                 f"{name} cannot be trained here.",
-                f"A document's result changes with what stands to its right ({off}), so it is no causal language model.",
+                f"A document's result changes with what stands to its right ({wrong['eager']}), so it is no causal "
+                "language model.",
                 "Use a model whose architecture ends in ForCausalLM.",
             )
-        if own is not None:
-            return Verdict(chosen, why, False, f"packing needs an attention that {name} does not allow", plain, plain_reason)
-        off = _compare(lambda: _packed(model, documents), alone)
-        if off is not None:
-            reason = f"packed documents would leak into each other in {name} ({off}): sorted by length instead"
-            return Verdict(chosen, why, False, reason, plain, plain_reason)
-    return Verdict(chosen, why, True, "packed documents stay apart", plain, plain_reason)
+        if chosen != attention.NAME:
+            why = f"{name} keeps its own attention: {wrong[attention.NAME]}"
+            apart, packing = False, f"packing needs an attention that {name} does not allow"
+        else:
+            why = "scaled dot-product attention, equal to the model's own"
+            off = _difference(lambda: _packed(model, documents), alone)
+            apart = off is None
+            leak = f"packed documents would leak into each other in {name} ({off}): sorted by length instead"
+            packing = "packed documents stay apart" if apart else leak
+    return Verdict(chosen, why, apart, packing, plain is None, plain or _PLAIN_HEAD)
 
 
-def _own_attention(model: nn.Module, documents: Sequence[torch.Tensor], alone: list[torch.Tensor]) -> str | None:
-    """Why our attention may not be used, or None."""
-    if not getattr(model, "_supports_sdpa", False):
+def _attention_fault(
+    model: Any, implementation: str, documents: Sequence[torch.Tensor], alone: list[torch.Tensor]
+) -> str | None:
+    """Why the model may not be trained with this attention, or None.
+
+    It must equal the model's plainest one, and a document must not see the padding to its right.
+    """
+    if implementation != "eager" and not getattr(model, "_supports_sdpa", False):
         return "it does not support SDPA"
-    model.set_attn_implementation(attention.NAME)  # type: ignore[operator]
-    if model.config._attn_implementation != attention.NAME:  # type: ignore[union-attr]
+    model.set_attn_implementation(implementation)
+    if model.config._attn_implementation != implementation:
         return "it cannot be exchanged"
-    return _compare(lambda: [model(document[None], use_cache=False).logits[0] for document in documents], alone)
+    return _difference(lambda: _alone(model, documents), alone) or _difference(lambda: _padded(model, documents), alone)
 
 
-def _compare(results: Callable[[], list[torch.Tensor]], expected: list[torch.Tensor]) -> str | None:
+def _difference(results: Callable[[], list[torch.Tensor]], expected: list[torch.Tensor]) -> str | None:
     """How results differ from what is expected, in words; None when they agree."""
     try:
         got = results()
@@ -214,6 +225,10 @@ def _compare(results: Callable[[], list[torch.Tensor]], expected: list[torch.Ten
     size = max(1.0, max(float(logits.abs().max()) for logits in expected))
     off = max(float((a - b).abs().max()) for a, b in zip(got, expected, strict=True)) / size
     return None if off <= TOLERANCE else f"off by {off:.1e}"
+
+
+def _alone(model: Any, documents: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    return [model(document[None], use_cache=False).logits[0] for document in documents]
 
 
 def _padded(model: nn.Module, documents: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -230,18 +245,19 @@ def _packed(model: nn.Module, documents: Sequence[torch.Tensor]) -> list[torch.T
     return list(logits[0].split(lengths))
 
 
-def _plain_head(model: nn.Module, document: torch.Tensor, logits: torch.Tensor) -> tuple[bool, str]:
-    head = model.get_output_embeddings()  # type: ignore[operator]
+def _plain_head(model: Any, document: torch.Tensor, logits: torch.Tensor) -> str | None:
+    """Why the loss may not be computed from the hidden states and the head's weights alone, or None."""
+    head = model.get_output_embeddings()
     if type(head) is not nn.Linear:
-        return False, "the head is not one plain Linear: the model's own, at labelled positions only"
+        return "the head is not one plain Linear: the model's own, at labelled positions only"
 
     def ours() -> list[torch.Tensor]:
-        body = getattr(model, model.base_model_prefix)  # type: ignore[arg-type]
+        body = getattr(model, model.base_model_prefix)
         return [head(body(document[None], use_cache=False).last_hidden_state)[0]]
 
-    if _compare(ours, [logits]) is not None:
-        return False, "the logits are changed after the head: the model's own head, at labelled positions only"
-    return True, "the head runs at labelled positions only, in chunks; full logits are never built"
+    if _difference(ours, [logits]) is not None:
+        return "the logits are changed after the head: the model's own head, at labelled positions only"
+    return None
 
 
 def _name(config: Any) -> str:

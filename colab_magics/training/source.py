@@ -73,13 +73,16 @@ def fetch_weights(source: ModelSource, report: Report | None = None) -> None:
         return
     from huggingface_hub import snapshot_download
 
-    with _hub_errors(source.id):
-        snapshot_download(
-            source.id,
-            revision=source.revision,
-            allow_patterns=list(source.missing),
-            tqdm_class=_reporting(report, source.weight_bytes),
-        )
+    try:
+        with _hub_errors(source.id):
+            snapshot_download(
+                source.id,
+                revision=source.revision,
+                allow_patterns=list(source.missing),
+                tqdm_class=_reporting(report, source.weight_bytes),
+            )
+    except _NoNetwork as error:
+        raise error.shown from None
 
 
 def load_tokenizer(source: ModelSource, recipe: Recipe) -> Any:
@@ -130,8 +133,8 @@ def _weights(name: str, files: dict[str, int], recipe: Recipe) -> dict[str, int]
     """The weight files that will be read, and their sizes."""
     safe = {file: size for file, size in files.items() if file.endswith(".safetensors") and "/" not in file}
     if safe:
-        index = {file: size for file, size in files.items() if file.startswith("model") and file in safe}
-        return index or safe
+        # some repositories carry the same weights twice: beside transformers' files, the author's own "consolidated" one
+        return {file: size for file, size in safe.items() if file.startswith("model")} or safe
     pickles = {file: size for file, size in files.items() if file.startswith("pytorch_model") and file.endswith(".bin")}
     if pickles and recipe.allow_pickle:
         return pickles
