@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +188,6 @@ class Follower:
             if time.monotonic() > deadline:
                 self._kill()
                 break
-            panel.update(self.state)
             time.sleep(0.02)
         end = self._end or {}
         if end["kind"] == "finished":
@@ -200,7 +199,8 @@ class Follower:
         self._reader.close()
         if isinstance(outcome, Died | Killed):
             self.state = self.state.ended_without_a_word(stopped=isinstance(outcome, Killed))
-        panel.finish(self.state)
+        # the error itself is raised below the panel, which need not say it too
+        panel.finish(replace(self.state, failure=()))
         return Followed(outcome, self.state, presses.count)
 
     def _leave(self, panel: Panel, presses: Interrupts) -> Followed:

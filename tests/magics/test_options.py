@@ -1,0 +1,85 @@
+"""The line of the magic: what it means, and what is said when it means nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from colab_magics.errors import ColabMagicsError
+from colab_magics.magics.options import Options, read_line
+
+pytestmark = pytest.mark.face
+
+KEYS = frozenset({"model", "data", "max_steps", "learning_rate", "packing", "allow_pickle", "lora_r"})
+
+
+def read(line: str) -> Options:
+    return read_line(line, lambda: KEYS)
+
+
+def test_a_line_holds_a_name_own_options_and_keys_of_the_recipe() -> None:
+    assert read("kwanzaa --preset colab --out run --background --max-steps -1 --learning-rate=2e-4 -q") == Options(
+        name="kwanzaa",
+        preset="colab",
+        out="run",
+        background=True,
+        quiet=True,
+        recipe={"max_steps": "-1", "learning_rate": "2e-4"},
+    )
+
+
+def test_quotes_keep_spaces_together_and_are_taken_off() -> None:
+    assert read("""--data 'my rows.jsonl' --model="a b" """).recipe == {"data": "my rows.jsonl", "model": "a b"}
+
+
+def test_a_switch_takes_no_value_so_that_a_name_may_follow_it() -> None:
+    options = read("--allow-pickle kwanzaa --packing")
+    assert options.name == "kwanzaa"
+    assert options.recipe == {"allow_pickle": True, "packing": True}
+
+
+def test_a_variable_on_the_line_is_left_for_the_recipe_to_look_up() -> None:
+    assert read("--data {rows} --model $base").recipe == {"data": "{rows}", "model": "$base"}
+
+
+def test_a_subcommand_is_one_only_in_the_first_place() -> None:
+    assert read("stop kwanzaa --now") == Options(command="stop", name="kwanzaa", now=True)
+    assert read("--out run status") == Options(name="status", out="run")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--modle x", ["There is no option --modle.", "→ Did you mean --model?"]),
+        ("--bakground", ["There is no option --bakground.", "→ Did you mean --background?"]),
+        ("--zzzzzz 1", ["There is no option --zzzzzz.", "→ %finetune --help lists the options."]),
+        ("-x", ["There is no option -x.", "→ %finetune --help lists the options."]),
+        (
+            "run --data 'oops",
+            ["The line cannot be read: no closing quotation.", "→ Close the quote, or leave it out."],
+        ),
+        ("--out", ["--out needs a value.", "→ Write --out VALUE."]),
+        ("--quiet=1", ["--quiet takes no value.", "→ Write --quiet alone."]),
+        ("--out 3x", ["--out 3x is no variable name.", "→ Use letters, digits and _, as in --out run."]),
+        (
+            "--panel htlm",
+            [
+                "--panel htlm is not known.",
+                "It can be auto, html, text, off.",
+                "→ Did you mean --panel html?",
+            ],
+        ),
+        (
+            "stpo kwanzaa",
+            [
+                "There are two names on the line: stpo and kwanzaa.",
+                "A run has one name; every other word belongs to an option.",
+                "→ Did you mean %finetune stop kwanzaa?",
+            ],
+        ),
+        ("stop one two", ["%finetune stop takes one run, and two is a second.", "→ Name one of them."]),
+    ],
+)
+def test_what_cannot_be_read_is_said_in_a_few_lines(line: str, said: list[str]) -> None:
+    with pytest.raises(ColabMagicsError) as raised:
+        read(line)
+    assert raised.value.lines() == said
