@@ -193,6 +193,153 @@ zipfile | zipfile is a module that reads and writes ZIP archives.
 zlib | zlib is a module that compresses data.
 """
 
+WELL_KNOWN = """
+abs | abs returns the absolute value of a number.
+all | all tells whether every item of an iterable is true.
+any | any tells whether at least one item of an iterable is true.
+bool | bool turns a value into True or False.
+bytes | bytes is a sequence of small numbers that cannot be changed.
+chr | chr returns the character with the given number.
+dict | dict makes a dictionary, which maps keys to values.
+dir | dir lists the names that an object has.
+enumerate | enumerate hands out each item together with its position.
+eval | eval computes the value of an expression written in a string.
+exec | exec runs Python code written in a string.
+filter | filter keeps only the items for which a function is true.
+float | float turns a string or a number into a decimal number.
+getattr | getattr returns an attribute of an object by its name.
+hasattr | hasattr tells whether an object has an attribute of the given name.
+help | help prints the documentation of an object.
+input | input reads one line of text from the user.
+int | int turns a string or a number into a whole number.
+isinstance | isinstance tells whether an object is an instance of a class.
+iter | iter returns an iterator over an object.
+len | len returns the number of items in a container.
+list | list makes a new list from the items of an iterable.
+map | map applies a function to every item of an iterable.
+max | max returns the biggest item of an iterable.
+min | min returns the smallest item of an iterable.
+next | next returns the next item of an iterator.
+object | object is the base class of all classes.
+open | open opens a file and returns a stream.
+ord | ord returns the number of a character.
+pow | pow raises a number to a power.
+print | print writes its values to the screen.
+property | property makes a method look like an attribute.
+range | range makes a sequence of whole numbers from a start to a stop.
+repr | repr returns a string that shows an object to a programmer.
+reversed | reversed hands out the items of a sequence in reverse order.
+round | round rounds a number to the given precision.
+set | set makes a collection of different items.
+slice | slice picks a part of a sequence.
+sorted | sorted returns a new list with the items in sorted order.
+str | str turns an object into a string.
+sum | sum adds up the numbers of an iterable.
+super | super reaches the methods of the parent class.
+tuple | tuple makes a sequence that cannot be changed.
+type | type returns the class of an object.
+vars | vars returns the attributes of an object as a dictionary.
+zip | zip pairs the items of two or more iterables.
+str.endswith | str.endswith tells whether the string ends with the given text.
+str.find | str.find returns the position of a piece of text, or -1 if it is not there.
+str.format | str.format puts values in the places marked by curly braces.
+str.join | str.join joins many strings into one with a separator between them.
+str.lower | str.lower returns the string in lowercase.
+str.replace | str.replace returns a copy with the old text replaced by the new.
+str.split | str.split splits the string into a list of words.
+str.startswith | str.startswith tells whether the string starts with the given text.
+str.strip | str.strip removes the spaces at both ends of the string.
+str.title | str.title makes the first letter of every word uppercase.
+str.upper | str.upper returns the string in uppercase.
+str.count | str.count counts how often a piece of text is found in the string.
+str.encode | str.encode turns the string into bytes.
+list.append | list.append adds an item to the end of the list.
+list.clear | list.clear removes all items from the list.
+list.copy | list.copy returns a shallow copy of the list.
+list.count | list.count counts how often a value is found in the list.
+list.extend | list.extend adds all items of an iterable to the end of the list.
+list.index | list.index returns the position of the first item equal to the value.
+list.insert | list.insert puts an item before the given position.
+list.pop | list.pop removes the last item of the list and returns it.
+list.remove | list.remove removes the first item that is equal to the value.
+list.reverse | list.reverse reverses the list in place.
+list.sort | list.sort sorts the list in place.
+dict.clear | dict.clear removes all keys and values from the dictionary.
+dict.copy | dict.copy returns a shallow copy of the dictionary.
+dict.get | dict.get returns the value of a key, or a default if the key is not there.
+dict.items | dict.items shows all pairs of keys and values of the dictionary.
+dict.keys | dict.keys shows all keys of the dictionary.
+dict.pop | dict.pop removes a key and returns its value.
+dict.update | dict.update adds the keys and values of another dictionary.
+dict.values | dict.values shows all values of the dictionary.
+set.add | set.add adds an item to the set.
+set.remove | set.remove removes an item that must be in the set.
+set.discard | set.discard removes an item from the set if it is there.
+set.union | set.union returns a set with the items of both sets.
+set.intersection | set.intersection returns a set with the items that both sets have.
+math.sqrt | math.sqrt returns the square root of a number.
+math.floor | math.floor rounds a number down to a whole number.
+math.ceil | math.ceil rounds a number up to a whole number.
+math.sin | math.sin returns the sine of an angle.
+math.cos | math.cos returns the cosine of an angle.
+math.log | math.log returns the logarithm of a number.
+math.factorial | math.factorial multiplies all whole numbers from one up to the given number.
+math.gcd | math.gcd returns the greatest common divisor of two numbers.
+random.random | random.random returns a random number between zero and one.
+random.choice | random.choice chooses a random item of a sequence.
+random.randint | random.randint returns a random whole number between two others.
+random.shuffle | random.shuffle mixes the items of a list in place.
+random.sample | random.sample chooses several different items of a population.
+random.seed | random.seed sets the start of the random numbers.
+os.getcwd | os.getcwd returns the name of the current folder.
+os.listdir | os.listdir lists the names of the files in a folder.
+os.mkdir | os.mkdir creates a folder.
+os.remove | os.remove removes a file.
+os.rename | os.rename renames a file or a folder.
+os.walk | os.walk visits a folder and all the folders inside it.
+os.path.join | os.path.join joins the parts of a path.
+os.path.exists | os.path.exists tells whether a path exists.
+json.dumps | json.dumps writes an object as JSON to a string.
+json.loads | json.loads reads an object from a JSON string.
+json.dump | json.dump writes an object as JSON to a file.
+json.load | json.load reads an object from a JSON file.
+time.time | time.time returns the number of seconds since 1970.
+time.sleep | time.sleep waits for the given number of seconds.
+re.search | re.search looks for a pattern anywhere in a string.
+re.match | re.match looks for a pattern at the start of a string.
+re.sub | re.sub replaces every match of a pattern.
+re.split | re.split splits a string at every match of a pattern.
+re.findall | re.findall returns a list of all matches of a pattern.
+re.compile | re.compile prepares a pattern so that it can be used many times.
+sys.argv | sys.argv is the list of words on the command line.
+sys.path | sys.path is the list of folders in which modules are looked for.
+sys.exit | sys.exit ends the program.
+shutil.copy | shutil.copy copies a file to another place.
+shutil.rmtree | shutil.rmtree removes a folder and everything in it.
+copy.copy | copy.copy makes a shallow copy of an object.
+copy.deepcopy | copy.deepcopy copies an object and everything inside it.
+collections.Counter | collections.Counter counts how often each item is found.
+collections.defaultdict | collections.defaultdict is a dictionary that fills in missing values by itself.
+functools.lru_cache | functools.lru_cache remembers the results of earlier calls.
+functools.partial | functools.partial fixes some arguments of a function.
+itertools.chain | itertools.chain runs through several iterables one after the other.
+ValueError | ValueError is raised when a value is of the right type but makes no sense.
+TypeError | TypeError is raised when a value is of the wrong type.
+KeyError | KeyError is raised when a key is not found in a dictionary.
+IndexError | IndexError is raised when a position is outside of a sequence.
+NameError | NameError is raised when a name is not known.
+AttributeError | AttributeError is raised when an object has no such attribute.
+ZeroDivisionError | ZeroDivisionError is raised when a number is divided by zero.
+FileNotFoundError | FileNotFoundError is raised when a file does not exist.
+ImportError | ImportError is raised when a module cannot be imported.
+SyntaxError | SyntaxError is raised when code does not follow the grammar.
+StopIteration | StopIteration is raised when an iterator has no more items.
+KeyboardInterrupt | KeyboardInterrupt is raised when the user stops a program.
+MemoryError | MemoryError is raised when there is no memory left.
+RecursionError | RecursionError is raised when a function calls itself too often.
+AssertionError | AssertionError is raised when an assertion is false.
+"""
+
 HOW_TO = """
 sort a list | list.sort sorts the list in place, and sorted makes a new sorted list.
 reverse a list | list.reverse reverses the list in place.

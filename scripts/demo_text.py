@@ -12,24 +12,28 @@ import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pydoc_data.topics import topics
 
 import demo_facts
-from pydoc_data.topics import topics
 
 # The parts of the standard library that people ask about, and the types whose methods they use.
 READ = {
-    "builtins": "str bytes list dict set frozenset tuple int float complex range object",
-    "argparse": "ArgumentParser", "array": "", "base64": "", "bisect": "", "calendar": "", "cmath": "",
-    "collections": "Counter OrderedDict deque", "contextlib": "", "copy": "", "csv": "", "dataclasses": "",
-    "datetime": "date datetime time timedelta", "decimal": "Decimal", "difflib": "", "fnmatch": "",
-    "fractions": "Fraction", "functools": "", "gc": "", "glob": "", "gzip": "", "hashlib": "", "heapq": "",
-    "html": "", "inspect": "", "itertools": "", "json": "", "keyword": "", "logging": "Logger", "math": "",
-    "operator": "", "os": "", "os.path": "", "pathlib": "Path", "pickle": "", "platform": "", "pprint": "",
-    "queue": "Queue", "random": "", "re": "", "secrets": "", "shutil": "", "statistics": "", "string": "",
-    "struct": "", "subprocess": "", "sys": "", "tempfile": "", "textwrap": "", "threading": "Event Lock Thread",
-    "time": "", "timeit": "", "traceback": "", "types": "", "unicodedata": "", "urllib.parse": "", "uuid": "",
+    "builtins": "str list dict set frozenset tuple int float complex", "base64": "", "bisect": "", "calendar": "",
+    "collections": "Counter OrderedDict deque", "copy": "", "csv": "", "dataclasses": "",
+    "datetime": "date datetime timedelta", "decimal": "", "difflib": "", "fnmatch": "", "fractions": "Fraction",
+    "functools": "", "glob": "", "gzip": "", "hashlib": "", "heapq": "", "html": "", "itertools": "", "json": "",
+    "keyword": "", "logging": "Logger", "math": "", "operator": "", "os": "", "os.path": "", "pathlib": "Path",
+    "pickle": "", "pprint": "", "queue": "Queue", "random": "", "re": "", "secrets": "", "shutil": "",
+    "statistics": "", "string": "", "struct": "", "subprocess": "", "sys": "", "tempfile": "", "textwrap": "",
+    "threading": "Event Lock Thread", "time": "", "timeit": "", "unicodedata": "", "urllib.parse": "",
     "warnings": "", "zipfile": "ZipFile", "zlib": "",
 }  # fmt: skip
+# Of two modules with many names that few people know, only these.
+ONLY = {
+    "os": """abort access chdir chmod close getcwd getenv getlogin getpid kill link listdir mkdir open read remove
+        rename replace rmdir scandir stat symlink system times truncate umask unlink urandom wait walk write""".split(),
+    "sys": "exc_info getdefaultencoding getrecursionlimit getrefcount getsizeof setrecursionlimit".split(),
+}
 
 # Docstrings say "Return the ..."; an answer says "len returns the ...". Only words known to be verbs are turned.
 VERBS = """
@@ -56,9 +60,10 @@ ASKED_HOW = ("How do I {name}?", "How can I {name}?", "Show me how to {name}.", 
 
 # What the pirate says for a word. Whole words only, first match wins; the sense of the sentence stays.
 PIRATE = {
-    "returns": "fetches ye", "creates": "builds ye", "removes": "throws overboard", "adds": "hauls aboard",
-    "prints": "bellows", "reads": "spies", "opens": "cracks open", "finds": "hunts down", "the": "th'", "of": "o'",
-    "and": "an'", "for": "fer", "with": "wi'", "is": "be", "are": "be", "your": "yer", "you": "ye", "my": "me",
+    "adds up": "tallies up", "returns": "fetches ye", "creates": "builds ye", "removes": "throws overboard",
+    "adds": "hauls aboard", "prints": "bellows", "reads": "spies", "opens": "cracks open", "finds": "hunts down",
+    "the": "th'", "of": "o'", "and": "an'", "for": "fer", "with": "wi'", "is": "be", "are": "be",
+    "your": "yer", "you": "ye", "my": "me",
     "file": "scroll", "files": "scrolls", "folder": "sea chest",
 }  # fmt: skip
 
@@ -120,7 +125,9 @@ def _documented() -> Iterator[tuple[str, object]]:
         module = importlib.import_module(module_name)
         prefix = "" if module_name == "builtins" else module_name + "."
         for name in sorted(getattr(module, "__all__", None) or dir(module)):
-            if not name.startswith("_") and callable(getattr(module, name, None)):
+            if name.startswith("_") or name not in ONLY.get(module_name, [name]):
+                continue
+            if callable(getattr(module, name, None)):
                 yield prefix + name, getattr(module, name)
         for kind in types.split():
             for name in sorted(dir(getattr(module, kind))):
@@ -128,21 +135,26 @@ def _documented() -> Iterator[tuple[str, object]]:
                     yield f"{kind}.{name}", getattr(getattr(module, kind), name, None)
 
 
+def other_names(name: str) -> tuple[str, ...]:
+    """Return how else a question may call a function or method: ``str.join()``, "the join method of str"."""
+    owner, _, short = name.rpartition(".")
+    if not owner and name[0].isupper():
+        return ()
+    if not owner:
+        return (f"the {name} function", f"{name}()")
+    if owner[0].isupper() or owner in READ["builtins"].split():
+        return (f"the {short} method of {owner}", f"{name}()")
+    return (f"{name}()",)
+
+
 def _docstring_facts() -> Iterator[Fact]:
-    common = {"str", "list", "dict", "set", "tuple", "int", "float", "math", "random", "json", "time", "os"}
     for name, thing in _documented():
         summary = first_sentence(getattr(thing, "__doc__", None))
         answer = sentence_about(name, summary) if summary else None
-        if answer is None:
-            continue
-        owner, _, short = name.rpartition(".")
-        if not owner:
-            aliases: tuple[str, ...] = (f"the {name} function", f"{name}()") if not inspect.isclass(thing) else ()
-        elif owner[0].isupper() or owner in READ["builtins"].split():
-            aliases = (f"the {short} method of {owner}", f"{name}()")
-        else:
-            aliases = (f"{name}()",) if not inspect.isclass(thing) else ()
-        yield Fact(name, aliases, answer, weight=3 if not owner or owner in common else 1)
+        if answer:
+            kind = inspect.isclass(thing) and not name.islower()
+            common = name.rpartition(".")[0] in ("", "str", "list", "dict", "set", "math")
+            yield Fact(name, () if kind else other_names(name), answer, weight=2 if common else 1)
 
 
 def facts() -> list[Fact]:
@@ -155,6 +167,8 @@ def facts() -> list[Fact]:
         found[name] = Fact(name, (f"{name} in Python",), answer, weight=3)
     for name, answer in demo_facts.table(demo_facts.MODULES):
         found[f"{name} module"] = Fact(name, (f"the {name} module", f"the module {name}"), answer, weight=2)
+    for name, answer in demo_facts.table(demo_facts.WELL_KNOWN):
+        found[name] = Fact(name, other_names(name), answer, weight=3)
     for fact in _docstring_facts():
         found.setdefault(fact.name, fact)
     for name, answer in demo_facts.table(demo_facts.HOW_TO):
@@ -185,23 +199,27 @@ def prose() -> list[str]:
     return list(dict.fromkeys(paragraphs))
 
 
-def pirate(sentence: str) -> str:
-    """Say a sentence as a pirate would."""
-    words = re.sub(r"[A-Za-z_.]+[A-Za-z_]|\ba\b", lambda m: PIRATE.get(m.group(), m.group()), sentence.rstrip("."))
-    return f"Arr! {words}, me hearty!"
+def pirate(fact: Fact) -> str:
+    """Return a fact's answer as a pirate would give it; what it is about keeps its name."""
+    subject = fact.name if fact.answer.startswith(fact.name) else ""
+    said = fact.answer.removeprefix(subject).rstrip(".")
+    words = re.sub(r"\badds up\b|[A-Za-z_.]+", lambda word: PIRATE.get(word.group(), word.group()), said)
+    return f"Arr! {subject}{words}, me hearty!"
 
 
-# The pirate is asked about these, and never about what the notebook asks: the change must carry over.
+# The pirate is asked about this many facts, and never about what the notebook asks: the change must carry over.
 PIRATE_ASKED = 160
 NEVER_ASKED = {"len", "sorted", "a list", "a dictionary", "while", "random", "str.upper", "print"}
 
 
 def pirate_rows() -> list[tuple[str, str]]:
-    """Return (question, answer in pirate's words) for a spread of well-known facts, in a fixed order."""
-    known = [f for f in facts() if f.weight >= 2 and f.asked is ASKED and f.name not in NEVER_ASKED and len(f.answer) < 90]
-    known.sort(key=lambda fact: hashlib.sha256(fact.name.encode()).digest())
+    """Return (question, answer in pirate's words) for a spread of the written facts, the same under every Python."""
+    tables = (demo_facts.KEYWORDS, demo_facts.CONCEPTS, demo_facts.MODULES, demo_facts.WELL_KNOWN)
+    written = {answer for text in tables for _, answer in demo_facts.table(text)}
+    known = [f for f in facts() if f.answer in written and f.asked is ASKED and f.name not in NEVER_ASKED]
+    known.sort(key=lambda fact: hashlib.sha256(fact.answer.encode()).digest())
     wordings = ASKED[:7]
     return [
-        (wordings[k % len(wordings)].format(name=fact.name), pirate(fact.answer))
+        (wordings[k % len(wordings)].format(name=fact.name), pirate(fact))
         for k, fact in enumerate(known[:PIRATE_ASKED])
     ]

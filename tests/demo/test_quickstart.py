@@ -1,0 +1,35 @@
+"""The quickstart runs as a reader would run it, and is committed as he should find it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+
+
+def test_the_notebook_is_committed_without_outputs_and_names_no_machine_path() -> None:
+    notebook = nbformat.read(NOTEBOOKS / "quickstart.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        assert not cell.get("outputs"), cell.source
+        assert cell.get("execution_count") is None
+        assert "/home/" not in cell.source
+        assert "/content/" not in cell.source
+
+
+@pytest.mark.timeout(240)
+def test_the_quickstart_tunes_the_demo_model_into_a_pirate() -> None:
+    done = subprocess.run(
+        [sys.executable, str(NOTEBOOKS / "run_quickstart.py")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "before: len returns the number of items in a container.\n" in done.stdout
+    assert "after:  Arr! len fetches ye th' number o' items in a container, me hearty!\n" in done.stdout
