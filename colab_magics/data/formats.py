@@ -149,42 +149,68 @@ class _Columns:
     def __getitem__(self, name: str) -> str:
         return self.names[name]
 
+    def get(self, name: str) -> str | None:
+        """The column as it is spelt in the data."""
+        return self.names.get(name)
+
 
 def _reader(
     known: _Columns, firsts: Sequence[Mapping[str, Any]], wishes: Wishes, written: Callable[[str], bool]
 ) -> Format | None:
     system = _system_reader(known, wishes.system)
     for name in CONVERSATION_COLUMNS:
-        if name in known and any(isinstance(row.get(known[name]), (list, str)) for row in firsts):
-            column = known[name]
-            turns = next((row[column] for row in firsts if isinstance(row.get(column), list) and row[column]), None)
-            if turns is not None:
-                shape = "ShareGPT conversations" if isinstance(turns[0], dict) and "from" in turns[0] else "messages"
-                tools = known["tools"] if "tools" in known else None
-                return Format(shape, lambda row: _conversation(row, column, tools, system(row)))
+        if (column := known.get(name)) is not None and (turns := _first_turns(firsts, column)):
+            return _conversations(column, known.get("tools"), turns, system)
     if "prompt" in known and "completion" in known:
         return _prompt_completion(known["prompt"], known["completion"], firsts, system, written)
     if "instruction" in known and "output" in known:
-        extra = known["input"] if "input" in known else None
-        return Format("Alpaca", _pair_reader(known["instruction"], known["output"], system, extra))
+        read = _pair_reader(known["instruction"], known["output"], system, extra=known.get("input"))
+        return Format("Alpaca", read)
     for question, answer in PAIRS:
         if question in known and answer in known:
-            extra = known["context"] if "context" in known else None
-            name = f"{known[question]} + {known[answer]}"
-            return Format(name, _pair_reader(known[question], known[answer], system, extra))
+            read = _pair_reader(known[question], known[answer], system, extra=known.get("context"))
+            return Format(f"{known[question]} + {known[answer]}", read)
     for name in TEXT_COLUMNS:
-        if name in known:
-            column = known[name]
-            return Format("text", lambda row: Text(_words(row, column)), chunkable=True)
+        if (column := known.get(name)) is not None:
+            return _texts(column)
     return None
+
+
+def _first_turns(firsts: Sequence[Mapping[str, Any]], column: str) -> list[Any]:
+    """The turns of the first row that has any in `column`."""
+    for row in firsts:
+        try:
+            return _listed_turns(row.get(column), column)
+        except Unusable:
+            continue
+    return []
+
+
+def _conversations(
+    column: str, tools: str | None, turns: list[Any], system: Callable[[Mapping[str, Any]], str]
+) -> Format:
+    shape = "ShareGPT conversations" if isinstance(turns[0], dict) and "from" in turns[0] else "messages"
+
+    def read(row: Mapping[str, Any]) -> Chat:
+        offered = _tools(row.get(tools)) if tools is not None else None
+        return _chat(_turns(row.get(column), column), system(row), offered)
+
+    return Format(shape, read)
+
+
+def _texts(column: str) -> Format:
+    return Format("text", lambda row: Text(_words(row, column)), chunkable=True)
 
 
 def _system_reader(known: _Columns, system: str | None) -> Callable[[Mapping[str, Any]], str]:
     """A row's own system prompt wins over the recipe's."""
-    column = next((known[name] for name in ("system", "system_prompt") if name in known), None)
-    if column is None:
-        return lambda row: system or ""
-    return lambda row: str(row[column]) if isinstance(row.get(column), str) and row[column].strip() else system or ""
+    column = known.get("system") or known.get("system_prompt") or ""
+
+    def read(row: Mapping[str, Any]) -> str:
+        own = row.get(column)
+        return own if isinstance(own, str) and own.strip() else system or ""
+
+    return read
 
 
 def _as_it_is(fields: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -200,11 +226,7 @@ def _renaming(
             raise ColabMagicsError(
                 f"{source} has no column {column!r}, which `columns: {key}` names",
                 f"the columns are {_listed(found)}",
-                f"did you mean {near}?"
-                if near
-                else f"name one of them: columns: {{{key}: {found[0]}}}"
-                if found
-                else "",
+                f"did you mean {near}?" if near else f"name one of them: columns: {{{key}: …}}",
             )
     return lambda fields: {key: fields[column] for key, column in columns.items() if column in fields}
 
@@ -289,20 +311,14 @@ def _prompt_completion(
 # --- conversations ------------------------------------------------------------------------------------------------
 
 
-def _conversation(row: Mapping[str, Any], column: str, tools: str | None, system: str) -> Chat:
-    return _chat(_turns(row.get(column), column), system, _tools(row.get(tools) if tools else None))
-
-
 def _two_parts(row: Mapping[str, Any], prompt: str, completion: str, system: str) -> Chat:
     def turns(column: str, role: str) -> list[Message]:
         value = row.get(column)
         return [{"role": role, "content": value}] if isinstance(value, str) else _turns(value, column)
 
-    asked = turns(prompt, "user")
-    chat = _chat(asked + turns(completion, "assistant"), system, None)
-    begin = len(chat.messages) - len(chat.messages[len(asked) :])
-    begin += len(chat.messages) > len(asked) and chat.messages[0]["role"] == "system" and asked[0]["role"] != "system"
-    return Chat(chat.messages, tuple(turn for turn in chat.trained if turn >= begin))
+    # What the prompt's own assistant turns said is context.
+    asked = [{**turn, "weight": 0} for turn in turns(prompt, "user")]
+    return _chat(asked + turns(completion, "assistant"), system, None)
 
 
 def _tools(value: Any) -> list[Any] | None:
@@ -315,6 +331,11 @@ def _tools(value: Any) -> list[Any] | None:
 
 
 def _turns(value: Any, column: str) -> list[Message]:
+    return [_turn(turn) for turn in _listed_turns(value, column)]
+
+
+def _listed_turns(value: Any, column: str) -> list[Any]:
+    """A list of turns, or the JSON text of one (as CSV files hold it)."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -322,7 +343,7 @@ def _turns(value: Any, column: str) -> list[Message]:
             raise Unusable(f"{column} is text, not a list of turns") from None
     if not isinstance(value, list) or not value:
         raise Unusable(f"no {column}" if not value else f"{column} is not a list of turns")
-    return [_turn(turn) for turn in value]
+    return value
 
 
 def _turn(turn: Any) -> Message:

@@ -10,6 +10,13 @@ from colab_magics.data.rows import Row
 from colab_magics.data.sources import Source
 from colab_magics.errors import ColabMagicsError, clean
 
+_UNREACHABLE = {
+    "ConnectionError",
+    "ConnectError",
+    "OfflineModeIsEnabled",
+    "LocalEntryNotFoundError",
+    "TimeoutException",
+}
 _TOKEN = "set HF_TOKEN in the environment or in Colab's or Kaggle's secrets, or run `hf auth login`"
 
 
@@ -56,13 +63,7 @@ def explained(source: Source, split: str, error: BaseException) -> ColabMagicsEr
         return ColabMagicsError(
             f"{source.name} has several configurations", first, f"name one: data: {source.name}:CONFIG:{split}"
         )
-    if kinds & {
-        "ConnectionError",
-        "ConnectError",
-        "OfflineModeIsEnabled",
-        "LocalEntryNotFoundError",
-        "TimeoutException",
-    }:
+    if kinds & _UNREACHABLE:
         return ColabMagicsError(
             f"the Hub cannot be reached for {source.name}",
             first,

@@ -67,10 +67,12 @@ class EndOfTurn:
     eos: str = ""
     _trailing: re.Pattern[str] = field(init=False)
     _following: re.Pattern[str] = field(init=False)
+    _run: re.Pattern[str] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_trailing", re.compile(rf"(?:{self.pattern.pattern})\s*\Z"))
         object.__setattr__(self, "_following", re.compile(rf"\s*(?:{self.pattern.pattern})"))
+        object.__setattr__(self, "_run", re.compile(rf"\s*(?:{self.pattern.pattern})+"))
 
     @staticmethod
     def of(tokenizer: Any) -> EndOfTurn:
@@ -87,6 +89,11 @@ class EndOfTurn:
     def after(self, text: str, position: int) -> int | None:
         """The end of the token that follows `position`, white space between them aside; None if another text does."""
         found = self._following.match(text, position)
+        return found.end() if found else None
+
+    def run(self, text: str, position: int, limit: int) -> int | None:
+        """As `after`, with the tokens that stand right behind it, up to `limit`: some turns end with two."""
+        found = self._run.match(text, position, limit)
         return found.end() if found else None
 
 
@@ -165,12 +172,21 @@ def _prefix_difference(text: str, prompts: _Prompts, ends: EndOfTurn) -> list[Sp
 def _turn_in(text: str, start: int, end: int, message: Message, ends: EndOfTurn) -> Span | None:
     """The words of `message` in text[start:end] and their end of turn; None if they are not all there."""
     answer = _answer(_content(message))
-    at = text.rfind(answer, start, end)
-    if at < 0:
-        return None
     if message.get("tool_calls") or not answer:
         return _to_the_end_of_turn(text, start, end, ends)
-    return _to_the_end_of_turn(text, start, at + len(answer), ends)
+    # From the right, for reasoning may say the answer before the answer does; and an answer like "end" may also be
+    # found in the token that follows it.
+    at = rightmost = text.rfind(answer, start, end)
+    while at >= 0:
+        said = at + len(answer)
+        closed = ends.run(text, said, end)
+        if closed is not None:
+            return start, closed
+        if not text[said:end].strip():
+            return start, ends.after(text, said) or said
+        at = text.rfind(answer, start, said - 1)
+    # Closed by other text than a token.
+    return None if rightmost < 0 else (start, start + len(text[start:end].rstrip()))
 
 
 def _to_the_end_of_turn(text: str, start: int, end: int, ends: EndOfTurn) -> Span:
@@ -195,7 +211,8 @@ def _located(text: str, prompts: _Prompts, ends: EndOfTurn) -> list[Span] | None
         first, last = places[turn]
         before = prompts.before(turn)
         start = len(before) if before is not None and text.startswith(before) and len(before) <= first else first
-        end = ends.after(text, last)
+        ended = turn == len(chat.messages) - 1
+        end = ends.run(text, last, len(text)) if ended else ends.after(text, last)
         spans.append((start, last if end is None else end))
     return spans
 
@@ -221,7 +238,7 @@ def _contents(text: str, chat: Chat, renderer: Renderer) -> dict[int, Span] | No
                 break
         else:
             return None
-        start, end = places.get(int(index), (position, position))
+        start, _ = places.get(int(index), (position, position))
         places[int(index)] = (start, position + len(form))
         position += len(form) + len(following)
     return places if position == len(text) else None

@@ -20,8 +20,8 @@ from colab_magics.data.documents import Documents
 from colab_magics.data.formats import Example, Format, Unusable, Wishes, Written, detect
 from colab_magics.data.masks import PER_TURN, WHOLE, Chat, EndOfTurn, Masked, mask_chat
 from colab_magics.data.rows import Reading, Row, read_rows
-from colab_magics.data.sources import Source, identity
-from colab_magics.data.store import Writer, read_array, read_meta
+from colab_magics.data.sources import Source, changed, identity
+from colab_magics.data.store import ARRAYS, Writer, read_array, read_meta
 from colab_magics.data.templates import (
     Renderer,
     TemplateRefuses,
@@ -40,6 +40,8 @@ Progress = Callable[[str, int, int | None, str], None]
 # Raised when the same rows would become other tokens.
 _VERSION = 1
 _LOOKED_AT = 50
+# What an entry's meta says of `Prepared`.
+_TOLD = ("format", "mask_method", "rows", "dropped", "split_rows", "split_extra", "notes", "chunkable", "fingerprint")
 _BATCH = 256
 _BATCH_CHARACTERS = 1 << 20
 
@@ -132,7 +134,7 @@ def prepare(
     wishes = Wishes(recipe.columns, recipe.prompt_template, recipe.system)
     whole = recipe.loss_on == "all"
     renderer = Renderer(str(chat_template_of(tokenizer)), tokenizer.special_tokens_map, now)
-    key = _key(source, tokenizer, wishes, whole, renderer, now, limit)
+    key = _key(source, tokenizer, wishes, renderer, whole=whole, now=now, limit=limit)
     folder = cache / "tokens" / key
     found = _load(folder, cached=True)
     if found is not None:
@@ -140,9 +142,9 @@ def prepare(
     maker = _Maker(tokenizer, renderer, wishes, whole=whole)
     writer = Writer(cache / "tokens", key)
     try:
-        meta = maker.make(source, limit, writer, progress, split)
+        meta = maker.make(source, limit, writer, progress)
         if not writer.documents or not writer.trained_tokens:
-            raise _nothing(source, meta)
+            raise _nothing(source, split, meta)
         if note and maker.chats:
             meta["notes"].insert(0, note)
         folder = writer.commit(meta)
@@ -160,33 +162,23 @@ def _load(folder: Path, *, cached: bool) -> Prepared | None:
     if meta is None:
         return None
     try:
-        arrays = {
-            name: read_array(folder, name)
-            for name in ("tokens", "trained", "offsets", "trained_counts", "first_trained")
-        }
+        arrays = {name: read_array(folder, name) for name in ARRAYS}
         if len(arrays["tokens"]) != arrays["offsets"][-1]:
             return None
-        return Prepared(
-            folder=folder,
-            **{key: meta[key] for key in ("format", "mask_method", "rows", "dropped", "split_rows", "split_extra")},
-            notes=meta["notes"],
-            chunkable=meta["chunkable"],
-            fingerprint=meta["fingerprint"],
-            cached=cached,
-            lengths=np.diff(arrays["offsets"]).astype(np.int32),
-            **arrays,
-        )
+        told = {name: meta[name] for name in _TOLD}
+        columns: dict[str, Any] = {**told, **arrays, "lengths": np.diff(arrays["offsets"]).astype(np.int32)}
+        return Prepared(folder=folder, cached=cached, **columns)
     except (OSError, ValueError, KeyError, IndexError):
         return None
 
 
 def _key(
-    source: Source, tokenizer: Any, wishes: Wishes, whole: bool, renderer: Renderer, now: datetime, limit: int | None
+    source: Source, tokenizer: Any, wishes: Wishes, renderer: Renderer, *, whole: bool, now: datetime, limit: int | None
 ) -> str:
     """The name of the entry: everything that the tokens depend on."""
     parts = {
         "version": _VERSION,
-        "data": identity(source),
+        "data": [identity(source), changed(source)],
         "limit": limit,
         "tokenizer": _tokenizer_state(tokenizer),
         "template": renderer.template,
@@ -226,7 +218,7 @@ class _Maker:
         self.rows = self.split_rows = self.split_extra = self.chats = self.folded = 0
         self.folds = not _takes_system(renderer)
 
-    def make(self, source: Source, limit: int | None, writer: Writer, progress: Progress, split: str) -> dict[str, Any]:
+    def make(self, source: Source, limit: int | None, writer: Writer, progress: Progress) -> dict[str, Any]:
         """Everything the entry's meta says about the rows; the documents go to `writer`."""
         reading = Reading()
         rows = read_rows(source, limit=limit, reading=reading)
@@ -253,7 +245,6 @@ class _Maker:
             "split_rows": self.split_rows,
             "split_extra": self.split_extra,
             "notes": self._notes(),
-            "split": split,
         }
 
     def _how_far(self, reading: Reading, limit: int | None) -> tuple[int, int | None, str]:
@@ -268,22 +259,22 @@ class _Maker:
         notes = []
         if self.folded:
             notes.append(
-                f"the chat template has no place for a system message: in {self.folded} rows it begins the first user turn"
+                "the chat template has no place for a system message: "
+                f"in {self.folded} rows it begins the first user turn"
             )
         if self.split_rows:
             notes.append(
-                f"{self.split_rows} rows became {self.split_rows + self.split_extra} documents, one per assistant turn: "
-                "the chat template renders earlier turns in another way than the last"
+                f"{self.split_rows} rows became {self.split_rows + self.split_extra} documents, one per assistant "
+                "turn: the chat template renders earlier turns in another way than the last"
             )
         return notes
 
     def _documents(self, rows: Iterator[Row], form: Format) -> Iterator[Masked]:
-        previous_continues: Masked | None = None
         for row in rows:
             if not row.continues:
                 self.rows += 1
             try:
-                made = self._masked(form.read(row.fields), continues=row.continues)
+                made = self._masked(form.read(row.fields), row)
             except Unusable as reason:
                 self._drop(str(reason), row)
                 continue
@@ -298,13 +289,12 @@ class _Maker:
                 self.split_extra += len(made) - 1
             self.methods[made[0].method] += 1
             yield from made
-        del previous_continues
 
     def _drop(self, reason: str, row: Row) -> None:
         count = self.dropped.setdefault(reason, {"reason": reason, "count": 0, "example": row.place})
         count["count"] += 1
 
-    def _masked(self, example: Example, *, continues: bool) -> list[Masked]:
+    def _masked(self, example: Example, row: Row) -> list[Masked]:
         if isinstance(example, Chat):
             self.chats += 1
             return mask_chat(self._folded(example), self.renderer, self.ends, whole=self.whole)
@@ -315,8 +305,10 @@ class _Maker:
                 text += self.ends.eos
             start = 0 if self.whole else len(prompt)
             return [Masked(text, [(start, len(text))], WHOLE if self.whole else "the part after the prompt")]
-        text = example.text if continues else self._begun(example.text)
-        return [Masked(text, [(0, len(text))], WHOLE, continues)]
+        text = example.text if row.continues else self._begun(example.text)
+        if not row.goes_on and not self.ends.closes(text):
+            text += self.ends.eos
+        return [Masked(text, [(0, len(text))], WHOLE, row.continues)]
 
     def _begun(self, text: str) -> str:
         return text if not self.begin or text.startswith(self.begin) else self.begin + text
@@ -377,10 +369,10 @@ def _methods(methods: Counter[str]) -> str:
     return ", ".join(f"{method} ({count} rows)" for method, count in methods.most_common())
 
 
-def _nothing(source: Source, meta: dict[str, Any]) -> ColabMagicsError:
+def _nothing(source: Source, split: str, meta: dict[str, Any]) -> ColabMagicsError:
     drops = sorted(meta["dropped"], key=lambda drop: -drop["count"])
     return ColabMagicsError(
-        f"no rows of {source} can be trained on",
+        f"no row of {source} ({split} data) can be trained on",
         f"format: {meta['format']}; {meta['rows']} rows were read",
         "look at the rows named here, or say which columns hold what: columns: {prompt: …, completion: …}",
         details=[f"{drop['count']} rows: {drop['reason']} (first: {drop['example']})" for drop in drops[:3]],

@@ -18,6 +18,8 @@ from colab_magics.data.json_array import BrokenArray, array_elements
 from colab_magics.data.sources import Source, file_kind
 from colab_magics.errors import ColabMagicsError, clean
 
+Bytes = io.BufferedReader | gzip.GzipFile
+
 _CHUNK = 1 << 20
 # A text file is one document; its pieces are tokenised one by one and joined again.
 _TEXT_PIECE = 1 << 16
@@ -27,12 +29,14 @@ _TEXT_PIECE = 1 << 16
 class Row:
     """One row and where it stands: `place` is what an error or an example names (`line 12`, `row 7`).
 
-    `continues` is True for a further piece of the same plain text document.
+    A plain text document may come in pieces: `continues` says that this one belongs to the piece before it, `goes_on`
+    that another follows.
     """
 
     place: str
     fields: dict[str, Any]
     continues: bool = False
+    goes_on: bool = False
 
 
 class Reading:
@@ -41,11 +45,14 @@ class Reading:
     def __init__(self, size: int | None = None) -> None:
         self.size = size
         self.file: IO[bytes] | None = None
+        self._done = 0
 
     @property
     def done(self) -> int:
-        """Bytes read so far; 0 before the file is open and for sources that have none."""
-        return self.file.tell() if self.file is not None and not self.file.closed else 0
+        """Bytes read so far, which never goes back (parquet is not read in order)."""
+        if self.file is not None and not self.file.closed:
+            self._done = max(self._done, self.file.tell())
+        return self._done
 
 
 def read_rows(source: Source, *, limit: int | None = None, reading: Reading | None = None) -> Iterator[Row]:
@@ -56,7 +63,7 @@ def read_rows(source: Source, *, limit: int | None = None, reading: Reading | No
     ColabMagicsError
         A row that cannot be read, named by file and line; no rows at all.
     """
-    if source.kind == "hub":
+    if source.path is None:
         from colab_magics.data.hub import hub_rows
 
         rows: Iterator[Row] = hub_rows(source, limit)
@@ -81,13 +88,13 @@ def _file_rows(source: Source, reading: Reading) -> Iterator[Row]:
     kind = file_kind(path)
     name = source.name if source.kind == "path" else str(source)
     try:
-        with path.open("rb") as raw:
+        with path.open("rb", buffering=_CHUNK) as raw:
             reading.file, reading.size = raw, path.stat().st_size
             if kind == "parquet":
                 yield from _parquet(raw, name)
                 return
             with gzip.open(raw) if path.suffix.lower() == ".gz" else raw as data:
-                yield from _READERS[str(kind)](data, name)  # type: ignore[arg-type]
+                yield from _READERS[str(kind)](data, name)
     except FileNotFoundError as error:
         raise ColabMagicsError(f"{name} does not exist", "it was there when the cell was read") from error
     except (gzip.BadGzipFile, EOFError) as error:
@@ -109,16 +116,15 @@ def _not_utf8(name: str, place: str, error: UnicodeDecodeError) -> ColabMagicsEr
 # --- JSON ---------------------------------------------------------------------------------------------------------
 
 
-def _json(data: IO[bytes], name: str) -> Iterator[Row]:
+def _json(data: Bytes, name: str) -> Iterator[Row]:
     """JSON lines or one JSON array: the first character tells, whatever the file is called."""
-    text = io.BufferedReader(data, _CHUNK)  # type: ignore[arg-type]  # gzip and raw files both have readinto
-    start = text.peek(_CHUNK)[:_CHUNK].removeprefix(codecs.BOM_UTF8).lstrip()
+    start = data.peek(_CHUNK)[:_CHUNK].removeprefix(codecs.BOM_UTF8).lstrip()
     if start.startswith(b"["):
-        yield from _json_array(text, name)
+        yield from _json_array(data, name)
     elif start.startswith(b"{") and not _first_line_is_whole(start):
-        yield from _json_object(text, name)
+        yield from _json_object(data, name)
     else:
-        yield from _json_lines(text, name)
+        yield from _json_lines(data, name)
 
 
 def _first_line_is_whole(start: bytes) -> bool:
@@ -137,7 +143,7 @@ def _parses(line: bytes) -> bool:
     return True
 
 
-def _json_lines(data: io.BufferedReader, name: str) -> Iterator[Row]:
+def _json_lines(data: Bytes, name: str) -> Iterator[Row]:
     for number, line in enumerate(data, 1):
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)  # noqa: PLW2901
@@ -176,7 +182,7 @@ def _shortened(text: str, most: int = 100) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def _json_array(data: IO[bytes], name: str) -> Iterator[Row]:
+def _json_array(data: Bytes, name: str) -> Iterator[Row]:
     elements = array_elements(codecs.getreader("utf-8-sig")(data))
     try:
         for number, value in enumerate(elements, 1):
@@ -194,7 +200,7 @@ def _broken_json(name: str, line: int, why: str, at: str) -> ColabMagicsError:
     )
 
 
-def _json_object(data: IO[bytes], name: str) -> Iterator[Row]:
+def _json_object(data: Bytes, name: str) -> Iterator[Row]:
     """One object around the rows: its only list of rows (`{"data": [...]}`), or lists as columns, or one row."""
     text = data.read().decode("utf-8-sig")
     try:
@@ -222,7 +228,7 @@ def _json_object(data: IO[bytes], name: str) -> Iterator[Row]:
 # --- CSV, text, parquet -------------------------------------------------------------------------------------------
 
 
-def _csv(data: IO[bytes], name: str) -> Iterator[Row]:
+def _csv(data: Bytes, name: str) -> Iterator[Row]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a cell may hold a whole document
     text = io.TextIOWrapper(data, encoding="utf-8-sig", newline="")
     head = list(islice(text, 20))
@@ -278,21 +284,26 @@ def _delimiter(head: list[str]) -> str:
     return best
 
 
-def _text(data: IO[bytes], name: str) -> Iterator[Row]:
+def _text(data: Bytes, _name: str) -> Iterator[Row]:
     """The file as one document, in pieces cut at the end of a line."""
     text = io.TextIOWrapper(data, encoding="utf-8-sig")
-    continues = False
     try:
-        while piece := text.read(_TEXT_PIECE):
-            piece += text.readline(_TEXT_PIECE)
-            if piece.strip():
-                yield Row("row 1", {"text": piece}, continues)
-                continues = True
+        piece, continues = "", False
+        while True:
+            further = text.read(_TEXT_PIECE)
+            further += text.readline(_TEXT_PIECE) if further else ""
+            # White space alone waits for the words that it stands before.
+            if piece.strip() and (further.strip() or not further):
+                yield Row("row 1", {"text": piece}, continues, goes_on=bool(further))
+                piece, continues = "", True
+            if not further:
+                return
+            piece += further
     finally:
         text.detach()
 
 
-def _parquet(raw: IO[bytes], name: str) -> Iterator[Row]:
+def _parquet(raw: Bytes, name: str) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -307,7 +318,7 @@ def _parquet(raw: IO[bytes], name: str) -> Iterator[Row]:
         raise ColabMagicsError(f"{name} is not a whole parquet file", clean(error).splitlines()[0]) from error
 
 
-_READERS: dict[str, Callable[[IO[bytes], str], Iterator[Row]]] = {
+_READERS: dict[str, Callable[[Bytes, str], Iterator[Row]]] = {
     "jsonl": _json,
     "json": _json,
     "csv": _csv,

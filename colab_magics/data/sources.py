@@ -28,8 +28,9 @@ READABLE = "jsonl, json, csv, tsv, parquet or txt (each but parquet also as .gz)
 
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<split>[^/\s]+))?")
 _MIB = 1 << 20
-# Up to here a file is hashed whole (60 ms); above, its ends, size and time of change stand for it.
+# Up to here a file is hashed whole (60 ms); above, its size and some blocks stand for it.
 _HASHED_WHOLE = 64 * _MIB
+_BLOCKS = 64
 
 
 @dataclass(frozen=True)
@@ -178,11 +179,11 @@ def _names_nothing(text: str, path: Path, namespace: Mapping[str, Any]) -> Colab
 def identity(source: Source) -> str:
     """A cheap answer to "is this the same data?".
 
-    A file up to 64 MiB is hashed whole, so a copy is the same data; a larger one is its size, time of change and the
-    hashes of its first and last MiB. A variable is the hash of the rows that were written for it. A Hub data set is
-    its id, split and, where the Hub answers, its revision.
+    A file up to 64 MiB, and the rows written for a variable, are hashed whole. A larger file is its size and 64
+    blocks spread over it, with the first and last MiB among them; its time of change is left out, so that a copy on
+    another machine is the same data. A Hub data set is its id, split and, where the Hub answers, its revision.
     """
-    if source.kind == "hub":
+    if source.kind == "hub" and source.path is None:
         from colab_magics.data.hub import revision
 
         return f"hub:{source.name}:{source.split or ''}@{revision(source.name) or 'unknown'}"
@@ -196,7 +197,18 @@ def identity(source: Source) -> str:
             while block := file.read(_MIB):
                 digest.update(block)
             return f"{file_kind(path)}:{size}:{digest.hexdigest()}"
-        digest.update(file.read(_MIB))
-        file.seek(-_MIB, os.SEEK_END)
-        digest.update(file.read(_MIB))
-    return f"{file_kind(path)}:{size}:{path.stat().st_mtime_ns}:{digest.hexdigest()}"
+        for place in range(_BLOCKS):
+            file.seek(place * (size - _MIB) // (_BLOCKS - 1))
+            digest.update(file.read(_MIB if place in (0, _BLOCKS - 1) else _MIB >> 4))
+    return f"{file_kind(path)}:{size}:{digest.hexdigest()}"
+
+
+def changed(source: Source) -> int:
+    """When a file that `identity` does not read whole was last changed; 0 for all else.
+
+    For caches: there an edit that the blocks miss must not go unseen, and a copy may cost a second tokenising.
+    """
+    if source.path is None or source.kind == "variable":
+        return 0
+    found = Path(source.path).stat()
+    return found.st_mtime_ns if found.st_size > _HASHED_WHOLE else 0

@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 import zlib
+from array import array
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,10 @@ class Writer:
         self._tokens = _Array(self._folder / "tokens.npy", np.int32)
         self._trained = _Array(self._folder / "trained.npy", np.bool_)
         self._digest = hashlib.blake2b(digest_size=16)
-        self._ends: list[int] = [0]
-        self._counts: list[int] = []
-        self._firsts: list[int] = []
+        # 8 bytes a document, where a list of numbers would take 36.
+        self._ends = array("q", [0])
+        self._counts = array("q")
+        self._firsts = array("q")
 
     @property
     def documents(self) -> int:
@@ -74,14 +76,10 @@ class Writer:
         """Write what is left and rename the folder into its place; another process may have been first."""
         self._tokens.close()
         self._trained.close()
-        for name, values in (
-            ("offsets", self._ends),
-            ("trained_counts", self._counts),
-            ("first_trained", self._firsts),
-        ):
-            array = _Array(self._folder / f"{name}.npy", ARRAYS[name])
-            array.extend(np.asarray(values, ARRAYS[name]))
-            array.close()
+        small = {"offsets": self._ends, "trained_counts": self._counts, "first_trained": self._firsts}
+        for name, values in small.items():
+            with (self._folder / f"{name}.npy").open("wb") as file:
+                np.lib.format.write_array(file, np.asarray(values, ARRAYS[name]), allow_pickle=False)
         files = {f"{name}.npy": _seal(self._folder / f"{name}.npy") for name in ARRAYS}
         whole = {**meta, "fingerprint": self._digest.hexdigest(), "files": files}
         (self._folder / META).write_text(json.dumps(whole, ensure_ascii=False), encoding="utf-8")

@@ -151,7 +151,7 @@ def _compile(template: str) -> tuple[Any, _Tracker]:
 
     tracker = _Tracker()
 
-    class GenerationMarkers(Extension):
+    class GenerationMarkers(Extension):  # type: ignore[misc]
         tags = {"generation"}  # noqa: RUF012
 
         def parse(self, parser: Any) -> Any:
