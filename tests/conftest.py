@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from colab_magics import worker
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -15,3 +22,34 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"the shared data is not at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """Workers that start in a moment: forked from a process that has done the importing.
+
+    A test that must start one the slow way (for another environment, or to time it) just does not use this.
+    """
+    here = Path(__file__).parent / "warm"
+    path = tmp_path_factory.mktemp("warm") / "socket"
+    environment = {**os.environ, **worker._importable(), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, str(here / "zygote.py"), str(path)], stdout=subprocess.PIPE, text=True, env=environment
+    ) as zygote:
+        assert zygote.stdout is not None
+        assert zygote.stdout.readline() == "ready\n", "the zygote could not import the worker"
+        yield Warm(here / "python", {"WARM_SOCKET": str(path), "WARM_REAL_PYTHON": sys.executable})
+        zygote.kill()
+
+
+@dataclass(frozen=True)
+class Warm:
+    """How a process starts warm workers: `sys.executable = python`, and these variables."""
+
+    python: Path
+    environment: dict[str, str]
+
+    @property
+    def cell(self) -> str:
+        """What a kernel runs once, so that its `%%finetune` cells start warm workers."""
+        return f"import os, sys\nsys.executable = {str(self.python)!r}\nos.environ.update({self.environment!r})"
