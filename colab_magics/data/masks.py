@@ -68,11 +68,13 @@ class EndOfTurn:
     _trailing: re.Pattern[str] = field(init=False)
     _following: re.Pattern[str] = field(init=False)
     _run: re.Pattern[str] = field(init=False)
+    _only: re.Pattern[str] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_trailing", re.compile(rf"(?:{self.pattern.pattern})\s*\Z"))
         object.__setattr__(self, "_following", re.compile(rf"\s*(?:{self.pattern.pattern})"))
         object.__setattr__(self, "_run", re.compile(rf"\s*(?:{self.pattern.pattern})+"))
+        object.__setattr__(self, "_only", re.compile(rf"(?:\s|{self.pattern.pattern})*"))
 
     @staticmethod
     def of(tokenizer: Any) -> EndOfTurn:
@@ -95,6 +97,10 @@ class EndOfTurn:
         """As `after`, with the tokens that stand right behind it, up to `limit`: some turns end with two."""
         found = self._run.match(text, position, limit)
         return found.end() if found else None
+
+    def fill(self, text: str, start: int, end: int) -> bool:
+        """Whether text[start:end] is nothing but such tokens and white space."""
+        return self._only.fullmatch(text, start, end) is not None
 
 
 def mask_chat(chat: Chat, renderer: Renderer, ends: EndOfTurn, *, whole: bool = False) -> list[Masked]:
@@ -177,16 +183,19 @@ def _turn_in(text: str, start: int, end: int, message: Message, ends: EndOfTurn)
     # From the right, for reasoning may say the answer before the answer does; and an answer like "end" may also be
     # found in the token that follows it.
     at = rightmost = text.rfind(answer, start, end)
+    if at < 0:
+        return None
     while at >= 0:
         said = at + len(answer)
         closed = ends.run(text, said, end)
-        if closed is not None:
+        if closed is not None and ends.fill(text, closed, end):
             return start, closed
-        if not text[said:end].strip():
-            return start, ends.after(text, said) or said
         at = text.rfind(answer, start, said - 1)
+    said = rightmost + len(answer)
+    if not text[said:end].strip():
+        return start, ends.after(text, said) or said
     # Closed by other text than a token.
-    return None if rightmost < 0 else (start, start + len(text[start:end].rstrip()))
+    return start, start + len(text[start:end].rstrip())
 
 
 def _to_the_end_of_turn(text: str, start: int, end: int, ends: EndOfTurn) -> Span:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from colab_magics.data.json_array import BrokenArray, array_elements
 from colab_magics.data.sources import Source, file_kind
@@ -88,7 +88,7 @@ def _file_rows(source: Source, reading: Reading) -> Iterator[Row]:
     kind = file_kind(path)
     name = source.name if source.kind == "path" else str(source)
     try:
-        with path.open("rb", buffering=_CHUNK) as raw:
+        with cast("io.BufferedReader", path.open("rb", buffering=_CHUNK)) as raw:
             reading.file, reading.size = raw, path.stat().st_size
             if kind == "parquet":
                 yield from _parquet(raw, name)
