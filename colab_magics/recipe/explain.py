@@ -37,7 +37,7 @@ def explain(recipe: Recipe, choices: Mapping[str, Mapping[str, Any]], given: Col
     told: set[str] = set()
     for one in fields(Recipe):
         if one.metadata["group"]:
-            lines += ["" if lines else "", f"# {one.metadata['group']}"]
+            lines += ["", f"# {one.metadata['group']}"]
         key, value = one.name, values[one.name]
         choice = _CHOSEN_AS.get(key, key)
         comment = _comment(value, default[key], key in given, choices.get(choice), key)

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF009 - a field's default is written beside its rule; `_key` only builds a dataclass field
 """What to train and how: every key with its type, range and default."""
 
 from __future__ import annotations
@@ -247,7 +248,7 @@ def _without_tokens(value: Any) -> Any:
 
 def unknown_key(key: str, known: Collection[str], where: str = "") -> ColabMagicsError:
     """The error for a key that nobody knows, naming the nearest one."""
-    guess = nearest(key, known)
+    guess = nearest(key, Recipe.KEYS) or nearest(key, known)
     return ColabMagicsError(
         f"unknown key {key}" + (f" ({where})" if where else ""),
         "Nothing was started: a misspelt key would train something else than you asked for.",

@@ -6,14 +6,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from colab_magics.errors import ColabMagicsError, redact
-from colab_magics.recipe.fields import Recipe, rules
+from colab_magics.errors import ColabMagicsError
+from colab_magics.recipe.fields import Recipe, defaults, rules, takes_text
 from colab_magics.recipe.notes import Notes
 from colab_magics.recipe.rules import Flag
 
 if TYPE_CHECKING:
     from colab_magics.recipe.yaml_text import Entry
 
+# What the recipe keeps for parts of the package that this version does not have.
+_KEPT = {
+    "save_every": "this version writes the result at the end, and no checkpoints before it",
+    "save_total_limit": "this version writes the result at the end, and no checkpoints before it",
+    "replica": "this version writes no replica",
+    "report_to": "this version reports to the panel and to events.jsonl only",
+    "gpus": "this version trains on one GPU",
+}
 _TWO_LINES = ("model: Qwen/Qwen3-0.6B", "data: rows.jsonl")
 
 
@@ -88,13 +96,12 @@ def parse(
     _require_model_and_data(values)
     _settle(values, notes)
     _check_the_format(values, namespace, variables)
-    if any(redact(str(value)) != str(value) for value in (body, *options.values())):
-        notes.say("a token was left out: one that stands in a cell is saved with the notebook")
     return Parsed(Recipe(**values), notes.lines(), variables, frozenset(values))
 
 
 def _option(name: str, value: str | bool) -> Entry:
     """One option of the line, as an entry: `--no-packing` is packing: false."""
+    from colab_magics.recipe.spellings import canonical
     from colab_magics.recipe.yaml_text import Entry, read_scalar
 
     key = name.lstrip("-").replace("-", "_")
@@ -102,9 +109,9 @@ def _option(name: str, value: str | bool) -> Entry:
         return Entry(key[3:], False, 0, "false")
     if isinstance(value, bool):
         if key in rules() and not isinstance(rules()[key], Flag):
-            raise ColabMagicsError(f"--{name.lstrip('-')} needs a value", f"{key} takes {rules()[key].says}.")
+            raise ColabMagicsError(f"--{key.replace('_', '-')} needs a value", f"{key} takes {rules()[key].says}.")
         return Entry(key, value, 0, value)
-    return Entry(key, read_scalar(value), 0, value)
+    return Entry(key, value if takes_text(canonical(key)) else read_scalar(value), 0, value)
 
 
 def _with_variables(entries: Iterable[Entry], namespace: Mapping[str, Any] | None, used: dict[str, Any]) -> list[Entry]:
@@ -120,10 +127,8 @@ def _with_variables(entries: Iterable[Entry], namespace: Mapping[str, Any] | Non
         key = key.lower() if key not in known_keys() and key.lower() in known_keys() else key
         value, text = entry.value, entry.text
         if isinstance(value, Name):
-            if canonical(key) in KEEP_THE_NAME:
-                value = text = str(value)
-                if namespace is not None and value in namespace:
-                    used[value] = namespace[value]
+            if canonical(key) in KEEP_THE_NAME and namespace is not None and value in namespace:
+                used[str(value)] = namespace[value]
         else:
             value = look_up(canonical(key), value, namespace, used)
             text = text if value is entry.value or value == entry.value else value
@@ -144,6 +149,9 @@ def _require_model_and_data(values: Mapping[str, Any]) -> None:
 
 def _settle(values: dict[str, Any], notes: Notes) -> None:
     """What the layers say together."""
+    for key, reason in _KEPT.items():
+        if values.get(key, defaults()[key]) != defaults()[key]:
+            notes.ignore(key, reason)
     if values.get("early_stopping") is not None and values.get("eval_data") is None:
         notes.say("early_stopping needs eval_data: without it nothing is evaluated, and the run goes to its end")
         values["early_stopping"] = None
@@ -162,7 +170,7 @@ def _check_the_format(values: dict[str, Any], namespace: Mapping[str, Any] | Non
     function = find("format", name, namespace)
     if not callable(function):
         raise ColabMagicsError(
-            f"format: {name} is no function but a {type(function).__name__}",
+            f"format: {name} is no function (its type is {type(function).__name__})",
             "It is called with each row, and returns the row to train on.",
         )
     used[name] = function

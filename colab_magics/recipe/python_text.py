@@ -15,10 +15,13 @@ from colab_magics.recipe.yaml_text import Entry
 _MOST_LINES_A_GROUP = 200
 _MOST_DIGITS = 30
 
-_ASSIGNMENT = re.compile(r"\s*[A-Za-z_][\w.]*(?:\s*,\s*[A-Za-z_]\w*)*\s*=(?!=)")
+_ASSIGNMENT = re.compile(r"\s*[A-Za-z_]\w*(?:\s*,\s*[A-Za-z_]\w*)*\s*=(?!=)")
 _CALL = re.compile(r"\s*[A-Za-z_][\w.]*\(")
 _CLOSING = re.compile(r"\s*[)\]}]+\s*,?\s*(?:#.*)?")
-_IGNORED = re.compile(r"\s*(?:import|from)\s+\w|\s*[%!]\w|\s*[A-Za-z_]\w*\s*,\s*(?:#.*)?$")
+# imports, shell lines, a positional argument alone on its line, tokenizer.pad_token = ...
+_IGNORED = re.compile(
+    r"\s*(?:import|from)\s+\w|\s*[%!]\w|\s*[A-Za-z_]\w*\s*,\s*(?:#.*)?$|\s*[A-Za-z_]\w*\.[\w.]+\s*=(?!=)"
+)
 _OPENING = re.compile(r".*[(\[{]\s*(?:#.*)?")
 
 # Calls whose keywords are settings; what any other call is given says nothing about the training.
@@ -74,9 +77,19 @@ def split(body: str) -> tuple[str, list[tuple[int, str]]]:
             depth = max(0, depth + _depth(line))
             continue
         if not blank and not in_block:
-            in_block = re.fullmatch(r"[^\s#].*?:\s*(?:[|>][-+\d]*|[\[{].*|&\w+)?\s*(?:#.*)?", line) is not None
+            in_block = _opens_a_block(line)
         yaml_lines.append(line)
     return "\n".join(yaml_lines), python
+
+
+def _opens_a_block(line: str) -> bool:
+    """Whether the lines indented below this YAML line belong to it."""
+    found = re.fullmatch(r"[^#]*?:(?:\s+(.*))?", line)
+    if not found:
+        return False
+    value = re.sub(r"(?:^|\s)#.*", "", found[1] or "").strip()
+    unclosed = value[:1] in {"'", '"'} and (len(value) == 1 or value[-1] != value[0])
+    return not value or value[0] in "|>&" or unclosed or _depth(value) > 0
 
 
 def _depth(line: str) -> int:
@@ -94,27 +107,26 @@ def read_python(lines: list[tuple[int, str]], namespace: Mapping[str, Any] | Non
         For a line that is no `key=value` and no call, naming it.
     """
     arguments = list(_arguments(lines))
+    is_script = any(isinstance(value, ast.Call) and _callee(value) in _SETTINGS for _, _, value in arguments)
     scope: dict[str, Any] = {}
-    referred = {
-        node.id for _, _, value in arguments for node in ast.walk(value) if isinstance(node, ast.Name)
-    }  # fmt: skip
     entries: list[Entry] = []
-    for line, key, value in arguments:
-        read = _value(value, scope, namespace)
-        if isinstance(value, ast.Call) and _callee(value) in _SETTINGS:
-            entries.extend(_settings(value, line, scope, namespace))
-        elif key is not None:
-            entries.append(Entry(key, read, line, read, repeatable=True))
+    for index, (line, key, value) in enumerate(arguments):
+        settings = isinstance(value, ast.Call) and _callee(value) in _SETTINGS
+        if settings or not (is_script and key is not None and _is_local(key, arguments[index + 1 :])):
+            entries.extend(_argument(key, value, line, scope, namespace))
         if key is not None:
-            scope[key] = read
-    # `model_id = "..."` above a call that uses it is no key of ours, and needs none
-    return [entry for entry in entries if not (entry.key in referred and _is_private(entry.key))]
+            scope[key] = _value(value, scope, namespace)
+    return entries
 
 
-def _is_private(key: str) -> bool:
-    from colab_magics.recipe.spellings import known_keys
+def _is_local(key: str, later: list[tuple[int, str | None, ast.expr]]) -> bool:
+    """Whether a script's assignment only feeds what follows: an unknown name, or rows that a trainer is given."""
+    from colab_magics.recipe.spellings import canonical, known_keys
 
-    return key not in known_keys()
+    if key not in known_keys() and key.lower() not in known_keys():
+        return True
+    used = any(isinstance(node, ast.Name) and node.id == key for _, _, value in later for node in ast.walk(value))
+    return used and canonical(key) in {"data", "eval_data"}
 
 
 def _arguments(lines: list[tuple[int, str]]) -> Iterator[tuple[int, str | None, ast.expr]]:
@@ -159,30 +171,32 @@ def _callee(call: ast.Call) -> str:
     return target.attr if isinstance(target, ast.Attribute) else target.id if isinstance(target, ast.Name) else ""
 
 
+def _argument(
+    key: str | None, value: ast.expr, line: int, scope: Mapping[str, Any], namespace: Mapping[str, Any] | None
+) -> Iterator[Entry]:
+    """One argument: a setting, a call of settings, or nothing of ours."""
+    if isinstance(value, ast.Call) and _callee(value) in _SETTINGS:
+        yield from _settings(value, line, scope, namespace)
+    elif key == "callbacks" and isinstance(value, ast.List):
+        for callback in value.elts:
+            yield from _argument(None, callback, line, scope, namespace)
+    elif key is not None:
+        read = _value(value, scope, namespace)
+        yield Entry(key, read, line, read, repeatable=True)
+
+
 def _settings(
     call: ast.Call, line: int, scope: Mapping[str, Any], namespace: Mapping[str, Any] | None
 ) -> Iterator[Entry]:
-    """The keywords of a call of settings, those of the calls inside it too."""
+    """The arguments of a call of settings, those of the calls inside it too."""
     name = _callee(call)
-    if name == "from_pretrained" and call.args and "Tokenizer" not in ast.unparse(call.func):
-        value = _value(call.args[0], scope, namespace)
-        yield Entry("model", value, line, value, repeatable=True)
     if name == "from_pretrained" and "Tokenizer" in ast.unparse(call.func):
         return
-    for argument in call.args:
-        if isinstance(argument, ast.Call) and _callee(argument) in _SETTINGS:
-            yield from _settings(argument, line, scope, namespace)
+    for position, argument in enumerate(call.args):
+        is_model = name == "from_pretrained" and position == 0
+        yield from _argument("model" if is_model else None, argument, line, scope, namespace)
     for keyword in call.keywords:
-        value_line = line + keyword.value.lineno - call.lineno
-        if isinstance(keyword.value, ast.Call) and _callee(keyword.value) in _SETTINGS:
-            yield from _settings(keyword.value, value_line, scope, namespace)
-        elif keyword.arg == "callbacks" and isinstance(keyword.value, ast.List):
-            for callback in keyword.value.elts:
-                if isinstance(callback, ast.Call):
-                    yield from _settings(callback, value_line, scope, namespace)
-        elif keyword.arg is not None:
-            value = _value(keyword.value, scope, namespace)
-            yield Entry(keyword.arg, value, value_line, value, repeatable=True)
+        yield from _argument(keyword.arg, keyword.value, line + keyword.value.lineno - call.lineno, scope, namespace)
 
 
 def _value(node: ast.expr, scope: Mapping[str, Any], namespace: Mapping[str, Any] | None) -> Any:

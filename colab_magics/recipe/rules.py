@@ -49,9 +49,9 @@ class Number:
     @property
     def says(self) -> str:
         low = f"above {self.low:g}" if self.above else f"{self.low:g} or more"
-        span = low if self.high == math.inf else f"{low}, {'below' if self.below else 'at most'} {self.high:g}"
+        high = "" if self.high == math.inf else f", {'below' if self.below else 'at most'} {self.high:.15g}"
         words = "".join(f", or {word or 'nothing'}" for word in self.words)
-        return f"a {'whole ' if self.whole else ''}number, {span}{words}"
+        return f"a {'whole ' if self.whole else ''}number, {low}{high}{words}"
 
     def read(self, value: Any) -> Any:
         if value in self.words and not isinstance(value, bool):

@@ -183,7 +183,7 @@ NO_EFFECT = _each(
             badam_update_ratio badam_mask_mode badam_verbose use_adam_mini use_muon qgalore_rank
             qgalore_update_proj_gap qgalore_scale qgalore_proj_type qgalore_proj_quant qgalore_proj_bits
             qgalore_proj_group_size qgalore_cos_threshold qgalore_gamma_proj qgalore_queue_size""",
-        "an out-of-memory step is retried with smaller micro-batches and the same effective batch": "auto_find_batch_size",
+        "an out-of-memory step is retried in smaller micro-batches": "auto_find_batch_size",
         "the worker takes the device that is there": """
             use_cpu no_cuda device device_map quantization_device_map local_rank world_size ddp
             ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout

@@ -33,6 +33,8 @@ class Entry:
 class _Loader(yaml.SafeLoader):
     """SafeLoader with the scalars of YAML 1.2: 2e-4 is a number; yes, 12:30 and 2024-01-01 are text."""
 
+    nodes_left = 20_000  # aliases of aliases grow exponentially
+
 
 class _Dumper(yaml.SafeDumper):
     """Quotes every text that either kind of YAML would read as something else."""
@@ -57,10 +59,15 @@ def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | float:
         return float(text.replace(".inf", "inf").replace(".nan", "nan"))
 
 
+# what an emitter may write as it is; the rest (a tab, a NEL, a line separator) is escaped inside of quotes
+_UNPRINTABLE = re.compile("[^\n\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+
+
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    # a template reads better as a block; YAML cannot write one whose lines end in blanks
-    block = "\n" in value and not re.search(r"[ \t]\n|[ \t]$|^\s|\t|[^\x20-\x7e\u00a0-\ud7ff\ue000-\ufffd\n]", value)
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if block else None)
+    # a template reads better as a block; a block cannot hold lines that start or end in blanks
+    block = "\n" in value and not re.search(r" \n| $|^\s", value)
+    style = '"' if _UNPRINTABLE.search(value) else "|" if block else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 
 _Loader.add_constructor("tag:yaml.org,2002:float", _number)
@@ -75,32 +82,28 @@ def read_entries(text: str) -> list[Entry]:
     ColabMagicsError
         When the text is not YAML (naming line and column), or no mapping.
     """
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         root = loader.get_single_node()
         if root is None:
             return []
         if not isinstance(root, yaml.MappingNode):
             raise _no_mapping(text, root.start_mark.line)
         return [_entry(loader, key, value) for key, value in root.value]
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise _invalid(text, error) from None
-    finally:
-        loader.dispose()
 
 
 def read_scalar(text: str) -> Any:
     """The value of one line option: a number, true/false, a list, or the text itself."""
     if _VARIABLE.fullmatch(text.strip()):
         return text.strip()
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         return text if node is None else _value(loader, node)
-    except (yaml.YAMLError, ValueError, ColabMagicsError):
+    except (yaml.YAMLError, ValueError, RecursionError, ColabMagicsError):
         return text  # a path with a colon, a template: text is text
-    finally:
-        loader.dispose()
 
 
 def dump(values: dict[str, Any]) -> str:
@@ -134,6 +137,9 @@ def _entry(loader: _Loader, key: yaml.Node, value: yaml.Node) -> Entry:
 
 def _value(loader: _Loader, node: yaml.Node) -> Any:
     """The node's value, `{name}` kept as the text it is, doubled keys refused inside mappings too."""
+    loader.nodes_left -= 1
+    if loader.nodes_left < 0:
+        raise ValueError("too much is nested in it")
     if isinstance(node, yaml.SequenceNode):
         return [_value(loader, part) for part in node.value]
     if isinstance(node, yaml.MappingNode):

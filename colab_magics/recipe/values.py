@@ -1,0 +1,129 @@
+"""The values that other trainers write for a key of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from colab_magics.errors import ColabMagicsError
+from colab_magics.recipe.fields import check
+from colab_magics.recipe.layer import Layer, show
+from colab_magics.recipe.spellings import OPTIMIZER_NAMES
+from colab_magics.recipe.yaml_text import Entry
+
+DTYPES = {
+    "float16": "fp16",
+    "half": "fp16",
+    "fp16": "fp16",
+    "bfloat16": "bf16",
+    "bf16": "bf16",
+    "float32": "fp32",
+    "float": "fp32",
+    "fp32": "fp32",
+}
+
+
+def as_it_is(_layer: Layer, _entry: Entry, value: Any) -> Any:
+    return value
+
+
+def _optim(layer: Layer, entry: Entry, value: Any) -> Any:
+    # SFTConfig(optim=OptimizerNames.ADAMW_8BIT) and axolotl's adamw_bnb_8bit mean the same
+    name = str(value).rpartition(".")[2].lower() if value is not None else None
+    if name in OPTIMIZER_NAMES:
+        layer.notes.say(f"{entry.key}: {value} → optim: {OPTIMIZER_NAMES[name]}")
+        return OPTIMIZER_NAMES[name]
+    return name
+
+
+def _targets(layer: Layer, entry: Entry, value: Any) -> Any:
+    if value in ("all", ["all"], ["all-linear"]):
+        layer.notes.say(f"{entry.key}: {show(value)} → target_modules: all-linear")
+        return "all-linear"
+    return value
+
+
+def _checkpointing(layer: Layer, entry: Entry, value: Any) -> Any:
+    if value in ("unsloth", "offload"):
+        layer.notes.say(f"{entry.key}: {value} → gradient_checkpointing: auto")
+        return "auto"
+    return value
+
+
+def _patience(layer: Layer, entry: Entry, value: Any) -> Any:
+    if isinstance(value, bool):
+        layer.notes.say(f"{entry.key}: {show(value)} → early_stopping: {'3 evaluations' if value else 'nothing'}")
+        return 3 if value else None
+    return value
+
+
+def _memory(_layer: Layer, _entry: Entry, value: Any) -> Any:
+    # accelerate's {0: "14GiB", "cpu": ...}: the first device's
+    return next(iter(value.values()), None) if isinstance(value, dict) else value
+
+
+def _precision(_layer: Layer, _entry: Entry, value: Any) -> Any:
+    return DTYPES.get(value, value) if isinstance(value, str) else value
+
+
+def _max_steps(_layer: Layer, _entry: Entry, value: Any) -> Any:
+    return -1 if value in (None, 0) else value
+
+
+def _limit(_layer: Layer, _entry: Entry, value: Any) -> Any:
+    return None if value in (-1, 0) and not isinstance(value, bool) else value
+
+
+def _tracker(_layer: Layer, _entry: Entry, value: Any) -> Any:
+    return "none" if value in (None, [], ["none"]) else [value] if isinstance(value, str) and value != "none" else value
+
+
+def _data(layer: Layer, entry: Entry, value: Any) -> Any:
+    """One data set; axolotl's list of mappings and LLaMA-Factory's comma lists hold one or more."""
+    if isinstance(value, str) and entry.key in {"dataset", "eval_dataset"} and "," in value and "/" not in value:
+        value = [part.strip() for part in value.split(",")]
+    if isinstance(value, list) and value and all(isinstance(part, dict | str) for part in value):
+        if len(value) > 1:
+            raise ColabMagicsError(
+                f"{entry.key} names {len(value)} data sets ({entry.where})",
+                "A run trains on one.",
+                "put their rows into one file, or into one list in a cell above",
+                details=[", ".join(str(part.get("path", part) if isinstance(part, dict) else part) for part in value)],
+            )
+        value = value[0]
+    if not isinstance(value, dict):
+        return value
+    path, split = value.get("path"), value.get("split")
+    if path in {"json", "csv", "parquet", "text"} or (value.get("ds_type") and value.get("data_files")):
+        path, split = value.get("data_files"), None
+        path = path[0] if isinstance(path, list) and len(path) == 1 else path
+    read = f"{path}:{split}" if isinstance(path, str) and split and split != "train" else path
+    if value.get("type") == "completion":
+        layer.written.setdefault("train_on_inputs", Entry("type: completion", True, entry.line, "true"))
+    columns = {
+        role: value[theirs]
+        for role, theirs in (("messages", "field_messages"), ("prompt", "field_instruction"),
+                             ("completion", "field_output"), ("system", "field_system"), ("text", "field"))
+        if isinstance(value.get(theirs), str)
+    }  # fmt: skip
+    if columns and "columns" not in layer.written and entry.key != "test_datasets":
+        layer.values["columns"] = check("columns", columns, entry.where)
+        layer.origin["columns"] = entry
+    layer.notes.say(f"{entry.key}: {show(path)} → the format of its rows is detected")
+    return read
+
+
+READERS: dict[str, Callable[[Layer, Entry, Any], Any]] = {
+    "optim": _optim,
+    "target_modules": _targets,
+    "gradient_checkpointing": _checkpointing,
+    "early_stopping": _patience,
+    "max_memory": _memory,
+    "precision": _precision,
+    "max_steps": _max_steps,
+    "max_train_samples": _limit,
+    "max_eval_samples": _limit,
+    "report_to": _tracker,
+    "data": _data,
+    "eval_data": _data,
+}
