@@ -28,7 +28,7 @@ class Reply:
     error: str = ""
     traceback: list[str] = field(default_factory=list)
     displays: dict[str, list[dict[str, str]]] = field(default_factory=dict)  # display id -> its frames
-    times: list[float] = field(default_factory=list)  # when a frame came
+    times: list[float] = field(default_factory=list)  # when a frame was sent
     result: str = ""
 
 
@@ -66,7 +66,10 @@ class Kernel:
 
     def value(self, expression: str) -> str:
         """What an expression gives, as its `repr`."""
-        return self.run(f"print(repr({expression}))").text.strip()
+        while (reply := self.run(f"print(repr(({expression})))")).status == "aborted":
+            time.sleep(0.1)  # for a moment after an error a kernel drops whatever comes
+        assert reply.status == "ok", reply.traceback
+        return reply.text.strip()
 
     def interrupt(self) -> None:
         self.manager.interrupt_kernel()
@@ -94,7 +97,7 @@ def _gather(message: dict[str, Any], reply: Reply) -> bool:
         frames = reply.displays.setdefault(display, [])
         assert (kind == "update_display_data") == bool(frames and display), "one output, then updates of it"
         frames.append(content["data"])
-        reply.times.append(time.monotonic())
+        reply.times.append(message["header"]["date"].timestamp())
     elif kind == "execute_result":
         reply.result = content["data"]["text/plain"]
     elif kind == "error":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import nbformat
@@ -16,20 +14,25 @@ pytestmark = [pytest.mark.colab, pytest.mark.xdist_group("cell")]
 SECRET = "hf_" + "P" * 34
 BODY = f"model: demo\ndata: {ROWS}\nmax_steps: 4\neffective_batch_size: 4"
 
+DEFINITIONS = """
+rows = [{'prompt': f'{n}?', 'completion': f'{n}!'} for n in range(12)]
+def shout(row):
+    return {**row, 'completion': row['completion'] + '!'}
+"""
+VARIABLES = "model: demo\ndata: rows\nformat: shout\nmax_steps: 4\neffective_batch_size: 4"
+
 
 @pytest.fixture(scope="module")
-def notebook(home: Home) -> Iterator[nbformat.NotebookNode]:
+def notebook(home: Home) -> nbformat.NotebookNode:
     """A notebook that was run from its first cell to its last, and saved, by nbclient."""
     from nbclient import NotebookClient
 
-    shutil.copyfile(ROWS, home.folder / "rows.jsonl")
     cells = [
         f"import os; os.environ['HF_TOKEN'] = {SECRET[:3]!r} + {SECRET[3:]!r}\n%load_ext colab_magics",
-        "rows = [{'prompt': f'{n}?', 'completion': f'{n}!'} for n in range(12)]\n"
-        "def shout(row):\n    return {**row, 'completion': row['completion'] + '!'}",
-        f"%%finetune first --out run\nmodel: demo\ndata: rows\nformat: shout\n{BODY.split(chr(10), 2)[2]}",
+        DEFINITIONS,
+        f"%%finetune first --out run\n{VARIABLES}",
         "print(run.name, run.state, len(run.losses), run.adapter_path.name, _ is run)",
-        f"%%finetune first --out again\nmodel: demo\ndata: rows\nformat: shout\n{BODY.split(chr(10), 2)[2]}",
+        f"%%finetune first --out again\n{VARIABLES}",
         "print(again == run, len(again.events()) == len(run.events()))",
         "%finetune list",
         "%finetune status first",
@@ -38,7 +41,7 @@ def notebook(home: Home) -> Iterator[nbformat.NotebookNode]:
     client = NotebookClient(notebook, timeout=180, resources={"metadata": {"path": str(home.folder)}})
     client.execute(env=home.environment)
     nbformat.write(notebook, home.folder / "saved.ipynb")
-    yield notebook
+    return notebook
 
 
 def printed(cell: Any) -> str:
