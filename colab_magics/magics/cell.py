@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
@@ -125,10 +126,15 @@ def attach(cell: Cell, run_folder: Path, starting: Path | None) -> Run:
     folder = starting or run_folder
     info = worker.read_info(folder) or {}
     attempt = int(info.get("attempt", 1))
-    with interrupts() as presses:
-        follower = Follower(run_folder, attempt, starting=starting, state=PanelState(name=run_folder.name))
-        followed = follower.follow(Panel(cell.screen), presses)
-    return conclude(cell, Run(run_folder), followed, follower.folder, attempt)
+    follower = Follower(run_folder, attempt, starting=starting, state=PanelState(name=run_folder.name))
+    try:
+        with interrupts() as presses:
+            followed = follower.follow(Panel(cell.screen), presses)
+        return conclude(cell, Run(run_folder), followed, follower.folder, attempt)
+    finally:
+        # its own cell is gone, so that a preflight that failed has nobody else to clear up after it
+        if starting is not None and not worker.is_alive(starting):
+            shutil.rmtree(starting, ignore_errors=True)
 
 
 def _attach_instead(cell: Cell, recipe: Any, run_folder: Path, starting: Path | None) -> Run:

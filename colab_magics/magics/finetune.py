@@ -76,6 +76,8 @@ class FinetuneMagics(Magics):  # type: ignore[misc]
                 f"Write %finetune {options.command} on a line, or give the run another name.",
             )
         match options.command:
+            case None if body is None and not options.recipe and options.preset is None:
+                raise _no_command(options)
             case None:
                 from colab_magics.magics.cell import train
 
@@ -132,6 +134,17 @@ class FinetuneMagics(Magics):  # type: ignore[misc]
 
         kind = "off" if options.quiet else options.panel or self.panel
         return screen_for(kind, in_kernel=getattr(self.shell, "kernel", None) is not None)
+
+
+def _no_command(options: Options) -> Exception:
+    from colab_magics.errors import ColabMagicsError, nearest
+
+    close = nearest(str(options.name), SUBCOMMANDS)
+    return ColabMagicsError(
+        f"{options.name} is no subcommand of %finetune, and a line that trains needs --model and --data.",
+        f"The subcommands are {', '.join(SUBCOMMANDS)}.",
+        f"Did you mean %finetune {close}?" if close else f"%finetune status {options.name} shows a run.",
+    )
 
 
 def configured_root(shell: Any) -> str:

@@ -43,18 +43,18 @@ border-bottom:1px solid var(--cm-line)}
 .cm-panel details{margin:6px 0 0}
 .cm-panel summary{cursor:pointer;opacity:var(--cm-dim);font-size:12px}
 .cm-panel dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 14px;margin:6px 0 0;font-size:12px}
-.cm-panel dt{opacity:var(--cm-dim)}
-.cm-panel dd{margin:0;min-width:0}
-.cm-panel dd .cm-dim{margin-left:8px}
+.cm-panel dl dt{opacity:var(--cm-dim);font-weight:400}
+.cm-panel dl dd{margin:0;padding:0;min-width:0}
+.cm-panel dl dd .cm-dim{margin-left:8px}
 .cm-sample{white-space:pre-wrap;font:12px/1.5 var(--jp-code-font-family,ui-monospace,Menlo,monospace);
 margin:6px 0 0;padding:8px 10px;border:1px solid var(--cm-line);border-radius:6px;max-height:220px;overflow:auto}
 .cm-sample mark{background:rgba(37,99,235,.22);color:inherit;border-radius:2px}
 .cm-foot{margin:10px 0 0;padding:8px 0 0;border-top:1px solid var(--cm-line);font-size:12px;opacity:var(--cm-dim)}
 @media (prefers-color-scheme:dark){.cm-panel{--cm-accent:#60a5fa}}
-html[theme=dark] .cm-panel,[data-jp-theme-light=false] .cm-panel{--cm-accent:#60a5fa}
-html[theme=light] .cm-panel,[data-jp-theme-light=true] .cm-panel{--cm-accent:#2563eb}
+html[theme=dark] .cm-panel,.vscode-dark .cm-panel,[data-jp-theme-light=false] .cm-panel{--cm-accent:#60a5fa}
+html[theme=light] .cm-panel,.vscode-light .cm-panel,[data-jp-theme-light=true] .cm-panel{--cm-accent:#2563eb}
 @media (max-width:460px){.cm-panel{padding:10px 12px}.cm-panel dl{grid-template-columns:1fr;gap:0}
-.cm-panel dd{margin:0 0 4px}}
+.cm-panel dl dd{margin:0 0 4px}}
 """.strip().replace("\n", "")
 
 
@@ -115,7 +115,7 @@ def _chart(state: PanelState) -> str:
     return (
         f'<div class="cm-chart"><div class="cm-axis"><span>{words.number(high)}</span>'
         f"<span>{words.number(low)}</span></div>"
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" '
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" style="height:90px" '
         f'aria-label="loss by step{legend}"><polyline points="{line}" fill="none" stroke="currentColor" '
         f'stroke-width="1.6" stroke-linejoin="round" vector-effect="non-scaling-stroke"/>'
         f'<g stroke="#d97706" stroke-width="6" stroke-linecap="round">'

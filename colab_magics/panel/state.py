@@ -44,6 +44,7 @@ class Data:
     lengths: tuple[tuple[str, float], ...]
     mask_method: str
     cached: bool
+    notes: tuple[str, ...]
     sample: tuple[tuple[str, bool], ...]
 
 
@@ -204,6 +205,7 @@ def _data(state: PanelState, event: Mapping[str, Any]) -> PanelState:
         lengths=_lengths(event.get("lengths")),
         mask_method=_shown(event.get("mask_method"), 60),
         cached=event.get("cached") is True,
+        notes=tuple(_shown(note, 200) for note in _items(event.get("notes"))[:5]),
         sample=_sample(event.get("sample")),
     )
     return replace(state, data=(*(other for other in state.data if other.split != split), data))

@@ -174,6 +174,7 @@ def data_facts(data: Data) -> list[tuple[str, str]]:
         ("truncated", count(data.truncated) if data.truncated else ""),
         ("dropped", "; ".join(f"{number:,} {reason}" for reason, number in data.dropped)),
         ("masked by", data.mask_method),
+        ("note", "; ".join(data.notes)),
     ]
     return [(label, value) for label, value in shown if value]
 

@@ -33,6 +33,8 @@ SECRET = "hf_" + "Q" * 34
         ("%%finetune kwanzaa\nmodel: demo\ndata: $nothing", "nothing"),
         ("%finetune stop nobody", "nobody"),
         ("%finetune --model demo", "data"),
+        ("%finetune statsu", "Did you mean %finetune status?"),
+        ("%finetune kwanzaa", "%finetune status kwanzaa"),
     ],
 )
 def test_bad_input_ends_the_cell_in_a_few_lines_and_leaves_no_trace(
