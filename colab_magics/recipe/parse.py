@@ -100,13 +100,11 @@ def parse(
 
 
 def _option(name: str, value: str | bool) -> Entry:
-    """One option of the line, as an entry: `--no-packing` is packing: false."""
+    """One option of the line, as an entry; a bare flag says true."""
     from colab_magics.recipe.spellings import canonical
     from colab_magics.recipe.yaml_text import Entry, read_scalar
 
     key = name.lstrip("-").replace("-", "_")
-    if value is True and key.startswith("no_") and isinstance(rules().get(key[3:]), Flag):
-        return Entry(key[3:], False, 0, "false")
     if isinstance(value, bool):
         if key in rules() and not isinstance(rules()[key], Flag):
             raise ColabMagicsError(f"--{key.replace('_', '-')} needs a value", f"{key} takes {rules()[key].says}.")

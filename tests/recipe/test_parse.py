@@ -312,11 +312,11 @@ def test_an_accumulation_on_the_line_takes_the_micro_batch_of_the_body() -> None
 
 
 def test_options_are_read_as_the_body_is() -> None:
-    recipe = read(**{"learning-rate": "1e-4", "no-packing": True, "use-dora": True, "target-modules": "q_proj,v_proj"})
+    recipe = read(**{"learning-rate": "1e-4", "packing": "off", "use-dora": True, "target-modules": "q_proj,v_proj"})
     assert (recipe.learning_rate, recipe.packing, recipe.use_dora) == (1e-4, False, True)
     assert recipe.target_modules == ["q_proj", "v_proj"]
     assert read(system="Be: kind {a}").system == "Be: kind {a}"
-    assert read(epochs="2", packing="off").packing is False
+    assert read(epochs="2").num_train_epochs == 2.0
 
 
 def test_an_option_that_lacks_its_value_is_named() -> None:
@@ -371,3 +371,10 @@ def test_a_parsed_cell_knows_what_was_given() -> None:
     parsed = parse(TWO + "seed: 42\nlogging_steps: 1")
     assert isinstance(parsed, Parsed)
     assert parsed.given == {"model", "data", "seed"}
+
+
+@pytest.mark.parametrize("line", ["save_every: 300", "replica: /content/drive/runs", "report_to: wandb", "gpus: 2"])
+def test_what_the_recipe_keeps_without_acting_on_it_is_said(line: str) -> None:
+    parsed = parse(TWO + line)
+    assert [note for note in parsed.notes if note.startswith(f"no effect here: {line.partition(':')[0]} (")]
+    assert parsed.recipe != read()

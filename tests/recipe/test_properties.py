@@ -66,10 +66,9 @@ def test_any_recipe_reads_back_equal_from_its_yaml(recipe: Recipe) -> None:
 def test_any_body_gives_a_recipe_or_our_error(body: str) -> None:
     try:
         parsed = parse("model: org/name\ndata: rows.jsonl\n" + body, namespace={"a": 3})
-    except ColabMagicsError as error:
-        assert 1 <= len(error.lines()) <= 8
-    else:
-        assert Recipe.from_yaml(parsed.recipe.to_yaml()) == parsed.recipe
+    except ColabMagicsError:
+        return
+    assert Recipe.from_yaml(parsed.recipe.to_yaml()) == parsed.recipe
 
 
 @given(
