@@ -122,7 +122,7 @@ def _windows(
 
 def _none_left(prepared: Prepared, dropped: Sequence[dict[str, Any]], max_length: int) -> ColabMagicsError:
     counted = [f"{drop['count']} rows: {drop['reason']}" for drop in [*prepared.dropped, *dropped]]
-    need = int(prepared.first_trained.min()) + 1 if len(prepared.first_trained) else 0
+    need = int(prepared.first_trained.min()) if len(prepared.first_trained) else 0
     return ColabMagicsError(
         "no rows are left to train on",
         f"the response of every row begins after max_length {max_length}" if need else "",
