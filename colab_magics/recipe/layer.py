@@ -9,6 +9,8 @@ from typing import Any
 from colab_magics.errors import ColabMagicsError
 from colab_magics.recipe.fields import check
 from colab_magics.recipe.notes import Notes
+from colab_magics.recipe.python_text import Expression
+from colab_magics.recipe.rules import Flag, Number
 from colab_magics.recipe.yaml_text import Entry
 
 
@@ -29,29 +31,29 @@ class Layer:
         return self.written[key].value if key in self.written else None
 
     def flag(self, key: str) -> bool | None:
-        """True or false as written; None where it is not given, auto, or an expression."""
-        value = self.get(key)
-        if isinstance(value, str) and value.strip().lower() in {"true", "yes", "on"}:
-            return True
-        if isinstance(value, str) and value.strip().lower() in {"false", "no", "off"}:
-            return False
-        return value if isinstance(value, bool) else None
+        """True or false as written; None where it is not given, auto, or only running it could tell."""
+        if not self.has(key) or isinstance(self.get(key), Expression):
+            return None
+        try:
+            read = Flag(auto=True).read(self.get(key))
+        except ValueError:
+            raise ColabMagicsError(
+                f"{key}: {show(self.get(key))} cannot be used ({self.written[key].where})",
+                f"{key} takes true or false.",
+            ) from None
+        return None if read == "auto" else bool(read)
 
     def whole(self, key: str) -> int | None:
         """A whole number of 1 or more, or None where the key is not given."""
         if not self.has(key):
             return None
-        value = self.get(key)
         try:
-            number = float(value)
-        except (TypeError, ValueError):
-            number = 0
-        if isinstance(value, bool) or number < 1 or number != int(number):
+            return int(Number(low=1, whole=True).read(self.get(key)))
+        except ValueError:
             raise ColabMagicsError(
-                f"{key}: {value!r} cannot be used ({self.written[key].where})",
+                f"{key}: {show(self.get(key))} cannot be used ({self.written[key].where})",
                 f"{key} takes a whole number, 1 or more.",
-            )
-        return int(number)
+            ) from None
 
     def put(self, key: str, value: Any, because: str, say: bool = True) -> None:
         """Set a recipe key from another trainer's key; the two must not contradict."""

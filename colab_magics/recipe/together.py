@@ -8,11 +8,13 @@ from colab_magics.errors import ColabMagicsError
 from colab_magics.recipe.fields import check, defaults
 from colab_magics.recipe.layer import Layer, show
 from colab_magics.recipe.python_text import Expression
+from colab_magics.recipe.rules import Number
 from colab_magics.recipe.values import DTYPES
 
 LORA_KEYS = ("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "use_rslora", "use_dora")
 # the micro-batch that transformers takes where only the accumulation is given
 USUAL_MICRO_BATCH = 8
+_EVAL_STRATEGIES = ("no", "steps", "epoch")
 
 
 def _batches(layer: Layer) -> None:
@@ -62,7 +64,8 @@ def _flags_to_precision(layer: Layer) -> None:
     """fp16/bf16 flags, else the compute dtype, else the dtype of the load."""
     spellings = {"bf16": ("bf16", "bfloat16", "pure_bf16"), "fp16": ("fp16", "float16"), "fp32": ("float32",)}
     flags = [(key, name) for name, keys in spellings.items() for key in keys if layer.has(key)]
-    on = [(key, name) for key, name in flags if layer.flag(key)]
+    # axolotl's `bf16: full` trains in bf16 too
+    on = [(key, name) for key, name in flags if layer.get(key) == "full" or layer.flag(key)]
     for key, name in on:
         layer.put("precision", name, key)
     if on:
@@ -90,7 +93,7 @@ def _flags_to_precision(layer: Layer) -> None:
 def _flags_to_method(layer: Layer) -> None:
     """load_in_4bit, adapter, finetuning_type and their like → method."""
     for key in ("stage", "rl"):
-        if layer.has(key) and layer.get(key) not in {"sft", "pt", False}:
+        if layer.has(key) and layer.get(key) not in ("sft", "pt", False):
             raise ColabMagicsError(
                 f"{key}: {show(layer.get(key))} is not supervised fine-tuning ({layer.written[key].where})",
                 "This cell trains on the responses in the data.",
@@ -98,7 +101,7 @@ def _flags_to_method(layer: Layer) -> None:
     if layer.get("stage") == "pt":
         layer.put("loss_on", "all", "stage")
     for key in ("reward_model", "process_reward_model"):
-        if layer.flag(key):
+        if layer.get(key):
             raise ColabMagicsError(f"{key} is not supervised fine-tuning", "This cell trains a causal language model.")
     four_bit = (
         layer.flag("load_in_4bit") or str(layer.get("quantization_bit")) == "4" or layer.get("adapter") == "qlora"
@@ -145,6 +148,14 @@ def _warmup(layer: Layer) -> None:
         layer.notes.ignore("warmup_ratio", "warmup_steps is given too, and holds")
         return
     ratio = layer.get("warmup_ratio")
+    try:
+        Number(high=1, below=True).read(ratio)
+    except ValueError:
+        raise ColabMagicsError(
+            f"warmup_ratio: {show(ratio)} cannot be used ({layer.written['warmup_ratio'].where})",
+            "warmup_ratio takes a fraction of all steps, 0 or more, below 1.",
+            "warmup_steps takes a number of steps",
+        ) from None
     layer.values.pop("warmup_steps", None)
     layer.put("warmup_steps", ratio, "warmup_ratio")
 
@@ -153,7 +164,7 @@ def _strategy(layer: Layer, key: str, among: tuple[str, ...]) -> str:
     """The strategy's name, or nothing where it is not given; `IntervalStrategy.STEPS` is steps."""
     if not layer.has(key):
         return ""
-    if layer.flag(key) is False:
+    if layer.get(key) is False:
         return "no"
     name = str(layer.get(key)).rpartition(".")[2].lower()
     if name not in among:
@@ -165,7 +176,7 @@ def _strategy(layer: Layer, key: str, among: tuple[str, ...]) -> str:
 
 
 def _evaluating(layer: Layer) -> None:
-    strategy = _strategy(layer, "eval_strategy", ("no", "steps", "epoch"))
+    strategy = _strategy(layer, "eval_strategy", _EVAL_STRATEGIES)
     off = strategy == "no" or layer.flag("do_eval") is False
     if layer.has("eval_steps"):
         steps = layer.get("eval_steps")
@@ -210,7 +221,7 @@ def _data_keys(layer: Layer) -> None:
             layer.notes.ignore(key, "the split is written behind the name, as in org/name:split")
         elif target == "data":
             layer.values["data"] = f"{name}:{split}"
-        elif layer.get("eval_strategy") in {"steps", "epoch"}:
+        elif _strategy(layer, "eval_strategy", _EVAL_STRATEGIES) in {"steps", "epoch"}:
             layer.values.setdefault("eval_data", f"{name}:{split}")
         else:
             layer.notes.ignore(key, "name evaluation rows with eval_data")

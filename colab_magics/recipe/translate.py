@@ -37,7 +37,7 @@ def translate(entries: Iterable[Entry], below: Mapping[str, Any], notes: Notes) 
     layer = Layer(notes=notes, below=below)
     for entry in _flat(entries):
         _sort(layer, entry)
-    for key, entry in layer.written.items():
+    for key, entry in list(layer.written.items()):
         if key in rules():
             _take(layer, key, entry)
     for step in TOGETHER:
@@ -60,7 +60,8 @@ def _sort(layer: Layer, entry: Entry) -> None:
     if key in WRAPPERS or key not in known_keys():
         raise unknown_key(entry.key, known_keys() - WRAPPERS, entry.where)
     if key in SECRETS:
-        layer.notes.ignore(entry.key, _SECRET_REASON)
+        if entry.value is not None:
+            layer.notes.ignore(entry.key, _SECRET_REASON)
         return
     if key in NO_EFFECT:
         if entry.value is not None:

@@ -94,7 +94,7 @@ def _data(layer: Layer, entry: Entry, value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     path, split = value.get("path"), value.get("split")
-    if path in {"json", "csv", "parquet", "text"} or (value.get("ds_type") and value.get("data_files")):
+    if path in ("json", "csv", "parquet", "text") or (value.get("ds_type") and value.get("data_files")):
         path, split = value.get("data_files"), None
         path = path[0] if isinstance(path, list) and len(path) == 1 else path
     read = f"{path}:{split}" if isinstance(path, str) and split and split != "train" else path

@@ -116,6 +116,15 @@ def test_an_unknown_key_names_the_nearest_and_its_line() -> None:
         ("num_train_epochs: .inf", "above 0"),
         ("model_revision: [a]", "branch"),
         ("early_stopping: 0", "1 or more"),
+        ("warmup_ratio: 3", "below 1"),
+        ("load_in_4bit: maybe", "true or false"),
+        ("fp16: [1]", "true or false"),
+        ("gradient_accumulation_steps: 0", "1 or more"),
+        ("eval_strategy: often", "epoch"),
+        ("save_strategy: [1]", "epoch"),
+        ("stage: [sft]", "responses"),
+        ("adapter: ia3", "qlora"),
+        ("dtype: int8", "bf16"),
     ],
 )
 def test_a_wrong_type_or_range_says_what_the_key_takes(line: str, takes: str) -> None:
@@ -203,6 +212,7 @@ def test_a_micro_batch_that_does_not_divide_the_effective_batch_is_refused() -> 
         ("dtype: auto", "auto"),
         ("bnb_4bit_compute_dtype: float16\ndtype: bfloat16", "fp16"),
         ("mixed_precision: bf16", "bf16"),
+        ("bf16: full", "bf16"),
     ],
 )
 def test_precision_flags_become_one_precision(lines: str, precision: str) -> None:
@@ -289,6 +299,28 @@ def test_preference_training_is_refused_and_not_ignored() -> None:
 def test_two_data_sets_are_refused_and_named() -> None:
     said = refusal("base_model: a/b\ndatasets:\n  - path: c/d\n  - path: e/f")
     assert "c/d, e/f" in said
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("  - path: org/rows\n    split: train[:10%]", {"data": "org/rows:train[:10%]"}),
+        ("  - path: json\n    data_files: [rows.jsonl]", {"data": "rows.jsonl"}),
+        ("  - path: rows.jsonl\n    ds_type: json\n    type: completion", {"data": "rows.jsonl", "loss_on": "all"}),
+        ("  - path: a/b\n    type: chat_template\n    field_messages: turns", {"columns": {"messages": "turns"}}),
+    ],
+)
+def test_axolotls_list_of_one_data_set_is_read(lines: str, expected: dict[str, object]) -> None:
+    recipe = parse(f"base_model: org/name\ndatasets:\n{lines}").recipe
+    assert {key: getattr(recipe, key) for key in expected} == expected
+
+
+def test_trls_split_keys_are_written_behind_the_name() -> None:
+    splits = (
+        "dataset_name: org/rows\ndataset_train_split: train_sft\ndataset_test_split: test_sft\neval_strategy: steps"
+    )
+    recipe = parse("model: a\n" + splits).recipe
+    assert (recipe.data, recipe.eval_data) == ("org/rows:train_sft", "org/rows:test_sft")
 
 
 def test_early_stopping_without_evaluation_rows_is_said_to_do_nothing() -> None:

@@ -127,3 +127,33 @@ def test_a_translated_key_is_read_by_something(key: str) -> None:
         else:
             said += [*parsed.notes, *(["changed"] if parsed.recipe != parse(two).recipe else [])]
     assert said
+
+
+def test_no_key_and_no_value_ends_in_anything_but_a_recipe_or_our_error() -> None:
+    values = [
+        "",
+        "[]",
+        "{}",
+        "[[1], {a: b}]",
+        "{a: {b: [c]}}",
+        "true",
+        "-1",
+        "1e400",
+        ".nan",
+        "''",
+        "'a, b'",
+        "[null]",
+        "{x}",
+    ]
+    refused = accepted = 0
+    for key in sorted(known_keys() - set(NO_EFFECT)):
+        two = "".join(f"{one}: x\n" for one in ("model", "data") if SPELLINGS.get(key, key) != one)
+        for value in values:
+            try:
+                parse(f"{two}{key}: {value}", namespace={"x": "y"})
+            except ColabMagicsError:
+                refused += 1
+            else:
+                accepted += 1
+    assert refused > 500
+    assert accepted > 300
