@@ -17,7 +17,7 @@ LONGEST_AUTO_LENGTH = 2048
 MEMORY_SHARE = 0.85  # the estimate is within 6% (12% at worst); the rest is fragmentation and the context
 GIB = 2**30
 _GPU_TOKENS = 8192  # more tokens in one micro-batch make no kernel faster, and cost memory
-_CPU_TOKENS = 4096
+_CPU_TOKENS = 1024
 _LOSS_CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**29}  # fp32 logits of one chunk: a CPU's cache, a GPU's spare memory
 
 
@@ -152,7 +152,9 @@ def choose_max_length(recipe: Recipe, lengths: Sequence[int] | npt.NDArray[np.in
     cap = min(LONGEST_AUTO_LENGTH, positions or LONGEST_AUTO_LENGTH)
     if rounded <= cap:
         found = "the longest document has" if longest <= rounded else "99% of the documents have at most"
-        return Choice(rounded, f"{found} {min(longest, p99) if longest > rounded else longest} tokens, rounded up to 64")
+        return Choice(
+            rounded, f"{found} {min(longest, p99) if longest > rounded else longest} tokens, rounded up to 64"
+        )
     limit = "the model's own positions" if cap == positions else "set max_length to go higher"
     return Choice(cap, f"99% of the documents have at most {p99} tokens; auto stops at {cap} ({limit})")
 
@@ -168,7 +170,11 @@ def make_plan(
         When the recipe asks for what this device or model cannot do.
     """
     precision = _precision(recipe, device)
-    effective = Choice(16, "a usual size for fine-tuning") if recipe.effective_batch_size == "auto" else Choice(recipe.effective_batch_size, GIVEN)
+    effective = (
+        Choice(16, "a usual size for fine-tuning")
+        if recipe.effective_batch_size == "auto"
+        else Choice(recipe.effective_batch_size, GIVEN)
+    )
     chunk = Choice(
         _loss_chunk(shape, device), f"rows of logits at a time, {_LOSS_CHUNK_BYTES[device.kind] // 2**20} MiB in fp32"
     )
@@ -318,11 +324,20 @@ def _chosen(
     micro = (
         Choice(size, GIVEN)
         if recipe.per_device_train_batch_size != "auto"
-        else Choice(size, f"the largest split of {effective} that fits: {figures}" if need <= ask.budget else f"nothing larger fits: {figures}")
+        else Choice(
+            size,
+            f"the largest split of {effective} that fits: {figures}"
+            if need <= ask.budget
+            else f"nothing larger fits: {figures}",
+        )
     )
     if recipe.gradient_checkpointing != "auto":
         return micro, Choice(checkpointing, GIVEN)
-    reason = "without it the activations do not fit" if checkpointing else "the activations fit; it would cost a third more compute"
+    reason = (
+        "without it the activations do not fit"
+        if checkpointing
+        else "the activations fit; it would cost a third more compute"
+    )
     return micro, Choice(checkpointing, reason)
 
 

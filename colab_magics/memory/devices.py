@@ -37,9 +37,10 @@ def _first_gpu(nvml: Any, host_free: int) -> Device | None:
         return None
     if nvml is None:
         try:
-            import pynvml as nvml
+            import pynvml
         except ImportError:
             return None
+        nvml = pynvml
     try:
         nvml.nvmlInit()
     except nvml.NVMLError:

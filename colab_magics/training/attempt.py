@@ -23,11 +23,12 @@ from colab_magics.plan import DataFacts, Device, ModelShape, Plan, choose_max_le
 from colab_magics.recipe import Recipe
 from colab_magics.run import is_starting
 from colab_magics.training.loop import Outcome, train
+from colab_magics.training.measure import settle_packing
 from colab_magics.training.model import describe, load_model
 from colab_magics.training.orders import Orders
 from colab_magics.training.probe import probe
 from colab_magics.training.result import save_result
-from colab_magics.training.source import ModelSource, load_tokenizer, open_model
+from colab_magics.training.source import ModelSource, fetch_weights, load_tokenizer, open_model
 from colab_magics.training.task import make_task
 
 _BETWEEN_PROGRESS = 0.25  # seconds: more would fill the log and tell nobody anything
@@ -76,6 +77,7 @@ def work(folder: Path, name: str | None, until: str | None, log: EventLog, order
     orders.moved(folder)
     device = torch.device("cuda:0" if ready.device.kind == "cuda" else "cpu")
 
+    fetch_weights(ready.source, lambda done, total: report("downloading", done, total, "bytes"))
     report("loading", 0, None, "bytes")
     model = load_model(ready.source, ready.recipe, ready.plan, device)
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -89,7 +91,10 @@ def work(folder: Path, name: str | None, until: str | None, log: EventLog, order
         method=ready.plan["method"],
         bytes=sum(tensor.numel() * tensor.element_size() for tensor in model.parameters()),
     )
-    task, progress = make_task(model, ready.recipe, ready.plan, ready.documents, ready.eval_documents, device)
+    task, progress = make_task(model, ready.recipe, ready.plan, ready.documents, ready.eval_documents, device=device)
+    plan = settle_packing(task, progress, ready.plan, ready.shape, ready.device, cache=_cache())
+    if plan is not ready.plan:
+        log.append("plan", choices=plan.to_dict())
     report("training", 0, task.total_steps, "steps")
     orders.training_begins()
     outcome = train(task, progress, log.append, orders)
@@ -127,7 +132,14 @@ def _preflight(folder: Path, until: str | None, log: EventLog, report: Reporter)
             where = Source(where.kind, where.name, os.fspath(folder / where.path), where.split)
         clock = _first_start(folder)
         return prepare(
-            where, tokenizer, recipe, split=split, cache=cache, now=clock, progress=report, limit=limit  # type: ignore[arg-type]
+            where,
+            tokenizer,
+            recipe,
+            split=split,
+            cache=cache,
+            now=clock,
+            progress=report,
+            limit=limit,  # type: ignore[arg-type]
         )
 
     data = prepared("train", recipe.max_train_samples)
@@ -216,5 +228,3 @@ def _write_result(folder: Path, ready: Ready, model: torch.nn.Module, outcome: O
 
 def _shown(loss: float | None) -> str:
     return "not measured" if loss is None else f"{loss:.4f}"
-
-

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
 
 from colab_magics.training.attention import packed_documents
-from colab_magics.training.batches import Documents, collate, group, read_samples
+from colab_magics.training.batches import Documents, Sample, collate, group, read_samples
 from colab_magics.training.loss import Loss
 from colab_magics.training.oom import Arrangement, OutOfMemory, attempt, release
 
@@ -44,15 +45,14 @@ def evaluate(
         for start in range(0, len(documents), _DOCUMENTS_AT_A_TIME):
             stop = min(start + _DOCUMENTS_AT_A_TIME, len(documents))
             samples = read_samples(documents, range(start, stop))
-            while True:
-                parts = group(samples, arrangement.micro_batch, arrangement.token_budget, packed=arrangement.packed)
-                figures = attempt(lambda parts=parts, packed=arrangement.packed: _score(parts, packed, loss, device, autocast))  # type: ignore[misc]
-                if not isinstance(figures, OutOfMemory):
-                    break
+            figures = attempt(partial(_score, samples, arrangement, loss, device, autocast))
+            while isinstance(figures, OutOfMemory) and arrangement.micro_batch > 1:
                 release()
-                if arrangement.micro_batch == 1:
-                    return figures
                 arrangement = replace(arrangement, micro_batch=max(1, min(arrangement.micro_batch, len(samples)) // 2))
+                figures = attempt(partial(_score, samples, arrangement, loss, device, autocast))
+            if isinstance(figures, OutOfMemory):
+                release()
+                return figures
             total += figures[0]
             correct += int(figures[1])
             labelled += sum(len(sample.targets) for sample in samples)
@@ -62,12 +62,18 @@ def evaluate(
     return Score(mean, math.exp(min(mean, 700.0)), correct / max(1, labelled))
 
 
-@torch.no_grad()
-def _score(parts: list, packed: bool, loss: Loss, device: torch.device, autocast: torch.dtype | None) -> list[float]:  # type: ignore[type-arg]
+def _score(
+    samples: list[Sample], arrangement: Arrangement, loss: Loss, device: torch.device, autocast: torch.dtype | None
+) -> list[float]:
+    """[summed loss, labelled tokens predicted rightly]"""
     figures = torch.zeros(2, dtype=torch.float64, device=device)
-    for part in parts:
-        batch = collate(part, device, packed=packed)
-        with packed_documents(batch.packed), torch.autocast(device.type, autocast, enabled=autocast is not None):
+    for part in group(samples, arrangement.micro_batch, arrangement.token_budget, packed=arrangement.packed):
+        batch = collate(part, device, packed=arrangement.packed)
+        with (
+            torch.no_grad(),
+            packed_documents(batch.packed),
+            torch.autocast(device.type, autocast, enabled=autocast is not None),
+        ):
             figures += torch.stack(list(loss.score(batch)))
     values: list[float] = figures.tolist()
     return values

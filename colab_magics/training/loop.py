@@ -174,14 +174,20 @@ def _finished_step(
 
     A retry starts from the random state of the step's start, so that dropout falls as it would have fallen.
     """
-    random = _random_state(task.device)
+    random = random_state(task.device)
     ran_out = False
     while True:
         flight: list[Sample] = []
         outcome = attempt(lambda flight=flight: _gradients(task, progress.arrangement, samples, flight, control))  # type: ignore[misc]
         if isinstance(outcome, OutOfMemory):
             ran_out = True
-            on_event("oom", step=step, micro_batch=progress.arrangement.micro_batch, documents=len(flight), message=outcome.message)
+            on_event(
+                "oom",
+                step=step,
+                micro_batch=progress.arrangement.micro_batch,
+                documents=len(flight),
+                message=outcome.message,
+            )
             task.optimizer.zero_grad(set_to_none=True)
             release()
             smaller = progress.arrangement.smaller(len(flight))
@@ -190,7 +196,7 @@ def _finished_step(
             progress.arrangement = smaller
             set_gradient_checkpointing(task.model, smaller.gradient_checkpointing)
             task.loss.chunk = smaller.loss_chunk
-            _restore_random_state(random, task.device)
+            restore_random_state(random, task.device)
             continue
         if task.scaler is not None:
             task.scaler.unscale_(task.optimizer)
@@ -203,7 +209,7 @@ def _finished_step(
             raise _not_finite(step, samples, loss, task.scaler)
         # fp16 overflowed in the backward: the same step again at half the scale, so that no update is lost.
         task.scaler.update(task.scaler.get_scale() / 2)
-        _restore_random_state(random, task.device)
+        restore_random_state(random, task.device)
     if ran_out:
         settled = progress.arrangement
         on_event(
@@ -230,13 +236,18 @@ def _gradients(
         if control() == "stop-now":
             task.optimizer.zero_grad(set_to_none=True)
             raise _Abandoned
-        batch = collate(part, task.device, packed=arrangement.packed)
-        with packed_documents(batch.packed):
-            with torch.autocast(task.device.type, task.autocast, enabled=task.autocast is not None):
-                loss = task.loss(batch) / labelled
-            (loss if task.scaler is None else task.scaler.scale(loss)).backward()
-        total += loss.detach()
+        total += micro_batch_gradients(task, part, arrangement.packed, labelled)
     return total
+
+
+def micro_batch_gradients(task: Task, part: list[Sample], packed: bool, labelled: int) -> torch.Tensor:
+    """Add one micro-batch's gradients to the parameters'; returns its share of the step's mean loss (0-dim)."""
+    batch = collate(part, task.device, packed=packed)
+    with packed_documents(batch.packed):
+        with torch.autocast(task.device.type, task.autocast, enabled=task.autocast is not None):
+            loss = task.loss(batch) / labelled
+        (loss if task.scaler is None else task.scaler.scale(loss)).backward()
+    return loss.detach()
 
 
 def _evaluate(task: Task, progress: Progress, on_event: OnEvent) -> None:
@@ -259,11 +270,11 @@ def _evaluate(task: Task, progress: Progress, on_event: OnEvent) -> None:
     )
 
 
-def _random_state(device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
+def random_state(device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
     return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
 
-def _restore_random_state(state: tuple[torch.Tensor, torch.Tensor | None], device: torch.device) -> None:
+def restore_random_state(state: tuple[torch.Tensor, torch.Tensor | None], device: torch.device) -> None:
     host, gpu = state
     torch.set_rng_state(host)
     if gpu is not None:

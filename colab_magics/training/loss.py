@@ -29,7 +29,7 @@ class Loss(Protocol):
     def score(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]: ...
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
+class _LinearCrossEntropy(torch.autograd.Function):  # type: ignore[misc]
     """sum(cross_entropy(hidden @ weight.T + bias, targets)), and its gradients, in one pass over chunks of rows.
 
     The gradient of a sum needs only to be scaled in backward, so it can be computed while the logits are at hand.
@@ -135,9 +135,8 @@ class HiddenLoss:
         head = self.head
         return _LinearCrossEntropy.apply(hidden, head.weight, head.bias, batch.targets, self.chunk, self.dtype)
 
-    @torch.no_grad()
     def score(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss, and how many labelled tokens are the model's first choice."""
+        """The loss, and how many labelled tokens are the model's first choice; call it under `no_grad`."""
         hidden = self._hidden(batch).to(self.dtype)
         head, bias = self.head.weight.to(self.dtype), self.head.bias
         loss = correct = torch.zeros((), device=hidden.device)
@@ -179,9 +178,8 @@ class HeadLoss:
     def __call__(self, batch: MicroBatch) -> torch.Tensor:
         return nn.functional.cross_entropy(self._logits(batch), batch.targets, reduction="sum")
 
-    @torch.no_grad()
     def score(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss, and how many labelled tokens are the model's first choice."""
+        """The loss, and how many labelled tokens are the model's first choice; call it under `no_grad`."""
         logits = self._logits(batch)
         loss = nn.functional.cross_entropy(logits, batch.targets, reduction="sum")
         return loss, (logits.argmax(1) == batch.targets).sum()

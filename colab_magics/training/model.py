@@ -14,6 +14,7 @@ from colab_magics.plan import ModelShape, Plan
 from colab_magics.recipe import Recipe
 from colab_magics.training import attention
 from colab_magics.training.source import ModelSource
+from colab_magics.training.torchao import hide_old_torchao
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -40,7 +41,9 @@ def describe(source: ModelSource, recipe: Recipe) -> ModelShape:
     head_dim = int(getattr(text, "head_dim", None) or hidden // heads)
     kv_heads = int(getattr(text, "num_key_value_heads", None) or heads)
     experts = int(getattr(text, "num_experts_per_tok", None) or 1)
-    intermediate = int(getattr(text, "moe_intermediate_size", None) or getattr(text, "intermediate_size", None) or 4 * hidden)
+    intermediate = int(
+        getattr(text, "moe_intermediate_size", None) or getattr(text, "intermediate_size", None) or 4 * hidden
+    )
     sizes = [module.weight.numel() for module in linears.values()]
     return ModelShape(
         architecture=type(model).__name__,
@@ -90,7 +93,7 @@ def load_model(source: ModelSource, recipe: Recipe, plan: Plan, device: torch.de
 
     Returns
     -------
-    A transformers model (`method: full`) or a `peft.PeftModel`; only what is to be trained requires a gradient, in fp32.
+    A transformers model (`method: full`) or a `peft.PeftModel`; only what is trained requires a gradient, in fp32.
     """
     from transformers import AutoModelForCausalLM
 
@@ -112,7 +115,9 @@ def load_model(source: ModelSource, recipe: Recipe, plan: Plan, device: torch.de
             **options,
         )
     except OSError as error:
-        raise ColabMagicsError(f"The weights of {source.id} could not be loaded.", str(error).partition("\n")[0]) from None
+        raise ColabMagicsError(
+            f"The weights of {source.id} could not be loaded.", str(error).partition("\n")[0]
+        ) from None
     if plan["method"] == "qlora":
         _set_dtype(model, dtype)
     if plan["method"] == "full":
@@ -151,6 +156,7 @@ def _set_dtype(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _with_adapter(model: nn.Module, source: ModelSource, recipe: Recipe) -> nn.Module:
+    hide_old_torchao()
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(

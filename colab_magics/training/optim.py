@@ -39,7 +39,8 @@ def check_optimizer(name: str, device: str) -> None:
 
 def build_optimizer(model: nn.Module, recipe: Recipe, name: str, rate: float) -> torch.optim.Optimizer:
     """The optimizer over what is trainable; biases, norms and other vectors do not decay."""
-    decayed, others = [], []
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for parameter in model.parameters():
         if parameter.requires_grad:
             (decayed if parameter.ndim > 1 else others).append(parameter)

@@ -11,6 +11,7 @@ from torch import nn
 
 from colab_magics.recipe import Recipe
 from colab_magics.training.source import ModelSource
+from colab_magics.training.torchao import hide_old_torchao
 
 
 def save_result(
@@ -77,3 +78,27 @@ def model_card(source: ModelSource, recipe: Recipe, facts: Mapping[str, Any]) ->
         "",
     ]
     return "\n".join([*head, "", *body])
+
+
+def load_for_inference(folder: Path) -> tuple[Any, Any]:
+    """A saved result and its tokenizer, in eval mode, on the GPU (16 bit) if there is one, else in fp32 on the CPU.
+
+    Parameters
+    ----------
+    folder : an `adapter/` or `model/` that `save_result` wrote
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options: dict[str, Any] = {"dtype": torch.float32}
+    if torch.cuda.is_available():
+        options["dtype"] = torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
+        options["device_map"] = {"": 0}
+    if (folder / "adapter_config.json").is_file():
+        hide_old_torchao()
+        from peft import AutoPeftModelForCausalLM
+
+        model = AutoPeftModelForCausalLM.from_pretrained(folder, **options)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    return model.eval(), AutoTokenizer.from_pretrained(folder)

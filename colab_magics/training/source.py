@@ -19,7 +19,18 @@ Report = Callable[[int, int], None]
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # What neither a tokenizer nor a causal LM reads: other frameworks' weights and copies of the same ones.
-_NEVER = ["*.onnx*", "*.msgpack", "*.h5", "*.gguf", "*.tflite", "*.mlmodel", "*.ot", "original/*", "onnx/*", "openvino*"]
+_NEVER = [
+    "*.onnx*",
+    "*.msgpack",
+    "*.h5",
+    "*.gguf",
+    "*.tflite",
+    "*.mlmodel",
+    "*.ot",
+    "original/*",
+    "onnx/*",
+    "openvino*",
+]
 _OTHER_HEADS = ("ForMaskedLM", "Classification", "QuestionAnswering", "ForPreTraining", "MultipleChoice")
 
 
@@ -58,7 +69,9 @@ def open_model(recipe: Recipe) -> ModelSource:
         weights = _weights(name, files, recipe)
         return ModelSource(name, folder.resolve(), None, _config(name, folder, recipe), sum(weights.values()))
     if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
-        raise ColabMagicsError(f"There is no folder {name}.", "", "Give a folder that exists, a Hub id (org/name), or demo.")
+        raise ColabMagicsError(
+            f"There is no folder {name}.", "", "Give a folder that exists, a Hub id (org/name), or demo."
+        )
     return _open_hub(recipe)
 
 
@@ -110,7 +123,9 @@ def _open_hub(recipe: Recipe) -> ModelSource:
     weights = _weights(name, files, recipe)
     others = [*_NEVER, *_PICKLES, "*.safetensors"]
     with _hub_errors(name):
-        folder = Path(snapshot_download(name, revision=info.sha, ignore_patterns=others, tqdm_class=_reporting(None, 0)))
+        folder = Path(
+            snapshot_download(name, revision=info.sha, ignore_patterns=others, tqdm_class=_reporting(None, 0))
+        )
     return ModelSource(name, folder, info.sha, _config(name, folder, recipe), sum(weights.values()), tuple(weights))
 
 
@@ -133,7 +148,7 @@ def _weights(name: str, files: dict[str, int], recipe: Recipe) -> dict[str, int]
     """The weight files that will be read, and their sizes."""
     safe = {file: size for file, size in files.items() if file.endswith(".safetensors") and "/" not in file}
     if safe:
-        # some repositories carry the same weights twice: beside transformers' files, the author's own "consolidated" one
+        # some repositories carry the same weights twice: the author's own "consolidated" file beside these
         return {file: size for file, size in safe.items() if file.startswith("model")} or safe
     pickles = {file: size for file, size in files.items() if file.startswith("pytorch_model") and file.endswith(".bin")}
     if pickles and recipe.allow_pickle:
@@ -220,14 +235,18 @@ def _hub_errors(name: str) -> Iterator[None]:
         ) from None
     except errors.HFValidationError:
         raise ColabMagicsError(
-            f"There is no model {name}.", "It is no folder, and cannot be a Hub id.", "Give a folder, org/name, or demo."
+            f"There is no model {name}.",
+            "It is no folder, and cannot be a Hub id.",
+            "Give a folder, org/name, or demo.",
         ) from None
     except errors.LocalEntryNotFoundError as error:
         raise _NoNetwork(_unreachable(name, error)) from None
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", 0)
         if status in (401, 403):
-            raise ColabMagicsError(f"The Hub refuses {name} (HTTP {status}).", "The token is wrong or has no access.", login) from None
+            raise ColabMagicsError(
+                f"The Hub refuses {name} (HTTP {status}).", "The token is wrong or has no access.", login
+            ) from None
         raise _NoNetwork(_unreachable(name, error)) from None
     except OSError as error:
         if error.errno == 28:  # no space left
@@ -265,7 +284,7 @@ def _reporting(report: Report | None, total: int) -> type:
 
     The Hub's client opens two bars that count bytes (received, and written); the further one is told.
     """
-    from tqdm.std import tqdm
+    from tqdm.std import tqdm  # type: ignore[import-untyped]
 
     counts: dict[int, int] = {}
 

@@ -14,7 +14,9 @@ from colab_magics.training.model import DTYPES, causal_lm
 from colab_magics.training.oom import Arrangement
 from colab_magics.training.optim import build_optimizer, build_schedule
 
-CPU_TOKEN_BUDGET = 4096
+# On a CPU more tokens at once are no faster, and leave the cache: 1.1 to 1.2 times the speed of 4,096 (4 layers of
+# width 256, vocabulary of 50,257).
+CPU_TOKEN_BUDGET = 1024
 
 
 def make_task(
@@ -23,6 +25,7 @@ def make_task(
     plan: Plan,
     documents: Documents,
     eval_documents: Documents | None,
+    *,
     device: torch.device,
 ) -> tuple[Task, Progress]:
     """Everything that the loop holds, at its start; torch's random state is set from the recipe's seed."""
@@ -30,7 +33,9 @@ def make_task(
     schedule = build_schedule(optimizer, recipe, plan["warmup_steps"], plan["total_steps"])
     dtype = DTYPES[plan["precision"]]
     lm = causal_lm(model)
-    loss: Loss = HiddenLoss(lm, plan["loss_chunk"], dtype) if plan["loss"] == "hidden" else HeadLoss(lm, plan["loss_chunk"])
+    loss: Loss = (
+        HiddenLoss(lm, plan["loss_chunk"], dtype) if plan["loss"] == "hidden" else HeadLoss(lm, plan["loss_chunk"])
+    )
     task = Task(
         model=model,
         loss=loss,

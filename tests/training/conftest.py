@@ -113,7 +113,10 @@ class Trained:
 
     def __init__(self, folder: Path, docs: Documents, eval_docs: Documents | None, changes: dict[str, Any]) -> None:
         self.recipe = Recipe(
-            **({"model": str(folder), "data": "rows", "method": "lora", "packing": False, "learning_rate": 1e-2} | changes)
+            **(
+                {"model": str(folder), "data": "rows", "method": "lora", "packing": False, "learning_rate": 1e-2}
+                | changes
+            )
         )
         self.source: ModelSource = open_model(self.recipe)
         lengths = np.array([len(tokens) for tokens, _ in docs], np.int32)
@@ -124,13 +127,18 @@ class Trained:
         self.model = load_model(self.source, self.recipe, self.plan, device)
         self.task: Task
         self.progress: Progress
-        self.task, self.progress = make_task(self.model, self.recipe, self.plan, docs, eval_docs, device)
+        self.task, self.progress = make_task(self.model, self.recipe, self.plan, docs, eval_docs, device=device)
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.outcome: Outcome | None = None
 
     def run(self, control: Callable[[], str | None] = lambda: None) -> Trained:
-        self.outcome = train(self.task, self.progress, lambda kind, **fields: self.events.append((kind, fields)), control)
+        self.outcome = train(
+            self.task, self.progress, lambda kind, **fields: self.events.append((kind, fields)), control
+        )
         return self
+
+    def tell(self, kind: str, **fields: Any) -> None:
+        self.events.append((kind, fields))
 
     def told(self, kind: str) -> list[dict[str, Any]]:
         return [fields for name, fields in self.events if name == kind]

@@ -62,7 +62,9 @@ def test_chunked_attention_which_ours_does_not_honour_is_kept():
     assert not verdict.packing
 
 
-@pytest.mark.parametrize(("model_type", "changes"), [("gemma2", {}), ("cohere", {}), ("granite", {"logits_scaling": 8.0})])
+@pytest.mark.parametrize(
+    ("model_type", "changes"), [("gemma2", {}), ("cohere", {}), ("granite", {"logits_scaling": 8.0})]
+)
 def test_logits_changed_after_the_head_are_noticed(model_type, changes):
     assert not _probe(model_type, **changes).plain_head
 
