@@ -61,12 +61,14 @@ class _Window:
                 value, end = _DECODER.raw_decode(self.buffer, self.position)
             except json.JSONDecodeError as error:
                 cut = error.msg.startswith("Unterminated string") or error.pos > len(self.buffer) - _NEAR_THE_END
+                offset = error.pos - self.position  # `more` moves the buffer
                 if not (cut and self.more()):
-                    raise self.broken(error.msg, error.pos) from error
+                    raise self.broken(error.msg, self.position + offset) from error
             else:
-                # A number that ends with the buffer may go on in the next block: decode it again with more.
-                if end < len(self.buffer) or self.ended or not self.more():
-                    self.position = end
+                length = end - self.position
+                # A number near the end of the buffer may go on in the next block (`1` of `1.5`, `1e` of `1e+3`).
+                if end < len(self.buffer) - _NEAR_THE_END or self.ended or not self.more():
+                    self.position += length
                     return value
 
     def broken(self, why: str, position: int | None = None) -> BrokenArray:

@@ -250,7 +250,7 @@ class _Maker:
     def _how_far(self, reading: Reading, limit: int | None) -> tuple[int, int | None, str]:
         if limit is not None or not reading.size:
             return self.rows, limit, "rows"
-        return reading.done or reading.size, reading.size, "bytes"
+        return reading.look(), reading.size, "bytes"
 
     def _written(self, prompt: str) -> bool:
         return self.ends.pattern.search(prompt) is not None

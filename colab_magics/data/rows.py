@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -45,14 +45,13 @@ class Reading:
     def __init__(self, size: int | None = None) -> None:
         self.size = size
         self.file: IO[bytes] | None = None
-        self._done = 0
+        self.done = 0
 
-    @property
-    def done(self) -> int:
+    def look(self) -> int:
         """Bytes read so far, which never goes back (parquet is not read in order)."""
         if self.file is not None and not self.file.closed:
-            self._done = max(self._done, self.file.tell())
-        return self._done
+            self.done = max(self.done, self.file.tell())
+        return self.done
 
 
 def read_rows(source: Source, *, limit: int | None = None, reading: Reading | None = None) -> Iterator[Row]:
@@ -90,11 +89,14 @@ def _file_rows(source: Source, reading: Reading) -> Iterator[Row]:
     try:
         with cast("io.BufferedReader", path.open("rb", buffering=_CHUNK)) as raw:
             reading.file, reading.size = raw, path.stat().st_size
-            if kind == "parquet":
-                yield from _parquet(raw, name)
-                return
-            with gzip.open(raw) if path.suffix.lower() == ".gz" else raw as data:
+            try:
+                if kind == "parquet":
+                    yield from _parquet(raw, name)
+                    return
+                data = gzip.GzipFile(fileobj=raw) if path.suffix.lower() == ".gz" else raw
                 yield from _READERS[str(kind)](data, name)
+            finally:
+                reading.look()
     except FileNotFoundError as error:
         raise ColabMagicsError(f"{name} does not exist", "it was there when the cell was read") from error
     except (gzip.BadGzipFile, EOFError) as error:
@@ -117,22 +119,26 @@ def _not_utf8(name: str, place: str, error: UnicodeDecodeError) -> ColabMagicsEr
 
 
 def _json(data: Bytes, name: str) -> Iterator[Row]:
-    """JSON lines or one JSON array: the first character tells, whatever the file is called."""
+    """One JSON array, one object around rows, or JSON lines: the beginning tells."""
     start = data.peek(_CHUNK)[:_CHUNK].removeprefix(codecs.BOM_UTF8).lstrip()
     if start.startswith(b"["):
         yield from _json_array(data, name)
-    elif start.startswith(b"{") and not _first_line_is_whole(start):
+    elif start.startswith(b"{") and not _is_one_a_line(start):
         yield from _json_object(data, name)
     else:
         yield from _json_lines(data, name)
 
 
-def _first_line_is_whole(start: bytes) -> bool:
-    """False where the file is one JSON object spread over lines, rather than one object a line."""
-    line, newline, rest = start.partition(b"\n")
-    if not newline:
-        return len(start) >= _CHUNK // 2 or _parses(line)
-    return _parses(line) or rest.lstrip().startswith(b"{")
+def _json_by_the_line(data: Bytes, name: str) -> Iterator[Row]:
+    """JSON lines, unless the file is one array whatever it is called."""
+    start = data.peek(_CHUNK)[:_CHUNK].removeprefix(codecs.BOM_UTF8).lstrip()
+    yield from (_json_array if start.startswith(b"[") else _json_lines)(data, name)
+
+
+def _is_one_a_line(start: bytes) -> bool:
+    """Whether the first line is a whole object and another follows it."""
+    line, _, rest = start.partition(b"\n")
+    return rest.lstrip().startswith(b"{") and (_parses(line) or not line.rstrip().endswith((b"{", b"[", b",")))
 
 
 def _parses(line: bytes) -> bool:
@@ -232,8 +238,7 @@ def _csv(data: Bytes, name: str) -> Iterator[Row]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a cell may hold a whole document
     text = io.TextIOWrapper(data, encoding="utf-8-sig", newline="")
     head = list(islice(text, 20))
-    lines = _Chained(head, text)
-    reader = csv.reader(lines, delimiter=_delimiter(head))
+    reader = csv.reader(chain(head, text), delimiter=_delimiter(head))
     try:
         header = next(reader, None)
         if header is None:
@@ -260,17 +265,6 @@ def _csv(data: Bytes, name: str) -> Iterator[Row]:
         raise _not_utf8(name, f"after line {reader.line_num}", error) from error
     finally:
         text.detach()
-
-
-class _Chained:
-    """Lines already read, then the rest of the file."""
-
-    def __init__(self, head: list[str], rest: Iterator[str]) -> None:
-        self.head, self.rest = iter(head), rest
-
-    def __iter__(self) -> Iterator[str]:
-        yield from self.head
-        yield from self.rest
 
 
 def _delimiter(head: list[str]) -> str:
@@ -319,7 +313,7 @@ def _parquet(raw: Bytes, name: str) -> Iterator[Row]:
 
 
 _READERS: dict[str, Callable[[Bytes, str], Iterator[Row]]] = {
-    "jsonl": _json,
+    "jsonl": _json_by_the_line,
     "json": _json,
     "csv": _csv,
     "txt": _text,

@@ -10,6 +10,7 @@ import pytest
 from colab_magics.data import Prepared
 from colab_magics.data.formats import PAIRS
 from colab_magics.errors import ColabMagicsError
+
 from .conftest import trained_texts, whole_text
 
 Prepare = Callable[..., Prepared]
@@ -23,9 +24,15 @@ PLAIN = f"### User:\n{ASKED}\n\n### Assistant:\n{SAID}<|endoftext|>"
     ("row", "name"),
     [
         ({"messages": [{"role": "user", "content": ASKED}, {"role": "assistant", "content": SAID}]}, "messages"),
-        ({"conversations": [{"from": "human", "value": ASKED}, {"from": "gpt", "value": SAID}]}, "ShareGPT conversations"),
+        (
+            {"conversations": [{"from": "human", "value": ASKED}, {"from": "gpt", "value": SAID}]},
+            "ShareGPT conversations",
+        ),
         ({"conversations": [{"role": "user", "content": ASKED}, {"role": "assistant", "content": SAID}]}, "messages"),
-        ({"messages": f'[{{"role": "user", "content": "{ASKED}"}}, {{"role": "model", "content": "{SAID}"}}]'}, "messages"),
+        (
+            {"messages": f'[{{"role": "user", "content": "{ASKED}"}}, {{"role": "model", "content": "{SAID}"}}]'},
+            "messages",
+        ),
         ({"prompt": ASKED, "completion": SAID}, "prompt + completion"),
         (
             {
@@ -87,7 +94,11 @@ def test_the_prompts_own_assistant_turns_are_context(prepared: Prepare, gpt2: To
 
 def test_the_recipes_system_message_begins_rows_that_have_none(prepared: Prepare, gpt2: Tokenizer) -> None:
     tokenizer = gpt2()
-    own = [{"role": "system", "content": "Own."}, {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    own = [
+        {"role": "system", "content": "Own."},
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+    ]
     made = prepared([{"messages": own}, {"messages": own[1:]}], tokenizer, system="Recipe's.")
     assert whole_text(made, tokenizer, 0).startswith("Own.\n\n### User:")
     assert whole_text(made, tokenizer, 1).startswith("Recipe's.\n\n### User:")

@@ -16,7 +16,9 @@ from colab_magics.data.templates import PLAIN_TEMPLATE, Renderer
 NOW = datetime(2025, 3, 4)
 SPECIAL = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
 # What the tokenizers of these models hold as single tokens.
-_TOKEN = re.compile(r"<\|[^|\s>]+\|>|<[^<>\s|/]*(?:turn|eos|bos)[^<>\s]*>|</s>|<｜[^｜]+｜>|<turn\|>|<\|END_OF_TURN_TOKEN\|>")
+_TOKEN = re.compile(
+    r"<\|[^|\s>]+\|>|<[^<>\s|/]*(?:turn|eos|bos)[^<>\s]*>|</s>|<｜[^｜]+｜>|<turn\|>|<\|END_OF_TURN_TOKEN\|>"
+)
 
 
 def user(text: str) -> dict[str, Any]:

@@ -50,7 +50,9 @@ def test_a_copy_of_the_data_is_the_same_data(prepared: Prepare, gpt2: Tokenizer,
         {"columns": {"prompt": "answer", "completion": "question"}},
     ],
 )
-def test_whatever_changes_the_tokens_makes_a_new_entry(prepared: Prepare, gpt2: Tokenizer, keys: dict[str, Any]) -> None:
+def test_whatever_changes_the_tokens_makes_a_new_entry(
+    prepared: Prepare, gpt2: Tokenizer, keys: dict[str, Any]
+) -> None:
     first = prepared(ROWS, gpt2())
     other = prepared(ROWS, gpt2(), **keys)
     assert not other.cached
@@ -132,7 +134,13 @@ def test_every_row_is_accounted_for(prepared: Prepare, gpt2: Tokenizer) -> None:
         roles = ("user", "assistant")
         return {"messages": [{"role": roles[n % 2], "content": text} for n, text in enumerate(said)]}
 
-    rows = [turns("a", "b"), turns("a", "b", "c", "d", "e", "f"), turns("a"), turns("a", "b", "c", "d"), {"messages": []}]
+    rows = [
+        turns("a", "b"),
+        turns("a", "b", "c", "d", "e", "f"),
+        turns("a"),
+        turns("a", "b", "c", "d"),
+        {"messages": []},
+    ]
     made = prepared(rows, tokenizer)
     dropped = sum(drop["count"] for drop in made.dropped)
     assert (made.rows, len(made.lengths), dropped) == (5, 6, 2)
@@ -239,9 +247,7 @@ def test_progress_counts_up_to_its_total(gpt2: Tokenizer, tmp_path: Path) -> Non
     seen: list[tuple[str, int, int | None, str]] = []
     recipe = Recipe(model="demo", data=str(path))
     source = Source("path", path.name, str(path))
-    prepare(
-        source, gpt2(), recipe, split="train", cache=tmp_path, now=NOW, progress=lambda *told: seen.append(told)
-    )
+    prepare(source, gpt2(), recipe, split="train", cache=tmp_path, now=NOW, progress=lambda *told: seen.append(told))
     in_bytes = [told for told in seen if told[3] == "bytes"]
     assert in_bytes
     assert all(0 <= done <= total == path.stat().st_size for _, done, total, _ in in_bytes)
