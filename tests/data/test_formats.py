@@ -1,4 +1,4 @@
-"""Formats are detected from the columns; rows that do not fit are counted, with the reason and where the first stands."""
+"""Formats are detected from the columns; rows that do not fit are counted, with the reason and a place."""
 
 from __future__ import annotations
 

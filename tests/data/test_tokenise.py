@@ -89,7 +89,7 @@ def test_the_marked_tokens_hold_every_marked_character(
     # one tokenizer for all examples: building one takes longer than all of them
     tokenizer = _once(request, name)
     whole = before + inside + after
-    tokens, trained = only(tokenizer, whole, (len(before), len(before) + len(inside)))
+    _, trained = only(tokenizer, whole, (len(before), len(before) + len(inside)))
     encoding = tokenizer.backend_tokenizer.encode(whole, add_special_tokens=False)
     covered = {
         position
