@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import nbformat
 import pytest
 
 from .conftest import ROWS, Home, Kernel
@@ -23,8 +22,9 @@ VARIABLES = "model: demo\ndata: rows\nformat: shout\nmax_steps: 4\neffective_bat
 
 
 @pytest.fixture(scope="module")
-def notebook(home: Home) -> nbformat.NotebookNode:
+def notebook(home: Home) -> Any:
     """A notebook that was run from its first cell to its last, and saved, by nbclient."""
+    import nbformat
     from nbclient import NotebookClient
 
     cells = [
@@ -62,6 +62,8 @@ def test_the_rows_that_were_trained_are_those_that_the_function_made(notebook: A
 
 
 def test_the_saved_notebook_holds_one_panel_with_its_last_frame_in_both_forms(notebook: Any, home: Home) -> None:
+    import nbformat
+
     saved = nbformat.read(home.folder / "saved.ipynb", as_version=4)
     (frame,) = panels(saved.cells[2])
     assert set(frame) == {"text/html", "text/plain"}
