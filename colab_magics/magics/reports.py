@@ -29,15 +29,15 @@ def recipe_report(cell: Cell) -> str:
     if saved is not None:
         choices = [event["choices"] for event in saved.events() if event["kind"] == "plan"]
         return saved.recipe.explain(choices[-1] if choices else None)
-    recipe, events = _preflight(cell, "plan")
+    recipe, given, events = _preflight(cell, "plan")
     choices = [event["choices"] for event in events if event["kind"] == "plan"]
-    return recipe.explain(choices[-1] if choices else None)
+    return recipe.explain(choices[-1] if choices else None, given)
 
 
 def data_report(cell: Cell) -> dict[str, str]:
     """What the preflight finds in the data, as a display bundle."""
     saved = _saved(cell)
-    events = saved.events() if saved is not None else _preflight(cell, "data")[1]
+    events = saved.events() if saved is not None else _preflight(cell, "data")[2]
     state = PanelState().fold_all(events)
     return {
         "text/plain": "\n\n".join(_as_text(data) for data in state.data),
@@ -55,7 +55,7 @@ def _saved(cell: Cell) -> Run | None:
     return find_run(options.name, cell.root)
 
 
-def _preflight(cell: Cell, until: str) -> tuple[Recipe, list[dict[str, Any]]]:
+def _preflight(cell: Cell, until: str) -> tuple[Recipe, frozenset[str], list[dict[str, Any]]]:
     parsed = parse(cell.body, cell.options.recipe, preset=cell.options.preset, namespace=cell.namespace)
     for note in parsed.notes:
         cell.say(note)
@@ -68,7 +68,7 @@ def _preflight(cell: Cell, until: str) -> tuple[Recipe, list[dict[str, Any]]]:
         followed = follower.follow(Panel(Nowhere()), presses)
         if not _through(followed):
             conclude(cell, Run(folder), followed, folder, 1)
-        return parsed.recipe, read_events(folder / "events.jsonl")
+        return parsed.recipe, parsed.given, read_events(folder / "events.jsonl")
 
 
 def _through(followed: Followed) -> bool:

@@ -67,7 +67,11 @@ def _flags_to_precision(layer: Layer) -> None:
     # axolotl's `bf16: full` trains in bf16 too
     on = [(key, name) for key, name in flags if layer.get(key) == "full" or layer.flag(key)]
     for key, name in on:
-        layer.put("precision", name, key)
+        # bf16 in a pasted configuration means 16 bit as on its author's GPU; below capability 8.0 it is only emulated
+        if name == "bf16" and layer.values.get("precision") == "bf16":
+            layer.notes.ignore(key, "precision: bf16 says it")
+        else:
+            layer.put("precision", "auto" if name == "bf16" else name, key)
     if on:
         pass
     elif any(isinstance(layer.get(key), Expression) or layer.get(key) == "auto" for key, _ in flags):
@@ -83,7 +87,7 @@ def _flags_to_precision(layer: Layer) -> None:
         if "precision" in layer.values or said == "auto":
             layer.notes.ignore(key, "the precision of the recipe holds for the load too")
         elif said in DTYPES:
-            layer.put("precision", DTYPES[said], key)
+            layer.put("precision", "auto" if DTYPES[said] == "bf16" else DTYPES[said], key)
         elif isinstance(layer.get(key), Expression):
             layer.notes.say(f"{key}: {show(layer.get(key))} → precision: auto")
         else:

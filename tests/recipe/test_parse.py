@@ -202,17 +202,17 @@ def test_a_micro_batch_that_does_not_divide_the_effective_batch_is_refused() -> 
 @pytest.mark.parametrize(
     ("lines", "precision"),
     [
-        ("bf16: true", "bf16"),
+        ("bf16: true", "auto"),
         ("fp16: true\nbf16: false", "fp16"),
         ("fp16: false\nbf16: false", "fp32"),
         ("fp16: false", "auto"),
         ("bf16: auto\nfp16:", "auto"),
         ("torch_dtype: float16", "fp16"),
-        ("dtype: torch.bfloat16", "bf16"),
+        ("dtype: torch.bfloat16", "auto"),
         ("dtype: auto", "auto"),
         ("bnb_4bit_compute_dtype: float16\ndtype: bfloat16", "fp16"),
         ("mixed_precision: bf16", "bf16"),
-        ("bf16: full", "bf16"),
+        ("bf16: full", "auto"),
     ],
 )
 def test_precision_flags_become_one_precision(lines: str, precision: str) -> None:
