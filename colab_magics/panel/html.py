@@ -1,8 +1,8 @@
 """The panel as HTML: one self-contained piece, no script, nothing from the network.
 
 It is drawn by Colab (in an iframe a cell), Jupyter, VS Code and nbviewer, in light and dark: so all style travels
-with it, text takes the colour that is there, and borders and tracks are greys that show on both. Where a viewer
-drops the style and the chart (GitHub), the numbers remain as plain text in order.
+with it and undoes what JupyterLab does to `dl`, text takes the colour that is there, and borders and tracks are greys
+that show on both. Where a viewer drops the style and the chart (GitHub), the numbers remain as plain text in order.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ border-bottom:1px solid var(--cm-line)}
 .cm-panel details{margin:6px 0 0}
 .cm-panel summary{cursor:pointer;opacity:var(--cm-dim);font-size:12px}
 .cm-panel dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 14px;margin:6px 0 0;font-size:12px}
-.cm-panel dl dt{opacity:var(--cm-dim);font-weight:400}
-.cm-panel dl dd{margin:0;padding:0;min-width:0}
+.cm-panel dl dt{opacity:var(--cm-dim);font-weight:400;width:auto;float:none}
+.cm-panel dl dd{margin:0;padding:0;min-width:0;width:auto}
 .cm-panel dl dd .cm-dim{margin-left:8px}
 .cm-sample{white-space:pre-wrap;font:12px/1.5 var(--jp-code-font-family,ui-monospace,Menlo,monospace);
 margin:6px 0 0;padding:8px 10px;border:1px solid var(--cm-line);border-radius:6px;max-height:220px;overflow:auto}
