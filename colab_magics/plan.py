@@ -1,4 +1,4 @@
-"""What the policies choose for a recipe on a device, each choice with its reason. Pure: no torch, no files, no clock."""
+"""What the policies choose for a recipe on a device, each choice with its reason. Pure: no torch, files or clock."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -57,35 +58,52 @@ class _Packing:
         return self.masks[window]
 
 
-# Module state, not a context variable: autograd's threads recompute checkpointed layers and must see it too.
-_current: _Packing | None = None
+class _InFlight:
+    """Module state, not a context variable: autograd's threads recompute checkpointed layers and must see it too."""
+
+    packing: _Packing | None = None
 
 
 @contextmanager
 def packed_documents(lengths: Sequence[int] | None) -> Iterator[None]:
     """Hold the documents' lengths for a forward *and its backward*, which may run the forward again."""
-    global _current
-    before, _current = _current, None if lengths is None else _Packing(tuple(lengths))
+    before, _InFlight.packing = _InFlight.packing, None if lengths is None else _Packing(tuple(lengths))
     try:
         yield
     finally:
-        _current = before
+        _InFlight.packing = before
 
 
 def _causal(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    window: int | None,
-    dropout: float,
-    scale: float | None,
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int | None, options: dict[str, Any]
 ) -> torch.Tensor:
     length = query.shape[2]
     if window is None or length <= window:
-        return scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=scale, is_causal=length > 1)
-    mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril_()
-    mask &= ~torch.ones_like(mask).tril_(-window)
-    return scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
+        return scaled_dot_product_attention(query, key, value, is_causal=length > 1, **options)
+    mask = _window_mask(length, window, query.device)
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask, **options)
+
+
+@lru_cache(maxsize=8)  # every layer of a micro-batch asks for the same few
+def _window_mask(length: int, window: int, device: torch.device) -> torch.Tensor:
+    """[length, length] bool, True where a token may look: the last `window` tokens up to itself."""
+    mask = torch.ones(length, length, dtype=torch.bool, device=device).tril_()
+    return mask & ~torch.ones_like(mask).tril_(-window)
+
+
+@lru_cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
+def _flash_takes_groups(query: torch.Tensor) -> bool:
+    """Whether KV heads may be left unrepeated: only flash attention takes them so, from capability 8.0 on."""
+    return query.device.type == "cuda" and _capability(query.device) >= (8, 0) and query.shape[-1] <= 256
+
+
+def _takes_mask(device: torch.device) -> bool:
+    """A GPU takes one masked kernel for all documents; a CPU is faster with one small kernel each."""
+    return device.type == "cuda"
 
 
 def attend(
@@ -124,18 +142,22 @@ def attend(
         raise NotImplementedError("attention with a mask or a cache")
     if not (getattr(module, "is_causal", True) if is_causal is None else is_causal):
         raise NotImplementedError("bidirectional attention")
+    packing = _InFlight.packing
+    options: dict[str, Any] = {"dropout_p": dropout, "scale": scaling}
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    if _current is None:
-        out = _causal(query, key, value, sliding_window, dropout, scaling)
-    elif query.device.type == "cuda":
-        mask = _current.mask(sliding_window, query.device)
-        out = scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
+        if packing is None and _flash_takes_groups(query):
+            options["enable_gqa"] = True
+        else:
+            key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    if packing is None:
+        out = _causal(query, key, value, sliding_window, options)
+    elif _takes_mask(query.device):
+        mask = packing.mask(sliding_window, query.device)
+        out = scaled_dot_product_attention(query, key, value, attn_mask=mask, **options)
     else:
-        parts = [tensor.split(_current.lengths, dim=2) for tensor in (query, key, value)]
-        documents = zip(*parts, strict=True)
-        out = torch.cat([_causal(q, k, v, sliding_window, dropout, scaling) for q, k, v in documents], dim=2)
+        parts = [tensor.split(packing.lengths, dim=2) for tensor in (query, key, value)]
+        out = torch.cat([_causal(q, k, v, sliding_window, options) for q, k, v in zip(*parts, strict=True)], dim=2)
     return out.transpose(1, 2).contiguous(), None
 
 

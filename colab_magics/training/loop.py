@@ -32,7 +32,10 @@ INITIAL_SCALE = 2.0**12  # torch's 2**16 overflows for the first three steps on 
 
 @dataclass
 class Progress:
-    """Where a run is. With the weights, the optimizer, the schedule, the scaler and torch's random state, all a resume needs."""
+    """Where a run is.
+
+    With the weights, the optimizer, the schedule, the scaler and torch's random state, all that a resume needs.
+    """
 
     arrangement: Arrangement
     step: int = 0

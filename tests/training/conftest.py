@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from colab_magics.training.loop import Outcome, Progress, Task, train
 from colab_magics.training.model import causal_lm, describe, load_model
 from colab_magics.training.source import ModelSource, open_model
 from colab_magics.training.task import make_task
+
+# Some sandboxes announce AMX and then kill the process that uses it; oneDNN reads this at its first 16-bit product.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16")
 
 VOCABULARY = 256
 Documents = list[tuple[np.ndarray, np.ndarray]]

@@ -1,0 +1,182 @@
+"""Running out of memory in the middle of a step: the same step is done again, smaller, and nothing else changes."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from conftest import documents
+
+from colab_magics.errors import ColabMagicsError
+from colab_magics.training.oom import Arrangement, OutOfMemory, attempt, is_out_of_memory
+
+DOCS = documents(40, longest=32)
+
+
+class Card:
+    """Pretends to be a GPU that holds `room` documents at a time, or `room_checkpointed` with checkpointing."""
+
+    def __init__(self, run, room: int, *, room_checkpointed: int | None = None, from_call: int = 0, chunk: int = 0):
+        self.run, self.loss, self.room = run, run.task.loss, room
+        self.room_checkpointed = room if room_checkpointed is None else room_checkpointed
+        self.from_call, self.calls, self.largest_chunk = from_call, 0, chunk
+
+    @property
+    def chunk(self):
+        return self.loss.chunk
+
+    @chunk.setter
+    def chunk(self, rows):
+        self.loss.chunk = rows
+
+    def __call__(self, batch):
+        self.calls += 1
+        loss = self.loss(batch)  # the forward is done when memory runs out, as in life
+        room = self.room_checkpointed if self.run.lm.is_gradient_checkpointing else self.room
+        too_large = self.largest_chunk and self.loss.chunk > self.largest_chunk
+        if self.calls > self.from_call and (len(batch.ids) > room or too_large):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+        return loss
+
+
+def _on(run, **card):
+    object.__setattr__(run.task, "loss", Card(run, **card))
+    return run
+
+
+def _run(tiny_run, config=None, **changes):
+    return tiny_run(docs=DOCS, config=config, **({"effective_batch_size": 8, "max_steps": 4} | changes))
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_losses_equal_those_of_the_smaller_micro_batch_from_the_start(tiny_run, packing):
+    recovered = _on(_run(tiny_run, packing=packing), room=2).run()
+    smaller = _run(tiny_run, packing=packing, per_device_train_batch_size=2).run()
+    assert recovered.losses == smaller.losses
+    for ours, theirs in zip(recovered.task.trainable, smaller.task.trainable, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_every_halving_is_told_and_the_settled_one_is_kept(tiny_run):
+    run = _on(_run(tiny_run), room=3).run()
+    assert [(e["step"], e["micro_batch"], e["documents"]) for e in run.told("oom")] == [(1, 8, 8), (1, 4, 4)]
+    assert run.told("oom")[0]["message"] == "CUDA out of memory. Tried to allocate 2.00 GiB."
+    assert [e["micro_batch"] for e in run.told("recovered")] == [2]
+    assert run.progress.arrangement.micro_batch == 2
+    assert [e["step"] for e in run.told("step")] == [1, 2, 3, 4]
+
+
+def test_out_of_memory_later_in_the_run_repeats_only_that_step(tiny_run):
+    plain = _run(tiny_run).run()
+    run = _on(_run(tiny_run), room=4, from_call=2).run()
+    assert [e["step"] for e in run.told("oom")] == [3]
+    assert run.losses == pytest.approx(plain.losses, abs=1e-5)
+    assert run.progress.samples == plain.progress.samples
+
+
+def test_with_dropout_a_recovered_run_repeats_itself_bit_for_bit(tiny_run):
+    runs = [_on(_run(tiny_run, lora_dropout=0.3), room=2, from_call=1).run() for _ in range(2)]
+    assert runs[0].losses == runs[1].losses
+    assert runs[0].told("oom")
+
+
+def test_with_dropout_the_retry_starts_from_the_random_state_of_the_step(tiny_run):
+    recovered = _on(_run(tiny_run, lora_dropout=0.3), room=2).run()
+    smaller = _run(tiny_run, lora_dropout=0.3, per_device_train_batch_size=2).run()
+    assert recovered.losses == smaller.losses
+
+
+def test_one_document_that_does_not_fit_turns_checkpointing_on(tiny_run):
+    run = _on(_run(tiny_run), room=0, room_checkpointed=1).run()
+    assert [(e["micro_batch"], e["gradient_checkpointing"]) for e in run.told("recovered")] == [(1, True)]
+    assert run.losses == pytest.approx(_run(tiny_run).run().losses, abs=1e-5)
+
+
+def test_then_the_loss_is_cut_into_smaller_chunks(tiny_run):
+    run = _on(_run(tiny_run), room=8, chunk=100)
+    run.run()
+    assert run.progress.arrangement.gradient_checkpointing
+    assert run.progress.arrangement.loss_chunk <= 100
+    assert len(run.losses) == 4
+
+
+def test_at_the_end_the_document_and_its_length_are_named(tiny_run):
+    docs = [*DOCS[:3], (np.arange(60, dtype=np.int32) + 3, np.arange(60) > 5)]
+    run = _on(tiny_run(docs=docs, effective_batch_size=4), room=0)
+    before = [parameter.clone() for parameter in run.task.trainable]
+    with pytest.raises(ColabMagicsError) as error:
+        run.run()
+    assert "step 1" in error.value.what
+    assert "document 3 (60 tokens)" in error.value.what
+    assert 3 <= len(error.value.lines()) <= 8
+    assert all(torch.equal(a, b) for a, b in zip(before, run.task.trainable, strict=True))
+    assert not run.told("step")
+
+
+def test_evaluation_goes_on_with_fewer_documents_at_a_time(tiny_run, monkeypatch):
+    run = _run(tiny_run, max_steps=1)
+    plain = tiny_run(docs=DOCS, eval_docs=documents(9, seed=1), max_steps=1, effective_batch_size=8)
+    score = plain.task.loss.score
+
+    def cramped(batch):
+        if len(batch.ids) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return score(batch)
+
+    expected = tiny_run(docs=DOCS, eval_docs=documents(9, seed=1), max_steps=1, effective_batch_size=8).run()
+    monkeypatch.setattr(plain.task.loss, "score", cramped)
+    plain.run()
+    assert plain.told("eval")[0]["loss"] == pytest.approx(expected.told("eval")[0]["loss"], abs=1e-5)
+    assert plain.progress.arrangement.micro_batch == run.progress.arrangement.micro_batch
+
+
+def test_nothing_of_the_failed_attempt_is_kept_alive():
+    seen = []
+
+    def work():
+        activations = torch.zeros(10)
+        seen.append(weakref.ref(activations))
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    outcome = attempt(work)
+    gc.disable()  # the memory must be back without waiting for a collection
+    try:
+        assert isinstance(outcome, OutOfMemory)
+        assert seen[0]() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("error", "is_oom"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"), True),
+        (MemoryError(), True),
+        (RuntimeError("CUDA error: device-side assert triggered"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_every_way_to_say_out_of_memory_is_known(error, is_oom):
+    assert is_out_of_memory(error) is is_oom
+
+
+def test_other_errors_pass_through():
+    with pytest.raises(ZeroDivisionError):
+        attempt(lambda: 1 // 0)
+
+
+def test_smaller_follows_the_price():
+    way = Arrangement(micro_batch=8, packed=True, gradient_checkpointing=False, loss_chunk=256)
+    tried = []
+    documents_ = 5
+    while (way := way.smaller(documents_)) is not None:
+        tried.append((way.micro_batch, way.gradient_checkpointing, way.loss_chunk))
+        documents_ = way.micro_batch
+    assert tried == [(2, False, 256), (1, False, 256), (1, True, 256), (1, True, 64)]
