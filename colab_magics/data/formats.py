@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from colab_magics.data.examples import Example, Text, Unusable, Written, words
 from colab_magics.data.masks import Chat, Message
+from colab_magics.data.placeholders import fill_in
 from colab_magics.data.rows import Row
+from colab_magics.data.turns import chat, listed_turns, tools_of, turns_of
 from colab_magics.errors import ColabMagicsError, nearest
 
 # (prompt, response): pairs of columns that mean one question and one answer, the commonest first.
@@ -34,48 +35,6 @@ PAIRS: tuple[tuple[str, str], ...] = (
 CONVERSATION_COLUMNS = ("messages", "conversations", "conversation", "chat", "dialogue")
 TEXT_COLUMNS = ("text", "content", "document")
 WOULD_WORK = "messages; prompt and completion; instruction and output; question and answer; or text"
-
-_ROLES = {
-    "system": "system",
-    "developer": "developer",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "ai": "assistant",
-    "function_call": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "function_response": "tool",
-    "observation": "tool",
-    "ipython": "ipython",
-}
-_PLACEHOLDER = re.compile(r"\{(\{?)([^{}\n:\"']+)\}(\}?)")
-
-
-class Unusable(Exception):
-    """Why one row cannot be trained on; rows are counted by this reason."""
-
-
-@dataclass(frozen=True)
-class Written:
-    """A prompt and a completion that are joined as they are written; the completion is trained."""
-
-    prompt: str
-    completion: str
-
-
-@dataclass(frozen=True)
-class Text:
-    """Plain text; all of it is trained."""
-
-    text: str
-
-
-Example = Chat | Written | Text
 
 
 @dataclass(frozen=True)
@@ -128,7 +87,7 @@ def detect(rows: Sequence[Row], wishes: Wishes, *, source: str, written: Callabl
     if wishes.columns:
         rename = _renaming(wishes.columns, found, source)
     if wishes.prompt_template is not None:
-        return _by_prompt_template(wishes.prompt_template, wishes.columns or {}, found, source)
+        return Format("prompt template", fill_in(wishes.prompt_template, wishes.columns or {}, found, source))
     firsts = [rename(row.fields) for row in rows]
     known = _Columns(firsts)
     read = _reader(known, firsts, wishes, written)
@@ -159,8 +118,8 @@ def _reader(
 ) -> Format | None:
     system = _system_reader(known, wishes.system)
     for name in CONVERSATION_COLUMNS:
-        if (column := known.get(name)) is not None and (turns := _first_turns(firsts, column)):
-            return _conversations(column, known.get("tools"), turns, system)
+        if (column := known.get(name)) is not None and (firsts_turns := _first_turns(firsts, column)):
+            return _conversations(column, known.get("tools"), firsts_turns, system)
     if "prompt" in known and "completion" in known:
         return _prompt_completion(known["prompt"], known["completion"], firsts, system, written)
     if "instruction" in known and "output" in known:
@@ -173,14 +132,16 @@ def _reader(
     for name in TEXT_COLUMNS:
         if (column := known.get(name)) is not None:
             return _texts(column)
-    return None
+    # Whatever stands there is no list of turns; each row will say so, and be counted.
+    column = known.get("messages") or known.get("conversations")
+    return None if column is None else _conversations(column, None, [], system)
 
 
 def _first_turns(firsts: Sequence[Mapping[str, Any]], column: str) -> list[Any]:
     """The turns of the first row that has any in `column`."""
     for row in firsts:
         try:
-            return _listed_turns(row.get(column), column)
+            return listed_turns(row.get(column), column)
         except Unusable:
             continue
     return []
@@ -189,17 +150,17 @@ def _first_turns(firsts: Sequence[Mapping[str, Any]], column: str) -> list[Any]:
 def _conversations(
     column: str, tools: str | None, turns: list[Any], system: Callable[[Mapping[str, Any]], str]
 ) -> Format:
-    shape = "ShareGPT conversations" if isinstance(turns[0], dict) and "from" in turns[0] else "messages"
+    shape = "ShareGPT conversations" if turns and isinstance(turns[0], dict) and "from" in turns[0] else "messages"
 
     def read(row: Mapping[str, Any]) -> Chat:
-        offered = _tools(row.get(tools)) if tools is not None else None
-        return _chat(_turns(row.get(column), column), system(row), offered)
+        offered = tools_of(row.get(tools)) if tools is not None else None
+        return chat(turns_of(row.get(column), column), system(row), offered)
 
     return Format(shape, read)
 
 
 def _texts(column: str) -> Format:
-    return Format("text", lambda row: Text(_words(row, column)), chunkable=True)
+    return Format("text", lambda row: Text(words(row, column)), chunkable=True)
 
 
 def _system_reader(known: _Columns, system: str | None) -> Callable[[Mapping[str, Any]], str]:
@@ -252,32 +213,13 @@ def _no_format(source: str, found: Sequence[str], known: _Columns) -> ColabMagic
     )
 
 
-# --- values -------------------------------------------------------------------------------------------------------
-
-
-def _words(row: Mapping[str, Any], column: str, *, may_be_empty: bool = False) -> str:
-    """The text of one column."""
-    value = row.get(column)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        if may_be_empty:
-            return ""
-        raise Unusable(f"no {column}" if column not in row or value is None else f"empty {column}")
-    if isinstance(value, str):
-        return value
-    if isinstance(value, (bool, int, float)):
-        return str(value)
-    if isinstance(value, dict):
-        return json.dumps(value, ensure_ascii=False)
-    raise Unusable(f"{column} holds a {type(value).__name__}, not text")
-
-
 def _pair_reader(
     question: str, answer: str, system: Callable[[Mapping[str, Any]], str], extra: str | None = None
 ) -> Callable[[Mapping[str, Any]], Example]:
     def read(row: Mapping[str, Any]) -> Chat:
-        asked = _words(row, question)
-        more = _words(row, extra, may_be_empty=True) if extra is not None else ""
-        return _one_turn(f"{asked}\n\n{more}" if more else asked, _words(row, answer), system(row))
+        asked = words(row, question)
+        more = words(row, extra, may_be_empty=True) if extra is not None else ""
+        return _one_turn(f"{asked}\n\n{more}" if more else asked, words(row, answer), system(row))
 
     return read
 
@@ -303,150 +245,16 @@ def _prompt_completion(
     if texts and all(asked[-1:].isspace() or said[:1].isspace() or written(asked) for asked, said in texts):
         return Format(
             "prompt + completion, joined as written",
-            lambda row: Written(_words(row, prompt, may_be_empty=True), _words(row, completion)),
+            lambda row: Written(words(row, prompt, may_be_empty=True), words(row, completion)),
         )
     return Format("prompt + completion", _pair_reader(prompt, completion, system))
-
-
-# --- conversations ------------------------------------------------------------------------------------------------
 
 
 def _two_parts(row: Mapping[str, Any], prompt: str, completion: str, system: str) -> Chat:
     def turns(column: str, role: str) -> list[Message]:
         value = row.get(column)
-        return [{"role": role, "content": value}] if isinstance(value, str) else _turns(value, column)
+        return [{"role": role, "content": value}] if isinstance(value, str) else turns_of(value, column)
 
     # What the prompt's own assistant turns said is context.
     asked = [{**turn, "weight": 0} for turn in turns(prompt, "user")]
-    return _chat(asked + turns(completion, "assistant"), system, None)
-
-
-def _tools(value: Any) -> list[Any] | None:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            return None
-    return value if isinstance(value, list) and value else None
-
-
-def _turns(value: Any, column: str) -> list[Message]:
-    return [_turn(turn) for turn in _listed_turns(value, column)]
-
-
-def _listed_turns(value: Any, column: str) -> list[Any]:
-    """A list of turns, or the JSON text of one (as CSV files hold it)."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise Unusable(f"{column} is text, not a list of turns") from None
-    if not isinstance(value, list) or not value:
-        raise Unusable(f"no {column}" if not value else f"{column} is not a list of turns")
-    return value
-
-
-def _turn(turn: Any) -> Message:
-    if not isinstance(turn, dict):
-        raise Unusable("a turn is not an object with role and content")
-    role = turn.get("role", turn.get("from"))
-    said = turn.get("content", turn.get("value"))
-    if role is None:
-        raise Unusable("a turn has no role")
-    known = _ROLES.get(str(role).strip().lower())
-    if known is None:
-        raise Unusable(f"unknown role {str(role)[:20]!r}")
-    rest = {
-        key: value
-        for key, value in turn.items()
-        if key not in {"role", "from", "content", "value"} and value is not None
-    }
-    if said is None and not rest.get("tool_calls"):
-        raise Unusable("a turn has no content")
-    return {"role": known, "content": _flat(said), **rest}
-
-
-def _flat(said: Any) -> str:
-    """The text of a content that may be a list of parts."""
-    if said is None:
-        return ""
-    if isinstance(said, str):
-        return said
-    if isinstance(said, list):
-        parts = [
-            part if isinstance(part, str) else part.get("text") if isinstance(part, dict) else None for part in said
-        ]
-        if any(not isinstance(part, str) for part in parts):
-            raise Unusable("a turn holds an image or another part that is not text")
-        return "".join(map(str, parts))
-    if isinstance(said, (dict, int, float)):
-        return json.dumps(said, ensure_ascii=False)
-    raise Unusable("the content of a turn is not text")
-
-
-def _chat(messages: list[Message], system: str, tools: list[Any] | None) -> Chat:
-    if system and messages[0]["role"] not in {"system", "developer"}:
-        messages = [{"role": "system", "content": system}, *messages]
-    answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-    if not answers:
-        raise Unusable("no assistant turn")
-    # OpenAI's and axolotl's ways to keep a turn as context only.
-    trained = tuple(
-        index
-        for index in answers
-        if messages[index].get("weight") != 0
-        and messages[index].get("train") is not False
-        and (messages[index]["content"].strip() or messages[index].get("tool_calls"))
-    )
-    if not trained:
-        raise Unusable("every assistant turn is empty or switched off")
-    # Nothing is learnt from what follows the last answer.
-    return Chat(messages[: answers[-1] + 1], trained, tools)
-
-
-# --- prompt_template ----------------------------------------------------------------------------------------------
-
-
-def _by_prompt_template(template: str, columns: Mapping[str, str], found: Sequence[str], source: str) -> Format:
-    """`{column}` is the value of a column, `{{column}}` is `{column}` itself, any other brace is left alone."""
-    names = {**{name: name for name in found}, **columns}
-    pieces: list[str] = []
-    slots: list[str] = []
-    position, literal = 0, ""
-    for match in _PLACEHOLDER.finditer(template):
-        doubled, name, closed = match[1], match[2].strip(), match[3]
-        literal += template[position : match.start()]
-        position = match.end()
-        if name not in names:
-            if name.isidentifier() and not doubled:
-                near = nearest(name, list(names))
-                raise ColabMagicsError(
-                    f"prompt_template names {{{name}}}, and {source} has no such column",
-                    f"the columns are {_listed(found)}",
-                    f"did you mean {{{near}}}?" if near else "",
-                    f"if the braces are meant as they stand, double them: {{{{{name}}}}}",
-                )
-            literal += match[0]
-        elif doubled and closed:
-            literal += f"{{{match[2]}}}"
-        else:
-            pieces.append(literal + doubled)
-            slots.append(names[name])
-            literal = closed
-    literal += template[position:]
-    if not slots:
-        raise ColabMagicsError(
-            "prompt_template holds no column in braces",
-            f"the columns of {source} are {_listed(found)}",
-            f'write it like "### Question:\\n{{{found[0]}}}\\n### Answer:\\n{{{found[-1]}}}"' if found else "",
-        )
-
-    def read(row: Mapping[str, Any]) -> Written:
-        values = [_words(row, slot, may_be_empty=True) for slot in slots[:-1]]
-        for slot in slots[:-1]:
-            if slot not in row:
-                raise Unusable(f"no {slot}")
-        prompt = "".join(piece + value for piece, value in zip(pieces, values, strict=False)) + pieces[-1]
-        return Written(prompt, _words(row, slots[-1]) + literal)
-
-    return Format("prompt template", read)
+    return chat(asked + turns(completion, "assistant"), system, None)

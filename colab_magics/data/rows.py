@@ -18,6 +18,8 @@ from colab_magics.data.json_array import BrokenArray, array_elements
 from colab_magics.data.sources import Source, file_kind
 from colab_magics.errors import ColabMagicsError, clean
 
+# phase, done, total if it is known, unit
+Progress = Callable[[str, int, int | None, str], None]
 Bytes = io.BufferedReader | gzip.GzipFile
 
 _CHUNK = 1 << 20

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import os
 import shutil
 import tempfile
+import time
 import zlib
 from array import array
 from collections.abc import Mapping
@@ -37,6 +39,7 @@ class Writer:
 
     def __init__(self, cache: Path, key: str) -> None:
         cache.mkdir(parents=True, exist_ok=True)
+        _sweep(cache)
         self._target = cache / key
         self._folder = Path(tempfile.mkdtemp(prefix=f".{key[:16]}-", dir=cache))
         self._tokens = _Array(self._folder / "tokens.npy", np.int32)
@@ -99,6 +102,14 @@ class Writer:
         self._tokens.close()
         self._trained.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _sweep(cache: Path) -> None:
+    """Remove what a killed process left behind a day ago or more."""
+    for path in cache.glob(".*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > 86_400:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 class _Array:

@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from colab_magics.data.rows import Reading, read_rows
+from colab_magics.data.rows import Progress, read_rows
 from colab_magics.data.sources import Source
 from colab_magics.errors import ColabMagicsError, clean
-
-Progress = Callable[[str, int, int | None, str], None]
 
 _AT_A_TIME = 1000
 
@@ -80,7 +78,7 @@ def write_rows(
 
 def _rows(value: Any, limit: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
     if isinstance(value, Source):
-        for row in read_rows(value, limit=limit, reading=Reading()):
+        for row in read_rows(value, limit=limit):
             yield row.place, row.fields
         return
     rows: Iterable[Any] = _frame_rows(value) if hasattr(value, "iloc") else value

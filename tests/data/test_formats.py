@@ -33,6 +33,7 @@ PLAIN = f"### User:\n{ASKED}\n\n### Assistant:\n{SAID}<|endoftext|>"
             {"messages": f'[{{"role": "user", "content": "{ASKED}"}}, {{"role": "model", "content": "{SAID}"}}]'},
             "messages",
         ),
+        ({"conversations": {"from": ["human", "gpt"], "value": [ASKED, SAID]}}, "ShareGPT conversations"),
         ({"prompt": ASKED, "completion": SAID}, "prompt + completion"),
         (
             {
@@ -251,6 +252,11 @@ def test_parts_of_text_are_joined_and_roles_of_tools_are_taken(prepared: Prepare
         ]
     }
     assert "one two" in whole_text(prepared([row], tokenizer), tokenizer)
+
+
+def test_messages_that_are_no_lists_say_so(prepared: Prepare, gpt2: Tokenizer) -> None:
+    with pytest.raises(ColabMagicsError, match="messages is text, not a list of turns"):
+        prepared([{"messages": "User: a"}], gpt2())
 
 
 def test_empty_answers_and_missing_columns_are_told_apart(prepared: Prepare, gpt2: Tokenizer) -> None:

@@ -74,7 +74,8 @@ FORGETS_REASONING = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
     "{% if m.role == 'assistant' %}{% set answer = m.content.split('</think>')[-1].lstrip('\\n') %}"
     "{% if loop.last %}<think>\n{% if '</think>' in m.content %}"
-    "{{ m.content.split('</think>')[0].replace('<think>', '').strip('\\n') }}{% endif %}{{ '\\n</think>\\n\\n' }}{% endif %}"
+    "{{ m.content.split('</think>')[0].replace('<think>', '').strip('\\n') }}{% endif %}"
+    "{{ '\\n</think>\\n\\n' }}{% endif %}"
     "{{ answer }}{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
