@@ -62,10 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _unexpected(error: BaseException, phase: str) -> ColabMagicsError:
-    if isinstance(error, MemoryError):
-        why = "The machine's memory ran out."
-    else:
-        why = f"{type(error).__name__}: {error}"
+    why = "The machine's memory ran out." if isinstance(error, MemoryError) else f"{type(error).__name__}: {error}"
     return ColabMagicsError(
         f"The worker failed while {phase}.",
         why,

@@ -28,7 +28,13 @@ from colab_magics.training.model import describe, load_model
 from colab_magics.training.orders import Orders
 from colab_magics.training.probe import probe
 from colab_magics.training.result import save_result
-from colab_magics.training.source import ModelSource, fetch_weights, load_tokenizer, open_model
+from colab_magics.training.source import (
+    ModelSource,
+    fetch_weights,
+    imported_meanwhile,
+    load_tokenizer,
+    open_model,
+)
 from colab_magics.training.task import make_task
 
 _BETWEEN_PROGRESS = 0.25  # seconds: more would fill the log and tell nobody anything
@@ -142,8 +148,9 @@ def _preflight(folder: Path, until: str | None, log: EventLog, report: Reporter)
             limit=limit,  # type: ignore[arg-type]
         )
 
-    data = prepared("train", recipe.max_train_samples)
-    eval_data = prepared("eval", recipe.max_eval_samples)
+    with imported_meanwhile(source):
+        data = prepared("train", recipe.max_train_samples)
+        eval_data = prepared("eval", recipe.max_eval_samples)
     assert data is not None
     shape = describe(source, recipe)
     max_length = choose_max_length(recipe, data.lengths, shape.positions)

@@ -5,9 +5,11 @@ Config and tokenizer come first and cost little; the weights only once everythin
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -300,3 +302,22 @@ def _reporting(report: Report | None, total: int) -> type:
                 report(min(total, max(counts.values())), total)
 
     return Reporting
+
+
+@contextmanager
+def imported_meanwhile(source: ModelSource) -> Iterator[None]:
+    """Import the model's code in a thread while the block reads and tokenises, which leaves Python's lock free.
+
+    What the import raises is left to whoever needs the module: it is raised again there, with a name.
+    """
+
+    def import_code() -> None:
+        with suppress(Exception):
+            import_module(type(source.config).__module__.replace(".configuration_", ".modeling_"))
+
+    thread = threading.Thread(target=import_code, name="imports", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
