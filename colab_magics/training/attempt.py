@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -130,7 +130,7 @@ def _preflight(folder: Path, until: str | None, log: EventLog, report: Reporter)
     source = open_model(recipe)
     tokenizer = load_tokenizer(source, recipe)
 
-    def prepared(split: str, limit: int | None) -> Prepared | None:
+    def prepared(split: Literal["train", "eval"], limit: int | None) -> Prepared | None:
         if split not in inputs:
             return None
         where = Source.from_dict(inputs[split])
@@ -145,7 +145,7 @@ def _preflight(folder: Path, until: str | None, log: EventLog, report: Reporter)
             cache=cache,
             now=clock,
             progress=report,
-            limit=limit,  # type: ignore[arg-type]
+            limit=limit,
         )
 
     with imported_meanwhile(source):
