@@ -32,20 +32,18 @@ def test_every_template_renders_as_transformers_renders_it(
             continue  # transformers tells today's date there
         tokenizer.chat_template = template
         renderer = Renderer(template, tokenizer.special_tokens_map, NOW)
-        for messages in (CHAT, CHAT[1:], CHAT[1:3]):
-            for prompt in (False, True):
-                for tools in (None, TOOLS):
-                    try:
-                        theirs = tokenizer.apply_chat_template(
-                            messages, tokenize=False, add_generation_prompt=prompt, tools=tools
-                        )
-                    except Exception:
-                        with pytest.raises(TemplateRefuses):
-                            renderer.render(messages, prompt=prompt, tools=tools)
-                        continue
-                    assert renderer.render(messages, prompt=prompt, tools=tools) == theirs, name
-                    compared += 1
-    assert compared > 300
+        for messages, prompt, tools in ((CHAT, False, None), (CHAT[1:], False, TOOLS), (CHAT[1:4], True, None)):
+            try:
+                theirs = tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=prompt, tools=tools
+                )
+            except Exception:
+                with pytest.raises(TemplateRefuses):
+                    renderer.render(messages, prompt=prompt, tools=tools)
+                continue
+            assert renderer.render(messages, prompt=prompt, tools=tools) == theirs, name
+            compared += 1
+    assert compared > 120
 
 
 def test_the_date_in_a_template_is_that_of_the_runs_first_attempt(shared_data: Path) -> None:

@@ -86,8 +86,7 @@ text = st.text(st.characters(codec="utf-8"), max_size=60)
 def test_the_marked_tokens_hold_every_marked_character(
     request: Any, before: str, inside: str, after: str, name: str
 ) -> None:
-    # one tokenizer for all examples: building one takes longer than all of them
-    tokenizer = _once(request, name)
+    tokenizer = request.getfixturevalue(name)()
     whole = before + inside + after
     _, trained = only(tokenizer, whole, (len(before), len(before) + len(inside)))
     encoding = tokenizer.backend_tokenizer.encode(whole, add_special_tokens=False)
@@ -102,12 +101,3 @@ def test_the_marked_tokens_hold_every_marked_character(
         known = any(start <= position < end for start, end in encoding.offsets)
         if known and not first[0] <= position < first[1]:
             assert position in covered, (whole, position)
-
-
-_made: dict[str, Any] = {}
-
-
-def _once(request: Any, name: str) -> Any:
-    if name not in _made:
-        _made[name] = request.getfixturevalue(name)()
-    return _made[name]
