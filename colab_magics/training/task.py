@@ -33,9 +33,9 @@ def make_task(
     schedule = build_schedule(optimizer, recipe, plan["warmup_steps"], plan["total_steps"])
     dtype = DTYPES[plan["precision"]]
     lm = causal_lm(model)
-    loss: Loss = (
-        HiddenLoss(lm, plan["loss_chunk"], dtype) if plan["loss"] == "hidden" else HeadLoss(lm, plan["loss_chunk"])
-    )
+    # an adapter or a trained copy on the head takes the model's own way through it
+    hidden = plan["loss"] == "hidden" and type(lm.get_output_embeddings()) is nn.Linear
+    loss: Loss = HiddenLoss(lm, plan["loss_chunk"], dtype) if hidden else HeadLoss(lm, plan["loss_chunk"])
     task = Task(
         model=model,
         loss=loss,
