@@ -111,7 +111,11 @@ def table(rows: list[tuple[str, str, str]]) -> list[str]:
 
 def _fork(name: str, fork: str, root: Path) -> Begin:
     if not (root / name).exists():
-        raise ColabMagicsError(f"There is no run {name} to fork.", "", "%finetune list shows those that there are.")
+        raise ColabMagicsError(
+            f"There is no run {name} to fork.",
+            f"A fork begins where a run of {root} stands.",
+            "%finetune list shows those that there are.",
+        )
     if (root / fork).exists():
         raise ColabMagicsError(
             f"There is a run {fork} already.", "A fork is a new run.", f"Try --fork {following_name(fork, root)}."

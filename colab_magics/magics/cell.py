@@ -182,7 +182,7 @@ def _interrupted(run: Run, followed: Followed) -> Interrupted:
         return Interrupted(f"{run.name} had just finished, so nothing was cut short; run the cells below when ready.")
     if not state.marks:
         return Interrupted(f"{run.name} was stopped before its first step; run the cell again to start it.")
-    where = f"step {state.step}" + (f" of {state.total_steps}" if state.total_steps else "")
+    where = f"step {state.step:,}" + (f" of {state.total_steps:,}" if state.total_steps else "")
     if isinstance(followed.outcome, Finished):
         result = f"what it learnt is in {run.adapter_path or run.folder}"
         return Interrupted(f"{run.name} stopped after {where}; {result}; run the cell again to start over from step 0.")
@@ -190,7 +190,7 @@ def _interrupted(run: Run, followed: Followed) -> Interrupted:
 
 
 def _died(run: Run, exit_code: int | None, state: PanelState, folder: Path, attempt: int) -> ColabMagicsError:
-    at = f"at step {state.step}" if state.marks else "before its first step"
+    at = f"at step {state.step:,}" if state.marks else "before its first step"
     if exit_code == -9:
         why = "It was killed (signal 9); a machine whose memory has run out does that."
     elif exit_code is not None and exit_code < 0:
@@ -231,7 +231,7 @@ def _check_free(name: str) -> None:
     if name in RESERVED:
         raise ColabMagicsError(
             f"A run cannot be called {name!r}: that is a subcommand of %finetune.",
-            "",
+            "A name must not be mistaken for one.",
             f"Try %%finetune {name}-run, or %finetune {name} on a line of its own.",
         )
     check_name(name)

@@ -120,7 +120,11 @@ def detach(name: str | None, root: Path) -> str:
 def _alive(name: str | None, root: Path) -> Place:
     place = find(name, root)
     if not worker.is_alive(place.folder):
-        raise ColabMagicsError(f"{place.run.name} is not being trained: it is {place.run.state}.")
+        raise ColabMagicsError(
+            f"{place.run.name} is not being trained: it is {place.run.state}.",
+            "No worker is alive on it.",
+            f"%finetune status {place.run.name} shows how it ended.",
+        )
     return place
 
 

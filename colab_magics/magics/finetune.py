@@ -72,7 +72,7 @@ class FinetuneMagics(Magics):  # type: ignore[misc]
 
             raise ColabMagicsError(
                 f"{options.command} is a subcommand and takes no cell body.",
-                "",
+                "Only recipe and data read one.",
                 f"Write %finetune {options.command} on a line, or give the run another name.",
             )
         match options.command:

@@ -117,7 +117,6 @@ class Follower:
     process: subprocess.Popen[bytes] | None = None
     state: PanelState = field(default_factory=PanelState)
     _end: Event | None = None
-    _warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._reader = EventReader(self.folder / "events.jsonl")

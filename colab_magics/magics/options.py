@@ -91,7 +91,9 @@ def _split(line: str) -> list[str]:
         return shlex.split(line)
     except ValueError as error:
         raise ColabMagicsError(
-            f"The line cannot be read: {str(error).lower()}.", "", "Close the quote, or leave it out."
+            "The line cannot be read.",
+            f"It is split as in a shell: {str(error).lower()}.",
+            "Close the quote, or leave it out.",
         ) from None
 
 
@@ -100,13 +102,19 @@ def _option(options: Options, word: str, words: list[str], recipe_keys: Callable
     name = written.replace("-", "_")
     if name in _FLAGS:
         if equals:
-            raise ColabMagicsError(f"--{written} takes no value.", "", f"Write --{written} alone.")
+            raise ColabMagicsError(
+                f"--{written} takes no value.", f"It is on or off, and {value!r} is given.", f"Write --{written} alone."
+            )
         switched: dict[str, Any] = {name: True}
         return replace(options, **switched)
     follows = bool(words) and not words[0].startswith("--")
     if name in _WITH_VALUE:
         if not equals and not follows:
-            raise ColabMagicsError(f"--{written} needs a value.", "", f"Write --{written} VALUE.")
+            raise ColabMagicsError(
+                f"--{written} needs a value.",
+                "The line ends, or another option follows it.",
+                f"Write --{written} VALUE.",
+            )
         given_value: dict[str, Any] = {name: value if equals else words.pop(0)}
         return replace(options, **given_value)
     if name not in recipe_keys():
@@ -125,11 +133,13 @@ def _checked(options: Options) -> Options:
         raise ColabMagicsError(
             f"--panel {options.panel} is not known.",
             f"It can be {', '.join(PANELS)}.",
-            f"Did you mean --panel {close}?" if close else "",
+            f"Did you mean --panel {close}?" if close else "Leave --panel out, and the place decides.",
         )
     if options.out is not None and not options.out.isidentifier():
         raise ColabMagicsError(
-            f"--out {options.out} is no variable name.", "", "Use letters, digits and _, as in --out run."
+            f"--out {options.out} is no variable name.",
+            "The run is bound to a variable of the notebook.",
+            "Use letters, digits and _, as in --out run.",
         )
     return options
 
@@ -139,7 +149,7 @@ def _unknown(word: str, recipe_keys: Callable[[], frozenset[str]]) -> ColabMagic
     close = nearest(name, (*OWN, *sorted(recipe_keys())))
     return ColabMagicsError(
         f"There is no option {word.partition('=')[0]}.",
-        "",
+        "An option is one of the magic's own or a key of the recipe.",
         f"Did you mean --{close.replace('_', '-')}?" if close else "%finetune --help lists the options.",
     )
 
@@ -153,5 +163,5 @@ def _second_name(options: Options, word: str) -> ColabMagicsError:
             f"Did you mean %finetune {close} {word}?" if close else f"Quote a value that has spaces: --key '… {word}'.",
         )
     return ColabMagicsError(
-        f"%finetune {options.command} takes one run, and {word} is a second.", "", "Name one of them."
+        f"%finetune {options.command} takes one run.", f"{options.name} and {word} are two.", "Name one of them."
     )

@@ -166,7 +166,7 @@ class PanelState:
 
 
 def _started(state: PanelState, event: Mapping[str, Any]) -> PanelState:
-    # A new attempt keeps the curve: its first step says how much of it still holds.
+    # A new attempt keeps the curve (its first step says how much of it still holds) and nothing of the last one's end.
     return replace(
         state,
         name=_shown(event.get("name"), 120) or state.name,
@@ -175,6 +175,11 @@ def _started(state: PanelState, event: Mapping[str, Any]) -> PanelState:
         phase="starting",
         progress=None,
         marks=(),
+        notices=(),
+        notices_left_out=0,
+        memory=None,
+        seconds=None,
+        path="",
         failure=(),
         reason="",
     )
@@ -226,13 +231,22 @@ def _plan(state: PanelState, event: Mapping[str, Any]) -> PanelState:
     if not isinstance(choices, Mapping):
         return state
     plan = tuple(
-        Choice(_shown(key, 60), _shown(choice.get("value"), 120), _shown(choice.get("reason"), 240))
+        Choice(_shown(key, 60), _shown(_chosen(choice.get("value")), 120), _shown(choice.get("reason"), 240))
         for key, choice in choices.items()
         if isinstance(choice, Mapping)
     )
     total = choices.get("total_steps")
     planned = _count(total, "value") if isinstance(total, Mapping) else None
     return replace(state, plan=plan, total_steps=planned if planned is not None else state.total_steps)
+
+
+def _chosen(value: object) -> object:
+    """A value as a person would write it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value is None else value
 
 
 def _step(state: PanelState, event: Mapping[str, Any]) -> PanelState:

@@ -27,8 +27,6 @@ def phase(state: PanelState) -> str:
     words = _PHASES.get(state.phase, state.phase)
     if state.reason == "early_stopping" and state.phase in ("stopping", "finished"):
         return f"{words} (the evaluation no longer improved)"
-    if state.reason == "detached":
-        return f"{words}, no longer shown here"
     return words
 
 
@@ -83,7 +81,7 @@ def progress(state: PanelState) -> tuple[float | None, str]:
     """How far the run is, as a fraction (None: nobody knows) and in words."""
     if state.progress is not None:
         now = state.progress
-        written = size if now.unit == "bytes" else count
+        written = size if now.unit == "bytes" else "{:,.0f}".format
         unit = "" if now.unit == "bytes" else f" {now.unit}"
         if now.total:
             done = min(now.done, now.total)
@@ -187,7 +185,7 @@ def footer(state: PanelState) -> list[str]:
     if state.ended:
         return [f"The result is in {state.path}."] if state.path else []
     if state.reason == "detached":
-        return [f"It trains on. %finetune attach {name} shows it again, %finetune stop {name} ends it."]
+        return [f"It trains on without this cell: %finetune attach {name} shows it, %finetune stop {name} ends it."]
     interrupt = (
         "Interrupt this cell to stop in good order: the step is finished and what was learnt is kept. "
         "Interrupt twice to stop at once."

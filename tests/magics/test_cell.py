@@ -134,6 +134,19 @@ def test_what_only_the_worker_can_find_ends_the_cell_too_and_leaves_no_trace(
     assert "failed" in frames[-1]["text/plain"]
 
 
+def test_the_kernel_itself_has_imported_no_library_that_trains(kernel: Kernel, notebook: Any) -> None:
+    names = ["torch", "transformers", "peft", "datasets", "bitsandbytes", "ipywidgets"]
+    assert kernel.value(f"[name for name in {names} if name in __import__('sys').modules]") == "[]"
+
+
+def test_the_numbers_are_there_where_html_is_made_of_the_notebook(notebook: Any) -> None:
+    from nbconvert import HTMLExporter
+
+    page, _ = HTMLExporter().from_notebook_node(notebook)
+    assert "step 4 of 4" in page
+    assert "<svg" in page
+
+
 def test_a_hub_model_that_is_not_to_be_had_ends_the_cell_with_its_name(kernel: Kernel, notebook: Any) -> None:
     reply = kernel.run(f"%%finetune second --panel off\nmodel: nobody/nothing\ndata: {ROWS}")
     assert reply.error == "ColabMagicsError"

@@ -56,6 +56,18 @@ def test_an_attempt_from_step_zero_starts_a_new_curve_and_a_new_first_loss() -> 
     assert state.first_loss == 3.0
 
 
+def test_an_attempt_says_nothing_of_how_the_last_one_ended() -> None:
+    end = event("finished", reason="stopped", step=2, seconds=7.0, path="/runs/a/adapter")
+    state = PanelState().fold_all([event("warning", message="old"), *steps(1, 2), end, event("started", name="a")])
+    assert (state.phase, state.seconds, state.path, state.notices, state.ended) == ("starting", None, "", (), False)
+
+
+def test_what_was_chosen_is_written_as_a_person_would() -> None:
+    values = {"a": True, "b": None, "c": 2e-4, "d": "fp16", "e": 3}
+    state = PanelState().fold(event("plan", choices={key: {"value": value} for key, value in values.items()}))
+    assert [choice.value for choice in state.plan] == ["yes", "none", "0.0002", "fp16", "3"]
+
+
 def test_a_loss_that_is_not_a_number_is_no_point_of_the_curve_and_breaks_nothing() -> None:
     odd = [event("step", step=3, total_steps=9, loss=None), event("step", step=4, total_steps=9, loss="NaN")]
     state = PanelState().fold_all([*steps(1, 2), *odd])
