@@ -49,17 +49,56 @@ def test_a_subcommand_is_one_only_in_the_first_place() -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("--modle x", ["There is no option --modle.", "An option is one of the magic's own or a key of the recipe.", "→ Did you mean --model?"]),
-        ("--bakground", ["There is no option --bakground.", "An option is one of the magic's own or a key of the recipe.", "→ Did you mean --background?"]),
-        ("--zzzzzz 1", ["There is no option --zzzzzz.", "An option is one of the magic's own or a key of the recipe.", "→ %finetune --help lists the options."]),
-        ("-x", ["There is no option -x.", "An option is one of the magic's own or a key of the recipe.", "→ %finetune --help lists the options."]),
+        (
+            "--modle x",
+            [
+                "There is no option --modle.",
+                "An option is one of the magic's own or a key of the recipe.",
+                "→ Did you mean --model?",
+            ],
+        ),
+        (
+            "--bakground",
+            [
+                "There is no option --bakground.",
+                "An option is one of the magic's own or a key of the recipe.",
+                "→ Did you mean --background?",
+            ],
+        ),
+        (
+            "--zzzzzz 1",
+            [
+                "There is no option --zzzzzz.",
+                "An option is one of the magic's own or a key of the recipe.",
+                "→ %finetune --help lists the options.",
+            ],
+        ),
+        (
+            "-x",
+            [
+                "There is no option -x.",
+                "An option is one of the magic's own or a key of the recipe.",
+                "→ %finetune --help lists the options.",
+            ],
+        ),
         (
             "run --data 'oops",
-            ["The line cannot be read.", "It is split as in a shell: no closing quotation.", "→ Close the quote, or leave it out."],
+            [
+                "The line cannot be read.",
+                "It is split as in a shell: no closing quotation.",
+                "→ Close the quote, or leave it out.",
+            ],
         ),
         ("--out", ["--out needs a value.", "The line ends, or another option follows it.", "→ Write --out VALUE."]),
         ("--quiet=1", ["--quiet takes no value.", "It is on or off, and '1' is given.", "→ Write --quiet alone."]),
-        ("--out 3x", ["--out 3x is no variable name.", "The run is bound to a variable of the notebook.", "→ Use letters, digits and _, as in --out run."]),
+        (
+            "--out 3x",
+            [
+                "--out 3x is no variable name.",
+                "The run is bound to a variable of the notebook.",
+                "→ Use letters, digits and _, as in --out run.",
+            ],
+        ),
         (
             "--panel htlm",
             [
@@ -76,7 +115,7 @@ def test_a_subcommand_is_one_only_in_the_first_place() -> None:
                 "→ Did you mean %finetune stop kwanzaa?",
             ],
         ),
-        ("stop one two", ["%finetune stop takes one run.", "one and two are two.", "→ Name one of them."]),
+        ("stop one two", ["%finetune stop takes one run.", "one and two are two runs.", "→ Name one of them."]),
     ],
 )
 def test_what_cannot_be_read_is_said_in_a_few_lines(line: str, said: list[str]) -> None:
