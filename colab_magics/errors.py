@@ -34,6 +34,12 @@ def nearest(word: str, options: Iterable[str]) -> str | None:
     return by_folded[found[0]] if found else None
 
 
+def _ended(sentence: str) -> str:
+    """`sentence` with a full stop, where nothing ends it yet: libraries' own words come without one."""
+    sentence = clean(sentence).rstrip()
+    return sentence if sentence.endswith((".", "!", "?", ":", "…")) else f"{sentence}."
+
+
 class ColabMagicsError(Exception):
     """Everything that we expect to go wrong leaves through this type.
 
@@ -59,7 +65,7 @@ class ColabMagicsError(Exception):
     def lines(self) -> list[str]:
         """One to eight lines, safe to print anywhere: no ANSI, no control characters, no tokens."""
         head = self.what if type(self) is ColabMagicsError else f"{type(self).__name__}: {self.what}"
-        first = [head, *([self.why] if self.why else [])]
+        first = [_ended(head), *([_ended(self.why)] if self.why else [])]
         last = [f"→ {step}" for step in self.next_steps]
         room = max(0, MOST_LINES - len(first) - len(last))
         details = [line for detail in self.details for line in detail.splitlines()][-room:] if room else []

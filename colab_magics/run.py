@@ -194,15 +194,18 @@ def find_run(name: str | None, root: Path) -> Run:
         if living or runs:
             return (living or runs)[0]
         raise ColabMagicsError(
-            f"There is no run in {root}.", "", "Start one with %%finetune, or name its place with --root."
+            f"There is no run in {root}.",
+            "Runs are kept there unless --root or COLAB_MAGICS_ROOT says otherwise.",
+            "Start one with %%finetune, or name its place with --root.",
         )
     for run in runs:
         if run.name == name:
             return run
     close = nearest(name, [run.name for run in runs])
+    listed = ", ".join(run.name for run in runs[:3]) + (", …" if len(runs) > 3 else "")
     raise ColabMagicsError(
         f"There is no run called {name!r} in {root}.",
-        "",
+        f"There is {listed}." if runs else "There is no run at all.",
         f"Did you mean {close}?" if close else "%finetune list shows those that there are.",
     )
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,9 +31,22 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
 
     A test that must start one the slow way (for another environment, or to time it) just does not use this.
     """
+    with _warm_workers(tmp_path_factory.mktemp("warm"), {}) as workers:
+        yield workers
+
+
+@pytest.fixture(scope="session")
+def warm_under(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[dict[str, str]], Warm]]:
+    """Makes warm workers whose libraries were imported under other variables, for those that are read only then."""
+    with ExitStack() as running:
+        yield lambda variables: running.enter_context(_warm_workers(tmp_path_factory.mktemp("warm"), variables))
+
+
+@contextmanager
+def _warm_workers(folder: Path, variables: dict[str, str]) -> Iterator[Warm]:
     here = Path(__file__).parent / "warm"
-    path = tmp_path_factory.mktemp("warm") / "socket"
-    environment = {**os.environ, **worker._importable(), "OMP_NUM_THREADS": "1"}
+    path = folder / "socket"
+    environment = {**os.environ, **worker._importable(), "OMP_NUM_THREADS": "1", **variables}
     with subprocess.Popen(
         [sys.executable, str(here / "zygote.py"), str(path)], stdout=subprocess.PIPE, text=True, env=environment
     ) as zygote:

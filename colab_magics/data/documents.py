@@ -35,7 +35,9 @@ class Documents(Sequence[tuple[Tokens, Trained]]):
 
     def __init__(self, prepared: Prepared, max_length: int) -> None:
         if max_length < 2:
-            raise ColabMagicsError(f"max_length is {max_length}", "one token predicts the next: two are needed")
+            raise ColabMagicsError(
+                f"max_length is {max_length}", "One token predicts the next: two are needed.", "Raise max_length."
+            )
         self.max_length = max_length
         self._tokens, self._trained = prepared.tokens, prepared.trained
         starts = prepared.offsets[:-1]
@@ -124,8 +126,12 @@ def _none_left(prepared: Prepared, dropped: Sequence[dict[str, Any]], max_length
     counted = [f"{drop['count']} rows: {drop['reason']}" for drop in [*prepared.dropped, *dropped]]
     need = int(prepared.first_trained.min()) if len(prepared.first_trained) else 0
     return ColabMagicsError(
-        "no rows are left to train on",
-        f"the response of every row begins after max_length {max_length}" if need else "",
-        f"raise max_length above {need}, or shorten the prompts" if need else "",
+        "No rows are left to train on.",
+        f"The response of every row begins after max_length {max_length}."
+        if need
+        else "No row has a token that is trained on.",
+        f"Raise max_length above {need}, or shorten the prompts."
+        if need
+        else "Look at the rows, or say which columns hold what: columns: {prompt: …, completion: …}",
         details=counted,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from colab_magics.data.rows import Row
@@ -16,8 +17,9 @@ _UNREACHABLE = {
     "OfflineModeIsEnabled",
     "LocalEntryNotFoundError",
     "TimeoutException",
+    "TransportError",
 }
-_TOKEN = "set HF_TOKEN in the environment or in Colab's or Kaggle's secrets, or run `hf auth login`"
+_TOKEN = "Set HF_TOKEN in the environment or in Colab's or Kaggle's secrets, or run `hf auth login`"
 
 
 def hub_rows(source: Source, limit: int | None) -> Iterator[Row]:
@@ -34,6 +36,7 @@ def hub_rows(source: Source, limit: int | None) -> Iterator[Row]:
 
     config, _, split = (source.split or "train").rpartition(":")
     try:
+        _reach(source.name)
         rows = datasets.load_dataset(source.name, config or None, split=split, streaming=limit is not None)
         for number, fields in enumerate(islice(rows, limit), 1):
             yield Row(f"row {number}", dict(fields))
@@ -43,46 +46,74 @@ def hub_rows(source: Source, limit: int | None) -> Iterator[Row]:
         raise explained(source, split, error) from error
 
 
+def _reach(name: str) -> None:
+    """Fail at once without a network: `datasets` would try again for 24 s. What was downloaded before needs none."""
+    from datasets import config
+    from huggingface_hub import HfApi, constants
+
+    owner, _, repository = name.partition("/")
+    kept = (
+        Path(constants.HF_HUB_CACHE, f"datasets--{owner}--{repository}"),
+        Path(config.HF_DATASETS_CACHE, f"{owner}___{repository}"),
+    )
+    if any(path.exists() for path in kept):
+        return
+    try:
+        HfApi().dataset_info(name, timeout=5)
+    except Exception as error:
+        if _kinds(error) & _UNREACHABLE:
+            raise
+        # Whatever else it is, `datasets` says it better.
+
+
+def _kinds(error: BaseException) -> set[str]:
+    return {kind.__name__ for link in _chain(error) for kind in type(link).__mro__}
+
+
 def explained(source: Source, split: str, error: BaseException) -> ColabMagicsError:
     """The error of `datasets` in our words: by its type's name and its text, for the types move between versions."""
-    kinds = {kind.__name__ for link in _chain(error) for kind in type(link).__mro__}
+    kinds = _kinds(error)
     said = " ".join(clean(link) for link in _chain(error))
     first = clean(error).strip().splitlines()[0][:200] if clean(error).strip() else type(error).__name__
     if "gated" in said.lower() or "GatedRepoError" in kinds or "401" in said or "403" in said:
         return ColabMagicsError(
             f"{source.name} needs a login",
-            "the data set is gated or private",
-            f"ask for access at https://huggingface.co/datasets/{source.name}",
+            "The data set is gated or private",
+            f"Ask for access at https://huggingface.co/datasets/{source.name}",
             _TOKEN,
         )
     if "Unknown split" in said or "Bad split" in said:
         return ColabMagicsError(
-            f"{source.name} has no split {split!r}", first, f"name one that it has: data: {source.name}:SPLIT"
+            f"{source.name} has no split {split!r}", first, f"Name one that it has: data: {source.name}:SPLIT"
         )
     if "Config name is missing" in said or ("BuilderConfig" in said and "not found" in said):
         return ColabMagicsError(
-            f"{source.name} has several configurations", first, f"name one: data: {source.name}:CONFIG:{split}"
+            f"{source.name} has several configurations", first, f"Name one: data: {source.name}:CONFIG:{split}"
         )
     if kinds & _UNREACHABLE:
         return ColabMagicsError(
-            f"the Hub cannot be reached for {source.name}",
+            f"The Hub cannot be reached for {source.name}",
             first,
-            "check the network (on Kaggle: Settings → Internet on), or give a file",
+            "Check the network (on Kaggle: Settings → Internet on), or give a file",
         )
     if kinds & {"DatasetNotFoundError", "RepositoryNotFoundError", "FileNotFoundError"}:
         return ColabMagicsError(
             f"{source.name} is no file here, no variable, and no data set on the Hub",
             first,
-            "check the spelling",
-            f"if it is private: {_TOKEN}",
+            "Check the spelling",
+            f"If it is private: {_TOKEN[0].lower()}{_TOKEN[1:]}",
         )
     if "trust_remote_code" in said or "scripts are no longer supported" in said:
         return ColabMagicsError(
             f"{source.name} is loaded by a script of its own, which is not run",
             first,
-            "load it yourself and name the variable",
+            "Load it yourself and name the variable",
         )
-    return ColabMagicsError(f"{source.name} could not be loaded", f"{type(error).__name__}: {first}")
+    return ColabMagicsError(
+        f"{source.name} could not be loaded",
+        f"{type(error).__name__}: {first}",
+        "Try datasets.load_dataset in a cell, and name its variable.",
+    )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -97,7 +97,9 @@ def resolve(text: str, namespace: Mapping[str, Any], *, cwd: str | os.PathLike[s
     text = text.strip()
     if not text:
         raise ColabMagicsError(
-            "`data` is empty", "", f"give a file ({READABLE}), a variable, or a Hub id like org/name"
+            "`data` is empty.",
+            "It names what to train on.",
+            f"Give a file ({READABLE}), a variable, or a Hub id like org/name",
         )
     path = Path(cwd) / Path(text).expanduser()
     if path.is_dir():
@@ -107,10 +109,10 @@ def resolve(text: str, namespace: Mapping[str, Any], *, cwd: str | os.PathLike[s
             raise ColabMagicsError(
                 f"{text} is not a kind of file that can be read",
                 f"its ending is {''.join(path.suffixes[-2:]) or 'missing'}",
-                f"give {READABLE}, or load it into a DataFrame and name that variable",
+                f"Give {READABLE}, or load it into a DataFrame and name that variable",
             )
         if path.stat().st_size == 0:
-            raise ColabMagicsError(f"{text} is empty", "the file has no bytes", "check that its upload finished")
+            raise ColabMagicsError(f"{text} is empty", "The file has no bytes", "Check that its upload finished")
         return Source("path", text, str(path.resolve()))
     if text in namespace and _variable_kind(namespace[text]) is not None:
         return Source("variable", text)
@@ -137,10 +139,10 @@ def _a_directory(text: str, path: Path) -> ColabMagicsError:
     inside = sorted(child.name for child in path.iterdir() if file_kind(child))
     return ColabMagicsError(
         f"{text} is a folder",
-        f"it holds {', '.join(inside[:5])}{', …' if len(inside) > 5 else ''}"
+        f"It holds {', '.join(inside[:5])}{', …' if len(inside) > 5 else ''}"
         if inside
-        else "no file in it can be read",
-        f"give one file: data: {Path(text) / inside[0]}" if inside else f"give a file: {READABLE}",
+        else "No file in it can be read",
+        f"Give one file: data: {Path(text) / inside[0]}" if inside else f"Give a file: {READABLE}",
     )
 
 
@@ -150,9 +152,11 @@ def _names_nothing(text: str, path: Path, namespace: Mapping[str, Any]) -> Colab
         kind = type(value).__name__
         splits = list(value) if kind == "DatasetDict" else []
         return ColabMagicsError(
-            f"the variable {text} is a {kind}, which holds no rows that can be read",
-            "a DataFrame, a datasets.Dataset or a list of dicts is needed",
-            f"pick a split first: rows = {text}[{splits[0]!r}], then data: rows" if splits else "",
+            f"The variable {text} is a {kind}, which holds no rows that can be read",
+            "A DataFrame, a datasets.Dataset or a list of dicts is needed",
+            f"Pick a split first: rows = {text}[{splits[0]!r}], then data: rows"
+            if splits
+            else "Turn it into one of them in a cell above.",
         )
     files = [child.name for child in path.parent.iterdir() if file_kind(child)] if path.parent.is_dir() else []
     near = nearest(path.name, files)
@@ -161,8 +165,8 @@ def _names_nothing(text: str, path: Path, namespace: Mapping[str, Any]) -> Colab
         listed = ", ".join(sorted(files)[:5])
         return ColabMagicsError(
             f"{text} does not exist",
-            why or (f"{path.parent} has {listed}" if files else f"no readable file is in {path.parent}"),
-            f"did you mean {Path(text).parent / near}?" if near else "check the path, or upload the file first",
+            why or (f"{path.parent} has {listed}" if files else f"No readable file is in {path.parent}"),
+            f"Did you mean {Path(text).parent / near}?" if near else "Check the path, or upload the file first",
         )
     tables = [name for name, value in namespace.items() if not name.startswith("_") and _variable_kind(value)]
     near_variable = nearest(text, tables)
@@ -170,9 +174,9 @@ def _names_nothing(text: str, path: Path, namespace: Mapping[str, Any]) -> Colab
     meant = near_variable or near_file
     return ColabMagicsError(
         f"`data: {text}` names no file and no variable",
-        f"a file is {READABLE}; a variable is a DataFrame, a datasets.Dataset or a list of dicts; "
-        "a Hub data set is org/name",
-        f"did you mean {meant}?" if meant else "",
+        f"A file is {READABLE}; a variable is a DataFrame, a datasets.Dataset or a list of dicts; "
+        "a Hub data set is org/name.",
+        f"Did you mean {meant}?" if meant else f"Run the cell that defines {text}, or check the spelling.",
     )
 
 
@@ -188,7 +192,7 @@ def identity(source: Source) -> str:
 
         return f"hub:{source.name}:{source.split or ''}@{revision(source.name) or 'unknown'}"
     if source.path is None:
-        raise ColabMagicsError(f"the rows of {source} were not written yet", "write_rows comes first")
+        raise ColabMagicsError(f"The rows of {source} were not written yet.", "write_rows comes first.")
     path = Path(source.path)
     size = path.stat().st_size
     digest = hashlib.blake2b(digest_size=16)

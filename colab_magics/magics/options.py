@@ -163,5 +163,5 @@ def _second_name(options: Options, word: str) -> ColabMagicsError:
             f"Did you mean %finetune {close} {word}?" if close else f"Quote a value that has spaces: --key '… {word}'.",
         )
     return ColabMagicsError(
-        f"%finetune {options.command} takes one run.", f"{options.name} and {word} are two.", "Name one of them."
+        f"%finetune {options.command} takes one run.", f"{options.name} and {word} are two runs.", "Name one of them."
     )

@@ -232,7 +232,9 @@ def check(key: str, value: Any, where: str = "") -> Any:
         raise ColabMagicsError(
             f"{key}: {shown} cannot be used" + (f" ({where})" if where else ""),
             f"{key} takes {rule.says}.",
-            f"did you mean {key}: {guess}?" if guess else "",
+            f"Did you mean {key}: {guess}?" if guess else "",
+            f"Leave {key} out for its default, {defaults()[key]}." if defaults()[key] not in ("", None) else "",
+            "%finetune recipe prints every key with its value." if defaults()[key] in ("", None) else "",
         ) from None
 
 
@@ -250,8 +252,8 @@ def unknown_key(key: str, known: Collection[str], where: str = "") -> ColabMagic
     """The error for a key that nobody knows, naming the nearest one."""
     guess = nearest(key, Recipe.KEYS) or nearest(key, known)
     return ColabMagicsError(
-        f"unknown key {key}" + (f" ({where})" if where else ""),
+        f"Unknown key {key}" + (f" ({where})" if where else ""),
         "Nothing was started: a misspelt key would train something else than you asked for.",
-        f"did you mean {guess}?" if guess else "",
-        "%finetune recipe prints every key",
+        f"Did you mean {guess}?" if guess else "",
+        "%finetune recipe prints every key.",
     )

@@ -40,6 +40,7 @@ class Layer:
             raise ColabMagicsError(
                 f"{key}: {show(self.get(key))} cannot be used ({self.written[key].where})",
                 f"{key} takes true or false.",
+                f"Correct {key}, or leave it out.",
             ) from None
         return None if read == "auto" else bool(read)
 
@@ -53,6 +54,7 @@ class Layer:
             raise ColabMagicsError(
                 f"{key}: {show(self.get(key))} cannot be used ({self.written[key].where})",
                 f"{key} takes a whole number, 1 or more.",
+                f"Correct {key}, or leave it out.",
             ) from None
 
     def put(self, key: str, value: Any, because: str, say: bool = True) -> None:
@@ -64,7 +66,7 @@ class Layer:
             raise ColabMagicsError(
                 f"{other.key} ({other.where}) and {entry.key} ({entry.where}) contradict each other",
                 f"{other.key} says {key}: {self.values[key]}, {entry.key} says {key}: {value}.",
-                f"keep one of them, or write {key} itself",
+                f"Keep one of them, or write {key} itself.",
             )
         news = key not in self.values
         self.values[key] = value

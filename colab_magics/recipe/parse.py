@@ -83,7 +83,7 @@ def parse(
     yaml_part, python_part = split(body)
     written = sorted([*read_entries(yaml_part), *read_python(python_part, namespace)], key=lambda one: one.line)
     if not written and not options and preset is None:
-        raise ColabMagicsError("the cell is empty", "Fine-tuning needs a model and data, two lines:", *_TWO_LINES)
+        raise ColabMagicsError("The cell is empty", "Fine-tuning needs a model and data, two lines:", *_TWO_LINES)
 
     layers = [
         read_preset(preset) if preset is not None else [],
@@ -107,7 +107,11 @@ def _option(name: str, value: str | bool) -> Entry:
     key = name.lstrip("-").replace("-", "_")
     if isinstance(value, bool):
         if key in rules() and not isinstance(rules()[key], Flag):
-            raise ColabMagicsError(f"--{key.replace('_', '-')} needs a value", f"{key} takes {rules()[key].says}.")
+            raise ColabMagicsError(
+                f"--{key.replace('_', '-')} needs a value",
+                f"{key} takes {rules()[key].says}.",
+                f"Write --{key.replace('_', '-')} VALUE.",
+            )
         return Entry(key, value, 0, value)
     return Entry(key, value if takes_text(canonical(key)) else read_scalar(value), 0, value)
 
@@ -137,11 +141,11 @@ def _with_variables(entries: Iterable[Entry], namespace: Mapping[str, Any] | Non
 def _require_model_and_data(values: Mapping[str, Any]) -> None:
     missing = [line for line in _TWO_LINES if not values.get(line.partition(":")[0])]
     if missing:
-        keys = " and ".join(line.partition(":")[0] for line in missing)
+        keys = " and no ".join(line.partition(":")[0] for line in missing)
         raise ColabMagicsError(
-            f"{keys} missing",
+            f"The recipe names no {keys}.",
             "Fine-tuning needs a model (a Hub id, a folder, or demo) and data (a path, a Hub id, or a variable).",
-            *(f"add a line such as {line}" for line in missing),
+            *(f"Add a line such as {line}" for line in missing),
         )
 
 
@@ -170,5 +174,6 @@ def _check_the_format(values: dict[str, Any], namespace: Mapping[str, Any] | Non
         raise ColabMagicsError(
             f"format: {name} is no function (its type is {type(function).__name__})",
             "It is called with each row, and returns the row to train on.",
+            "Name a function that a cell above defines: def shape(row): …, then format: shape.",
         )
     used[name] = function

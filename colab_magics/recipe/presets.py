@@ -26,9 +26,9 @@ def read_preset(name: str) -> list[Entry]:
     if name not in names:
         guess = nearest(name, names)
         raise ColabMagicsError(
-            f"there is no preset {name}",
+            f"There is no preset {name}",
             f"The presets are {', '.join(names)}.",
-            f"did you mean --preset {guess}?" if guess else "",
+            f"Did you mean --preset {guess}?" if guess else "Take one of them, or leave --preset out.",
         )
     text = (files("colab_magics") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
     return read_entries(text)

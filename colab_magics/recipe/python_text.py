@@ -147,8 +147,9 @@ def _arguments(lines: list[tuple[int, str]]) -> Iterator[tuple[int, str | None, 
                 position += 1  # a call pasted without its closing bracket: read what is in it
                 continue
             raise ColabMagicsError(
-                f"line {number} cannot be read: {line.strip()[:60]}",
+                f"Line {number} cannot be read: {line.strip()[:60]}",
                 "The body of the cell is YAML (`key: value`), or `key=value,` lines as in a Python call.",
+                "Write model: demo and data: rows.jsonl, each on a line of its own, to begin with.",
             )
         for keyword in call.keywords:
             # lineno counts from 1, and line 1 of the text is the bracket that we put before it

@@ -101,12 +101,17 @@ def _flags_to_method(layer: Layer) -> None:
             raise ColabMagicsError(
                 f"{key}: {show(layer.get(key))} is not supervised fine-tuning ({layer.written[key].where})",
                 "This cell trains on the responses in the data.",
+                f"Leave {key} out.",
             )
     if layer.get("stage") == "pt":
         layer.put("loss_on", "all", "stage")
     for key in ("reward_model", "process_reward_model"):
         if layer.get(key):
-            raise ColabMagicsError(f"{key} is not supervised fine-tuning", "This cell trains a causal language model.")
+            raise ColabMagicsError(
+                f"{key} is not supervised fine-tuning.",
+                "This cell trains a causal language model.",
+                f"Leave {key} out.",
+            )
     four_bit = (
         layer.flag("load_in_4bit") or str(layer.get("quantization_bit")) == "4" or layer.get("adapter") == "qlora"
     )
@@ -118,6 +123,7 @@ def _flags_to_method(layer: Layer) -> None:
             raise ColabMagicsError(
                 f"{key}: {kind} cannot be used ({layer.written[key].where})",
                 "The methods are auto, qlora, lora and full.",
+                "Write method: auto, and the plan chooses.",
             )
         layer.put("method", "full" if kind in {"full", "none"} else "qlora" if four_bit else "lora", key)
     if "adapter" in layer.written and not layer.has("adapter") and not four_bit:
@@ -158,7 +164,7 @@ def _warmup(layer: Layer) -> None:
         raise ColabMagicsError(
             f"warmup_ratio: {show(ratio)} cannot be used ({layer.written['warmup_ratio'].where})",
             "warmup_ratio takes a fraction of all steps, 0 or more, below 1.",
-            "warmup_steps takes a number of steps",
+            "Write warmup_steps for a number of steps.",
         ) from None
     layer.values.pop("warmup_steps", None)
     layer.put("warmup_steps", ratio, "warmup_ratio")
@@ -175,6 +181,7 @@ def _strategy(layer: Layer, key: str, among: tuple[str, ...]) -> str:
         raise ColabMagicsError(
             f"{key}: {show(layer.get(key))} cannot be used ({layer.written[key].where})",
             f"{key} takes one of {', '.join(among)}.",
+            f"Correct {key}, or leave it out.",
         )
     return name
 

@@ -85,7 +85,9 @@ def _sort(layer: Layer, entry: Entry) -> None:
 def _refuse_a_contradiction(first: Entry, second: Entry) -> None:
     if first.key == second.key and not second.repeatable:
         raise ColabMagicsError(
-            f"{first.key} is given twice ({first.where} and {second.where})", "Only one of them can hold."
+            f"{first.key} is given twice ({first.where} and {second.where})",
+            "Only one of them can hold.",
+            "Delete one of the two lines.",
         )
     if first.value is not None and second.value is not None and first.value != second.value:
         same = (
@@ -96,7 +98,7 @@ def _refuse_a_contradiction(first: Entry, second: Entry) -> None:
         raise ColabMagicsError(
             f"{same}, and contradict each other",
             f"{first.key}: {show(first.value)} ({first.where}); {second.key}: {show(second.value)} ({second.where}).",
-            "keep one of them",
+            "Keep one of them.",
         )
 
 
@@ -113,7 +115,7 @@ def _take(layer: Layer, key: str, entry: Entry) -> None:
             raise ColabMagicsError(
                 f"{entry.key}: {value} is an expression ({entry.where})",
                 "A cell is read, never run.",
-                f"write the value, or put it into a variable and write {key}: {{name}}",
+                f"Write the value, or put it into a variable and write {key}: {{name}}.",
             )
     value = READERS.get(key, as_it_is)(layer, entry, value)
     if value is None and defaults()[key] is not None and key != "eval_every":

@@ -87,7 +87,7 @@ def _data(layer: Layer, entry: Entry, value: Any) -> Any:
             raise ColabMagicsError(
                 f"{entry.key} names {len(value)} data sets ({entry.where})",
                 "A run trains on one.",
-                "put their rows into one file, or into one list in a cell above",
+                "Put their rows into one file, or into one list in a cell above.",
                 details=[", ".join(str(part.get("path", part) if isinstance(part, dict) else part) for part in value)],
             )
         value = value[0]

@@ -52,13 +52,19 @@ def look_up(key: str, value: Any, namespace: Mapping[str, Any] | None, used: dic
 def find(key: str, name: str, namespace: Mapping[str, Any] | None) -> Any:
     """The notebook's variable `name`, wanted by `key`."""
     if namespace is None:
-        raise ColabMagicsError(f"{key}: {{{name}}} is a notebook variable, and there is no notebook here")
+        raise ColabMagicsError(
+            f"{key}: {{{name}}} is a notebook variable, and there is no notebook here.",
+            "A terminal has no variables.",
+            "Write the value itself.",
+        )
     if name not in namespace:
         guess = nearest(name, [other for other in namespace if not other.startswith("_")])
         raise ColabMagicsError(
             f"{key}: this notebook has no variable {name}",
-            f"{{{name}}} and ${name} stand for a notebook variable.",
-            f"did you mean {{{guess}}}?" if guess else f"define {name} in a cell above, and run it",
+            "It must be a function that takes one row and returns one."
+            if key == "format"
+            else f"{{{name}}} and ${name} stand for a notebook variable.",
+            f"Did you mean {{{guess}}}?" if guess else f"Define {name} in a cell above, and run it.",
         )
     return namespace[name]
 

@@ -129,7 +129,7 @@ def flow(value: Any) -> str:
 def _entry(loader: _Loader, key: yaml.Node, value: yaml.Node) -> Entry:
     line = key.start_mark.line + 1
     if not isinstance(key, yaml.ScalarNode):
-        raise ColabMagicsError(f"line {line} is no `key: value`", "A key is one word.")
+        raise ColabMagicsError(f"Line {line} is no `key: value`", "A key is one word.", "Write key: value.")
     read = _value(loader, value)
     text = value.value if isinstance(value, yaml.ScalarNode) and read is not None else read
     return Entry(str(key.value), read, line, text)
@@ -152,7 +152,9 @@ def _value(loader: _Loader, node: yaml.Node) -> Any:
             name = str(loader.construct_object(key, deep=True)) if isinstance(key, yaml.ScalarNode) else ""
             if name in pairs:
                 raise ColabMagicsError(
-                    f"{name} is given twice (line {key.start_mark.line + 1})", "Only one of them can hold."
+                    f"{name} is given twice (line {key.start_mark.line + 1})",
+                    "Only one of them can hold.",
+                    "Delete one of the two lines.",
                 )
             pairs[name] = _value(loader, value)
         return pairs
@@ -162,7 +164,7 @@ def _value(loader: _Loader, node: yaml.Node) -> Any:
 def _no_mapping(text: str, line: int) -> ColabMagicsError:
     written = text.splitlines()[line].strip() if text.splitlines() else ""
     return ColabMagicsError(
-        f"line {line + 1} is no `key: value`: {written[:60]}",
+        f"Line {line + 1} is no `key: value`: {written[:60]}",
         "The body of the cell is YAML, or `key=value,` lines as in a Python call.",
         "model: Qwen/Qwen3-0.6B",
         "data: rows.jsonl",
@@ -173,23 +175,25 @@ def _invalid(text: str, error: Exception) -> ColabMagicsError:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     problem = getattr(error, "problem", None) or str(error)
     if mark is None:
-        return ColabMagicsError("the body of the cell is not valid YAML", str(problem).split("\n")[0])
+        return ColabMagicsError(
+            "The body of the cell is not valid YAML", str(problem).split("\n")[0], "Write it as key: value, one a line."
+        )
     lines = text.splitlines()
     line = min(mark.line, max(0, len(lines) - 1))
     written = lines[line].rstrip() if lines else ""
     return ColabMagicsError(
-        f"invalid YAML in line {mark.line + 1}, column {mark.column + 1}: {problem}",
-        "",
-        *_hints(written),
+        f"Invalid YAML in line {mark.line + 1}, column {mark.column + 1}.",
+        f"The reader says: {problem}",
+        *(list(_hints(written)) or ["Write key: value, with a blank after the colon."]),
         details=[written[:100], " " * min(mark.column, 99) + "^"] if mark.column < 100 else [written[:100]],
     )
 
 
 def _hints(written: str) -> Iterator[str]:
     if "\t" in written:
-        yield "indent with spaces: YAML takes no tabs"
+        yield "Indent with spaces: YAML takes no tabs."
     value = written.partition(":")[2].strip()
     if value[:1] in {"{", "[", "*", "&", "!", "%", "@", "`", "'", '"'} or ": " in value:
-        yield "put the value in quotes, or write `key: |` and the text indented below"
+        yield "Put the value in quotes, or write `key: |` and the text indented below."
     if re.match(r"\s*\w+:\S", written):
-        yield "a blank belongs between the colon and the value"
+        yield "Put a blank between the colon and the value."

@@ -49,7 +49,7 @@ def test_no_network_is_told_apart_from_an_unknown_id() -> None:
         ConnectionError("Couldn't reach 'org/name' on the Hub (LocalEntryNotFoundError)"),
         _caused(ConnectionError("unreachable"), ValueError("wrapped")),
     ):
-        assert "the Hub cannot be reached" in said(error)
+        assert "The Hub cannot be reached" in said(error)
 
 
 def test_a_wrong_split_and_a_missing_configuration_are_named() -> None:
@@ -66,14 +66,14 @@ def test_a_token_in_an_error_is_not_shown() -> None:
     assert secret not in said(RuntimeError(f"bad header Bearer {secret}"))
 
 
-def test_without_a_network_a_hub_id_ends_in_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+def test_without_a_network_a_hub_id_ends_at_once_in_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("it would try again for 24 s"))
     with pytest.raises(ColabMagicsError) as caught:
         list(read_rows(Source("hub", "colab-magics/no-such-rows"), limit=3))
-    assert "colab-magics/no-such-rows" in str(caught.value)
+    assert "cannot be reached for colab-magics/no-such-rows" in str(caught.value)
 
 
 def test_rows_of_a_repository_are_streamed_when_they_are_limited(
@@ -88,6 +88,7 @@ def test_rows_of_a_repository_are_streamed_when_they_are_limited(
         return real("json", data_files=str(tmp_path / "train.jsonl"), cache_dir=str(tmp_path / "cache"), **more)
 
     monkeypatch.setattr(datasets, "load_dataset", of_the_folder)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: None)
     rows = list(read_rows(SOURCE, limit=3))
     assert [row.fields for row in rows] == [{"q": "0"}, {"q": "1"}, {"q": "2"}]
     assert asked[0] == ("org/name", None, {"split": "train", "streaming": True})

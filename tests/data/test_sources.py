@@ -79,13 +79,13 @@ def test_frames_and_data_sets_are_variables(tmp_path: Path) -> None:
 
 def test_a_missing_file_names_its_nearest_neighbour(tmp_path: Path) -> None:
     written(tmp_path / "data" / "kwanzaa_train.jsonl")
-    assert "did you mean data/kwanzaa_train.jsonl?" in refused("data/kwanza_train.jsonl", {}, tmp_path)
+    assert "Did you mean data/kwanzaa_train.jsonl?" in refused("data/kwanza_train.jsonl", {}, tmp_path)
     assert "does not exist" in refused("dta/kwanzaa_train.jsonl", {}, tmp_path)
 
 
 def test_a_misspelt_variable_names_its_nearest_neighbour(tmp_path: Path) -> None:
     said = refused("train_row", {"train_rows": ROWS, "_train_row": ROWS, "train_raw": 3}, tmp_path)
-    assert "did you mean train_rows?" in said
+    assert "Did you mean train_rows?" in said
 
 
 def test_a_variable_that_holds_no_rows_says_what_it_is(tmp_path: Path) -> None:

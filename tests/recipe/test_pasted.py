@@ -63,12 +63,12 @@ def test_an_expression_is_not_evaluated_but_refused() -> None:
 
 
 def test_a_line_that_is_neither_yaml_nor_python_is_named() -> None:
-    with pytest.raises(ColabMagicsError, match="line 3"):
+    with pytest.raises(ColabMagicsError, match="Line 3"):
         parse(TWO + "r = = 3\n")
 
 
 def test_a_misspelt_keyword_in_a_pasted_call_is_named_with_its_line() -> None:
-    with pytest.raises(ColabMagicsError, match="did you mean learning_rate") as caught:
+    with pytest.raises(ColabMagicsError, match="Did you mean learning_rate") as caught:
         parse(TWO + "args = SFTConfig(\n    seed = 1,\n    learning_rat = 1,\n)")
     assert "line 5" in str(caught.value)
 

@@ -108,7 +108,7 @@ def test_format_names_a_function_of_the_notebook(written: str) -> None:
 
 
 def test_a_format_that_is_missing_or_no_function_is_named() -> None:
-    with pytest.raises(ColabMagicsError, match="did you mean"):
+    with pytest.raises(ColabMagicsError, match="Did you mean"):
         parse(f"{TWO}format: shap", namespace={"shape": len})
     with pytest.raises(ColabMagicsError, match="no function"):
         parse(f"{TWO}format: shape", namespace={"shape": 3})
