@@ -78,7 +78,7 @@ def explained(source: Source, split: str, error: BaseException) -> ColabMagicsEr
     if "gated" in said.lower() or "GatedRepoError" in kinds or "401" in said or "403" in said:
         return ColabMagicsError(
             f"{source.name} needs a login",
-            "The data set is gated or private",
+            "The data set is gated or private.",
             f"Ask for access at https://huggingface.co/datasets/{source.name}",
             _TOKEN,
         )
@@ -94,20 +94,20 @@ def explained(source: Source, split: str, error: BaseException) -> ColabMagicsEr
         return ColabMagicsError(
             f"The Hub cannot be reached for {source.name}",
             first,
-            "Check the network (on Kaggle: Settings → Internet on), or give a file",
+            "Check the network (on Kaggle: Settings → Internet on), or give a file.",
         )
     if kinds & {"DatasetNotFoundError", "RepositoryNotFoundError", "FileNotFoundError"}:
         return ColabMagicsError(
             f"{source.name} is no file here, no variable, and no data set on the Hub",
             first,
-            "Check the spelling",
+            "Check the spelling.",
             f"If it is private: {_TOKEN[0].lower()}{_TOKEN[1:]}",
         )
     if "trust_remote_code" in said or "scripts are no longer supported" in said:
         return ColabMagicsError(
             f"{source.name} is loaded by a script of its own, which is not run",
             first,
-            "Load it yourself and name the variable",
+            "Load it yourself and name the variable.",
         )
     return ColabMagicsError(
         f"{source.name} could not be loaded",
