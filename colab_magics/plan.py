@@ -284,6 +284,12 @@ def _method(recipe: Recipe, shape: ModelShape, ask: _Asker, free: int) -> Choice
 
 def _optim(recipe: Recipe, device: Device, method: str, ask: _Asker) -> Choice:
     if recipe.optim != "auto":
+        if device.kind == "cpu" and recipe.optim.startswith("paged_"):
+            raise ColabMagicsError(
+                f"optim: {recipe.optim} needs a GPU.",
+                "A paged optimizer moves its state between GPU and host memory.",
+                "Use optim: adamw_8bit or adamw_torch_fused.",
+            )
         return Choice(recipe.optim, GIVEN)
     if device.kind == "cpu" or method != "full" or ask.fits(method, "adamw_torch_fused", 1, ask.may_checkpoint):
         return Choice("adamw_torch_fused", "one fused kernel for all weights")

@@ -25,6 +25,7 @@ from colab_magics.run import is_starting
 from colab_magics.training.loop import Outcome, train
 from colab_magics.training.measure import settle_packing
 from colab_magics.training.model import describe, load_model
+from colab_magics.training.optim import check_bitsandbytes
 from colab_magics.training.orders import Orders
 from colab_magics.training.probe import probe
 from colab_magics.training.result import save_result
@@ -167,6 +168,7 @@ def _preflight(folder: Path, until: str | None, log: EventLog, report: Reporter)
     device = this_device()
     facts = DataFacts(documents.lengths, len(eval_documents or ()), max_length)
     plan = make_plan(recipe, shape, device, facts, verdict, peak)
+    check_bitsandbytes(plan["method"], plan["optim"])
     _check_disk(folder, shape, plan)
     log.append("plan", choices=plan.to_dict())
     return Ready(recipe, source, tokenizer, shape, device, plan, data, documents, eval_documents)

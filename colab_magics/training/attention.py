@@ -93,17 +93,20 @@ def _window_mask(length: int, window: int, device: torch.device) -> torch.Tensor
 
 @lru_cache
 def _capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device)
+    major, minor = torch.cuda.get_device_capability(device)
+    return int(major), int(minor)
 
 
 def _flash_takes_groups(query: torch.Tensor) -> bool:
     """Whether KV heads may be left unrepeated: only flash attention takes them so, from capability 8.0 on."""
-    return query.device.type == "cuda" and _capability(query.device) >= (8, 0) and query.shape[-1] <= 256
+    if query.device.type != "cuda" or query.shape[-1] > 256:
+        return False
+    return _capability(query.device) >= (8, 0)
 
 
 def _takes_mask(device: torch.device) -> bool:
     """A GPU takes one masked kernel for all documents; a CPU is faster with one small kernel each."""
-    return device.type == "cuda"
+    return bool(device.type == "cuda")
 
 
 def attend(

@@ -17,24 +17,26 @@ _BITSANDBYTES = {
 }
 
 
-def check_optimizer(name: str, device: str) -> None:
-    """Raise, before anything is loaded, for an optimizer that does not work on `device` ("cpu" or "cuda")."""
-    if device != "cuda" and name.startswith("paged_"):
+def check_bitsandbytes(method: str, optim: str) -> None:
+    """Raise, before a weight is loaded, where bitsandbytes is needed and cannot be imported.
+
+    Parameters
+    ----------
+    method, optim : as the plan chose them
+    """
+    if method != "qlora" and optim not in _BITSANDBYTES:
+        return
+    try:
+        import bitsandbytes  # noqa: F401
+    except Exception as error:  # a build for another CUDA raises what it likes
+        missing = isinstance(error, ImportError) and "No module named 'bitsandbytes'" in str(error)
+        wanted = "method: qlora" if method == "qlora" else f"optim: {optim}"
         raise ColabMagicsError(
-            f"optim: {name} needs a GPU.",
-            "A paged optimizer moves its state between GPU and host memory.",
-            "Use optim: adamw_8bit or adamw_torch_fused.",
-        )
-    if name in _BITSANDBYTES:
-        try:
-            import bitsandbytes  # noqa: F401
-        except Exception as error:
-            raise ColabMagicsError(
-                f"optim: {name} needs bitsandbytes, which cannot be imported.",
-                str(error).partition("\n")[0],
-                "pip install bitsandbytes",
-                "or use optim: adamw_torch_fused",
-            ) from None
+            f"{wanted} needs bitsandbytes, which {'is not installed' if missing else 'does not work here'}.",
+            "" if missing else str(error).partition("\n")[0],
+            "pip install -U bitsandbytes (no restart is needed)",
+            "or use method: lora with optim: adamw_torch_fused",
+        ) from None
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe, name: str, rate: float) -> torch.optim.Optimizer:

@@ -5,6 +5,7 @@ Config and tokenizer come first and cost little; the weights only once everythin
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -125,23 +126,29 @@ def _open_hub(recipe: Recipe) -> ModelSource:
     weights = _weights(name, files, recipe)
     others = [*_NEVER, *_PICKLES, "*.safetensors"]
     with _hub_errors(name):
+        # by the branch's name, so that the cache knows which commit it was when there is no network next time
         folder = Path(
-            snapshot_download(name, revision=info.sha, ignore_patterns=others, tqdm_class=_reporting(None, 0))
+            snapshot_download(
+                name, revision=recipe.hub_revision, ignore_patterns=others, tqdm_class=_reporting(None, 0)
+            )
         )
-    return ModelSource(name, folder, info.sha, _config(name, folder, recipe), sum(weights.values()), tuple(weights))
+    config = _config(name, folder, recipe)
+    return ModelSource(name, folder, folder.name, config, sum(weights.values()), tuple(weights))
 
 
 def _open_cached(recipe: Recipe, error: _NoNetwork) -> ModelSource:
     """The copy that an earlier run downloaded, where there is no network."""
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import try_to_load_from_cache
 
-    try:
-        folder = Path(snapshot_download(recipe.model, revision=recipe.hub_revision, local_files_only=True))
-    except (OSError, ValueError):
-        raise error.shown from None
-    files = {str(file.relative_to(folder)): file.stat().st_size for file in folder.rglob("*") if file.is_file()}
-    if "config.json" not in files or not any(file.endswith(".safetensors") for file in files):
+    found = try_to_load_from_cache(recipe.model, "config.json", revision=recipe.hub_revision)
+    if not isinstance(found, str):
         raise error.shown
+    folder = Path(found).parent
+    files = {str(file.relative_to(folder)): file.stat().st_size for file in folder.rglob("*") if file.is_file()}
+    index = folder / "model.safetensors.index.json"
+    wanted = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else set()
+    if not any(file.endswith(".safetensors") for file in files) or not wanted <= set(files):
+        raise error.shown  # an earlier download was broken off
     weights = _weights(recipe.model, files, recipe)
     return ModelSource(recipe.model, folder, folder.name, _config(recipe.model, folder, recipe), sum(weights.values()))
 

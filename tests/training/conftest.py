@@ -136,7 +136,7 @@ class Trained:
         self.outcome: Outcome | None = None
 
     def run(self, control: Callable[[], str | None] = lambda: None) -> Trained:
-        self.outcome = train(self.task, self.progress, lambda kind, **fields: self.tell(kind, **fields), control)
+        self.outcome = train(self.task, self.progress, self.tell, control)
         return self
 
     def tell(self, kind: str, **fields: Any) -> None:

@@ -140,7 +140,12 @@ def test_a_planted_old_torchao_changes_nothing(make_model, tmp_path):
     root = str(Path(__file__).resolve().parents[2])
     done = subprocess.run(
         [sys.executable, "-c", OLD_TORCHAO, str(make_model("qwen3"))],
-        env={"PYTHONPATH": f"{tmp_path}:{root}", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        env={
+            "PYTHONPATH": f"{tmp_path}:{root}",
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(tmp_path),
+            "OMP_NUM_THREADS": "1",
+        },
         capture_output=True,
         text=True,
         check=False,
