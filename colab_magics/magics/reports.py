@@ -59,15 +59,16 @@ def _preflight(cell: Cell, until: str) -> tuple[Recipe, frozenset[str], list[dic
     parsed = parse(cell.body, cell.options.recipe, preset=cell.options.preset, namespace=cell.namespace)
     for note in parsed.notes:
         cell.say(note)
-    with tempfile.TemporaryDirectory(prefix="colab_magics-") as folder_name, interrupts() as presses:
-        folder = Path(folder_name) / "preflight"
+    with tempfile.TemporaryDirectory(prefix="colab_magics-") as home:
+        folder = Path(home) / "run"
         folder.mkdir()
         write_inputs(folder, parsed.recipe, cell.namespace)
-        process = worker.spawn(folder, 1, arguments=("--until", until), env=token_environment())
-        follower = Follower(folder, 1, process=process)
-        followed = follower.follow(Panel(Nowhere()), presses)
+        with interrupts() as presses:
+            process = worker.spawn(folder, 1, arguments=("--until", until), env=token_environment())
+            follower = Follower(folder, 1, process=process)
+            followed = follower.follow(Panel(Nowhere()), presses)
         if not _through(followed):
-            conclude(cell, Run(folder), followed, folder, 1)
+            conclude(cell, Run(Path(home) / "the preflight"), followed, folder, 1)
         return parsed.recipe, parsed.given, read_events(folder / "events.jsonl")
 
 
