@@ -123,7 +123,10 @@ def _windows(
 
 
 def _none_left(prepared: Prepared, dropped: Sequence[dict[str, Any]], max_length: int) -> ColabMagicsError:
-    counted = [f"{drop['count']} rows: {drop['reason']}" for drop in [*prepared.dropped, *dropped]]
+    counted = [
+        f"{drop['count']} {'row' if drop['count'] == 1 else 'rows'}: {drop['reason']}"
+        for drop in [*prepared.dropped, *dropped]
+    ]
     need = int(prepared.first_trained.min()) if len(prepared.first_trained) else 0
     return ColabMagicsError(
         "No rows are left to train on.",

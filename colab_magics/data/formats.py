@@ -186,8 +186,8 @@ def _renaming(
             near = nearest(column, found)
             raise ColabMagicsError(
                 f"{source} has no column {column!r}, which `columns: {key}` names",
-                f"the columns are {_listed(found)}",
-                f"did you mean {near}?" if near else f"name one of them: columns: {{{key}: …}}",
+                f"The columns are {_listed(found)}",
+                f"Did you mean {near}?" if near else f"Name one of them: columns: {{{key}: …}}",
             )
     return lambda fields: {key: fields[column] for key, column in columns.items() if column in fields}
 
@@ -200,16 +200,16 @@ def _no_format(source: str, found: Sequence[str], known: _Columns) -> ColabMagic
     if "chosen" in known and "rejected" in known:
         return ColabMagicsError(
             f"{source} holds preference pairs (chosen and rejected)",
-            f"the columns are {_listed(found)}",
-            "to train on the chosen answers only: columns: {prompt: prompt, completion: chosen}",
+            f"The columns are {_listed(found)}",
+            "To train on the chosen answers only: columns: {prompt: prompt, completion: chosen}",
         )
     first = found[0] if found else "A"
     second = found[1] if len(found) > 1 else "B"
     return ColabMagicsError(
-        f"the columns of {source} are not understood: {_listed(found)}",
-        f"these are: {WOULD_WORK}",
-        f"say which is which: columns: {{prompt: {first}, completion: {second}}}",
-        f'or write it out: prompt_template: "{{{first}}}\\n{{{second}}}"',
+        f"The columns of {source} are not understood: {_listed(found)}",
+        f"These are: {WOULD_WORK}",
+        f"Say which is which: columns: {{prompt: {first}, completion: {second}}}",
+        f'Or write it out: prompt_template: "{{{first}}}\\n{{{second}}}"',
     )
 
 

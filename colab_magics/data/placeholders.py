@@ -37,10 +37,10 @@ def fill_in(
             if name.isidentifier() and not doubled:
                 near = nearest(name, list(names))
                 raise ColabMagicsError(
-                    f"prompt_template names {{{name}}}, and {source} has no such column",
-                    f"the columns are {', '.join(found)}",
-                    f"did you mean {{{near}}}?" if near else "",
-                    f"if the braces are meant as they stand, double them: {{{{{name}}}}}",
+                    f"prompt_template names {{{name}}}, and {source} has no such column.",
+                    f"The columns are {', '.join(found)}",
+                    f"Did you mean {{{near}}}?" if near else "",
+                    f"If the braces are meant as they stand, double them: {{{{{name}}}}}",
                 )
             literal += match[0]
         elif doubled and closed:
@@ -52,9 +52,9 @@ def fill_in(
     literal += template[position:]
     if not slots:
         raise ColabMagicsError(
-            "prompt_template holds no column in braces",
-            f"the columns of {source} are {', '.join(found)}",
-            f'write it like "### Question:\\n{{{found[0]}}}\\n### Answer:\\n{{{found[-1]}}}"' if found else "",
+            "prompt_template holds no column in braces.",
+            f"The columns of {source} are {', '.join(found)}",
+            f'Write it like "### Question:\\n{{{found[0]}}}\\n### Answer:\\n{{{found[-1]}}}"' if found else "",
         )
 
     def read(row: Mapping[str, Any]) -> Written:

@@ -138,7 +138,11 @@ def prepare(
         raise
     made = _load(folder, cached=False)
     if made is None:
-        raise ColabMagicsError(f"{folder} was damaged while it was written", "the disk may be full or failing")
+        raise ColabMagicsError(
+            f"{folder} was damaged while it was written",
+            "The disk may be full or failing.",
+            "Make room, and run the cell again.",
+        )
     return made
 
 
@@ -193,8 +197,11 @@ def _tokenizer_state(tokenizer: Any) -> str:
 def _nothing(source: Source, split: str, meta: dict[str, Any]) -> ColabMagicsError:
     drops = sorted(meta["dropped"], key=lambda drop: -drop["count"])
     return ColabMagicsError(
-        f"no row of {source} ({split} data) can be trained on",
-        f"format: {meta['format']}; {meta['rows']} rows were read",
-        "look at the rows named here, or say which columns hold what: columns: {prompt: …, completion: …}",
-        details=[f"{drop['count']} rows: {drop['reason']} (first: {drop['example']})" for drop in drops[:3]],
+        f"No row of {source} ({split} data) can be trained on.",
+        f"Read as {meta['format']}: {meta['rows']} rows.",
+        "Look at the rows named here, or say which columns hold what: columns: {prompt: …, completion: …}",
+        details=[
+            f"{drop['count']} {'row' if drop['count'] == 1 else 'rows'}: {drop['reason']} (first: {drop['example']})"
+            for drop in drops[:3]
+        ],
     )

@@ -79,7 +79,9 @@ def read_rows(source: Source, *, limit: int | None = None, reading: Reading | No
         yield row
     if empty:
         raise ColabMagicsError(
-            f"{source} has no rows", "", "check that the right file was given and its upload finished"
+            f"{source} has no rows.",
+            "It can be read, and nothing is in it.",
+            "Check that the right file was given, and that its upload finished.",
         )
 
 
@@ -100,10 +102,12 @@ def _file_rows(source: Source, reading: Reading) -> Iterator[Row]:
             finally:
                 reading.look()
     except FileNotFoundError as error:
-        raise ColabMagicsError(f"{name} does not exist", "it was there when the cell was read") from error
+        raise ColabMagicsError(
+            f"{name} does not exist", "It was there when the cell was read.", "Put it back, and run the cell again."
+        ) from error
     except (gzip.BadGzipFile, EOFError) as error:
         raise ColabMagicsError(
-            f"{name} is not a whole gzip file", clean(error), "download or upload it again"
+            f"{name} is not a whole gzip file", clean(error), "Download or upload it again."
         ) from error
     except UnicodeDecodeError as error:
         raise _not_utf8(name, "", error) from error
@@ -112,8 +116,8 @@ def _file_rows(source: Source, reading: Reading) -> Iterator[Row]:
 def _not_utf8(name: str, place: str, error: UnicodeDecodeError) -> ColabMagicsError:
     return ColabMagicsError(
         f"{name}{', ' + place if place else ''} is not UTF-8 text",
-        f"byte 0x{error.object[error.start]:02x} does not belong there ({error.reason})",
-        "save the file as UTF-8 (from Excel: “CSV UTF-8”), or load it in pandas with encoding=… and name the DataFrame",
+        f"Byte 0x{error.object[error.start]:02x} does not belong there ({error.reason}).",
+        "Save the file as UTF-8 (Excel: “CSV UTF-8”), or load it in pandas with encoding=… and name the DataFrame.",
     )
 
 
@@ -165,7 +169,7 @@ def _json_lines(data: Bytes, name: str) -> Iterator[Row]:
             raise ColabMagicsError(
                 f"{name}, line {number} is not valid JSON",
                 f"{error}".replace("line 1 column", "column"),
-                "each line must be one JSON object",
+                "Each line must be one JSON object.",
                 details=[_shortened(line.decode("utf-8", "replace"))],
             ) from error
         yield Row(f"line {number}", _an_object(fields, name, f"line {number}"))
@@ -180,8 +184,8 @@ def _an_object(value: object, name: str, place: str) -> dict[str, Any]:
         return {"text": value}
     raise ColabMagicsError(
         f"{name}, {place} is not a JSON object",
-        f"it is {json.dumps(value)[:60]}",
-        'each row must be an object with columns, like {"prompt": "…", "completion": "…"}',
+        f"It is {json.dumps(value)[:60]}",
+        'Each row must be an object with columns, like {"prompt": "…", "completion": "…"}',
     )
 
 
@@ -203,7 +207,7 @@ def _broken_json(name: str, line: int, why: str, at: str) -> ColabMagicsError:
     return ColabMagicsError(
         f"{name}, line {line} is not valid JSON",
         why,
-        "the file must be one array of objects, or one object a line",
+        "The file must be one array of objects, or one object a line.",
         details=[_shortened(at)] if at.strip() else [],
     )
 
@@ -222,8 +226,8 @@ def _json_object(data: Bytes, name: str) -> Iterator[Row]:
     elif len(of_rows) > 1:
         raise ColabMagicsError(
             f"{name} holds several lists of rows: {', '.join(of_rows)}",
-            "one file is one set of rows",
-            "write the one you want to a file of its own, or load it into a variable",
+            "One file is one set of rows.",
+            "Write the one you want to a file of its own, or load it into a variable.",
         )
     elif lists and len(lists) == len(whole) and len({len(value) for value in lists.values()}) == 1 and not of_rows:
         rows = [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
@@ -249,7 +253,9 @@ def _csv(data: Bytes, name: str) -> Iterator[Row]:
         if len(set(names)) < len(names):
             doubled = next(column for column in names if names.count(column) > 1)
             raise ColabMagicsError(
-                f"{name} has two columns named {doubled!r}", "", "rename one of them in the first line"
+                f"{name} has two columns named {doubled!r}.",
+                "A column's name says which one is meant.",
+                "Rename one of them in the first line.",
             )
         for number, values in enumerate(reader, 1):
             if not any(values):
@@ -257,12 +263,14 @@ def _csv(data: Bytes, name: str) -> Iterator[Row]:
             if len(values) > len(names):
                 raise ColabMagicsError(
                     f"{name}, line {reader.line_num} has {len(values)} values where the header has {len(names)}",
-                    f"the columns are {', '.join(names)}",
-                    "put text that holds the separator or a line break in double quotes",
+                    f"The columns are {', '.join(names)}",
+                    "Put text that holds the separator or a line break in double quotes.",
                 )
             yield Row(f"row {number}", dict(zip(names, values, strict=False)))
     except csv.Error as error:
-        raise ColabMagicsError(f"{name}, line {reader.line_num} is not valid CSV", str(error)) from error
+        raise ColabMagicsError(
+            f"{name}, line {reader.line_num} is not valid CSV.", str(error), "Save it again as CSV."
+        ) from error
     except UnicodeDecodeError as error:
         raise _not_utf8(name, f"after line {reader.line_num}", error) from error
     finally:
@@ -311,7 +319,9 @@ def _parquet(raw: Bytes, name: str) -> Iterator[Row]:
                 number += 1
                 yield Row(f"row {number}", fields)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ColabMagicsError(f"{name} is not a whole parquet file", clean(error).splitlines()[0]) from error
+        raise ColabMagicsError(
+            f"{name} is not a whole parquet file.", clean(error).splitlines()[0], "Download or upload it again."
+        ) from error
 
 
 _READERS: dict[str, Callable[[Bytes, str], Iterator[Row]]] = {

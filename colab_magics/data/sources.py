@@ -99,7 +99,7 @@ def resolve(text: str, namespace: Mapping[str, Any], *, cwd: str | os.PathLike[s
         raise ColabMagicsError(
             "`data` is empty.",
             "It names what to train on.",
-            f"Give a file ({READABLE}), a variable, or a Hub id like org/name",
+            f"Give a file ({READABLE}), a variable, or a Hub id like org/name.",
         )
     path = Path(cwd) / Path(text).expanduser()
     if path.is_dir():
@@ -109,10 +109,10 @@ def resolve(text: str, namespace: Mapping[str, Any], *, cwd: str | os.PathLike[s
             raise ColabMagicsError(
                 f"{text} is not a kind of file that can be read",
                 f"its ending is {''.join(path.suffixes[-2:]) or 'missing'}",
-                f"Give {READABLE}, or load it into a DataFrame and name that variable",
+                f"Give {READABLE}, or load it into a DataFrame and name that variable.",
             )
         if path.stat().st_size == 0:
-            raise ColabMagicsError(f"{text} is empty", "The file has no bytes", "Check that its upload finished")
+            raise ColabMagicsError(f"{text} is empty", "The file has no bytes.", "Check that its upload finished.")
         return Source("path", text, str(path.resolve()))
     if text in namespace and _variable_kind(namespace[text]) is not None:
         return Source("variable", text)
@@ -141,7 +141,7 @@ def _a_directory(text: str, path: Path) -> ColabMagicsError:
         f"{text} is a folder",
         f"It holds {', '.join(inside[:5])}{', …' if len(inside) > 5 else ''}"
         if inside
-        else "No file in it can be read",
+        else "No file in it can be read.",
         f"Give one file: data: {Path(text) / inside[0]}" if inside else f"Give a file: {READABLE}",
     )
 
@@ -152,8 +152,8 @@ def _names_nothing(text: str, path: Path, namespace: Mapping[str, Any]) -> Colab
         kind = type(value).__name__
         splits = list(value) if kind == "DatasetDict" else []
         return ColabMagicsError(
-            f"The variable {text} is a {kind}, which holds no rows that can be read",
-            "A DataFrame, a datasets.Dataset or a list of dicts is needed",
+            f"The variable {text} is of type {kind}, which holds no rows that can be read.",
+            "A DataFrame, a datasets.Dataset or a list of dicts is needed.",
             f"Pick a split first: rows = {text}[{splits[0]!r}], then data: rows"
             if splits
             else "Turn it into one of them in a cell above.",
@@ -166,14 +166,14 @@ def _names_nothing(text: str, path: Path, namespace: Mapping[str, Any]) -> Colab
         return ColabMagicsError(
             f"{text} does not exist",
             why or (f"{path.parent} has {listed}" if files else f"No readable file is in {path.parent}"),
-            f"Did you mean {Path(text).parent / near}?" if near else "Check the path, or upload the file first",
+            f"Did you mean {Path(text).parent / near}?" if near else "Check the path, or upload the file first.",
         )
     tables = [name for name, value in namespace.items() if not name.startswith("_") and _variable_kind(value)]
     near_variable = nearest(text, tables)
     near_file = near or nearest(text, [Path(name).stem for name in files])
     meant = near_variable or near_file
     return ColabMagicsError(
-        f"`data: {text}` names no file and no variable",
+        f"`data: {text}` names no file and no variable.",
         f"A file is {READABLE}; a variable is a DataFrame, a datasets.Dataset or a list of dicts; "
         "a Hub data set is org/name.",
         f"Did you mean {meant}?" if meant else f"Run the cell that defines {text}, or check the spelling.",

@@ -67,7 +67,9 @@ def write_rows(
                 if progress is not None and count % _AT_A_TIME == 0:
                     progress("reading", count, total, "rows")
         if not count:
-            raise ColabMagicsError("the data variable has no rows", "", "look at it in a cell of its own")
+            raise ColabMagicsError(
+                "The data variable has no rows.", "Nothing is left to train on.", "Look at it in a cell of its own."
+            )
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -91,8 +93,9 @@ def _rows(value: Any, limit: int | None) -> Iterator[tuple[str, dict[str, Any]]]
             yield f"row {number}", dict(row)
         else:
             raise ColabMagicsError(
-                f"row {number} of the data variable is a {type(row).__name__}",
-                "each row must be a dict of columns, or a text",
+                f"Row {number} of the data variable is of type {type(row).__name__}",
+                "Each row must be a dict of columns, or a text.",
+                "Make them so in a cell above.",
             )
 
 
@@ -111,7 +114,7 @@ def _applied(fn: Callable[[dict[str, Any]], Any], row: dict[str, Any], place: st
         raise ColabMagicsError(
             f"`format: {name}` failed on {place}",
             f"{type(error).__name__}: {clean(error)}",
-            f"try it on that row alone: its columns are {', '.join(map(str, row))}",
+            f"Try it on that row alone: its columns are {', '.join(map(str, row))}",
         ) from error
     if isinstance(made, Mapping):
         return dict(made)
@@ -119,10 +122,11 @@ def _applied(fn: Callable[[dict[str, Any]], Any], row: dict[str, Any], place: st
         return {"text": made}
     if isinstance(made, list) and made and all(isinstance(turn, Mapping) for turn in made):
         return {"messages": made}
+    returned = "nothing" if made is None else f"something of type {type(made).__name__}"
     raise ColabMagicsError(
-        f"`format: {name}` returned {'nothing' if made is None else f'a {type(made).__name__}'} for {place}",
-        "it must return a dict of columns, a text, or a list of messages",
-        "forgot `return`?" if made is None else "",
+        f"`format: {name}` returned {returned} for {place}",
+        "It must return a dict of columns, a text, or a list of messages.",
+        "Forgot `return`?" if made is None else "Return one of these.",
     )
 
 
@@ -154,7 +158,7 @@ def _plain(value: Any, place: str, column: str = "") -> Any:
         except UnicodeDecodeError:
             pass
     raise ColabMagicsError(
-        f"column {column!r} of {place} holds a {type(value).__name__}, which is no text",
-        "",
-        "leave that column out, or turn it into text with `format: NAME`",
+        f"Column {column!r} of {place} is of type {type(value).__name__}, which is no text.",
+        "Rows are written as JSON: texts, numbers, lists and dicts.",
+        "Leave that column out, or turn it into text with `format: NAME`",
     )

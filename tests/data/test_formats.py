@@ -127,8 +127,8 @@ def test_columns_say_which_is_which(prepared: Prepare, gpt2: Tokenizer) -> None:
 def test_a_column_that_is_not_there_is_named_with_those_that_are(prepared: Prepare, gpt2: Tokenizer) -> None:
     with pytest.raises(ColabMagicsError) as caught:
         prepared([{"question": "a", "reply": "b"}], gpt2(), columns={"prompt": "question", "completion": "replay"})
-    assert "the columns are question, reply" in str(caught.value)
-    assert "did you mean reply?" in str(caught.value)
+    assert "The columns are question, reply" in str(caught.value)
+    assert "Did you mean reply?" in str(caught.value)
 
 
 def test_columns_that_mean_nothing_are_named_with_what_would_work(prepared: Prepare, gpt2: Tokenizer) -> None:
@@ -178,7 +178,7 @@ def test_a_placeholder_that_is_no_column_is_named(prepared: Prepare, gpt2: Token
     with pytest.raises(ColabMagicsError) as caught:
         prepared([{"question": "a", "answer": "b"}], gpt2(), prompt_template="{question} {anwser}")
     assert "{anwser}" in str(caught.value)
-    assert "did you mean {answer}?" in str(caught.value)
+    assert "Did you mean {answer}?" in str(caught.value)
 
 
 def test_a_prompt_template_without_placeholders_is_refused(prepared: Prepare, gpt2: Tokenizer) -> None:
@@ -279,5 +279,5 @@ def test_no_row_left_is_an_error_with_the_counts(prepared: Prepare, gpt2: Tokeni
     bad = {"messages": [{"role": "user", "content": "a"}]}
     with pytest.raises(ColabMagicsError) as caught:
         prepared([bad] * 3, gpt2())
-    assert "no row of rows.jsonl" in str(caught.value)
+    assert "No row of rows.jsonl" in str(caught.value)
     assert "3 rows: no assistant turn (first: line 1)" in str(caught.value)

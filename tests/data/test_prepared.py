@@ -187,8 +187,8 @@ def test_all_documents_too_long_says_what_max_length_would_do(prepared: Prepare,
     made = prepared([{"prompt": "a " * 50, "completion": "b"}], gpt2())
     with pytest.raises(ColabMagicsError) as caught:
         made.documents(16)
-    assert "no rows are left" in str(caught.value)
-    assert f"raise max_length above {int(made.first_trained[0])}" in str(caught.value)
+    assert "No rows are left" in str(caught.value)
+    assert f"Raise max_length above {int(made.first_trained[0])}" in str(caught.value)
     assert len(made.documents(int(made.first_trained[0]) + 1)) == 1
 
 

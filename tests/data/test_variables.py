@@ -117,7 +117,7 @@ def test_a_function_that_fails_names_the_row_and_its_own_error(tmp_path: Path) -
     assert "`format: shorten` failed on row 2" in str(caught.value)
     assert "TypeError" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(ColabMagicsError, match="forgot `return`"):
+    with pytest.raises(ColabMagicsError, match="Forgot `return`"):
         write_rows([{"q": "a"}], tmp_path / "a.jsonl", fn=print)
 
 
@@ -125,9 +125,9 @@ def test_a_function_that_fails_names_the_row_and_its_own_error(tmp_path: Path) -
     ("value", "said"),
     [
         ([], "no rows"),
-        ([{"q": "a"}, 3], "row 2 of the data variable is a int"),
-        ([{"q": object()}], "column 'q' of row 1 holds a object"),
-        ([{"q": b"\xff"}], "column 'q' of row 1 holds a bytes"),
+        ([{"q": "a"}, 3], "Row 2 of the data variable is a int"),
+        ([{"q": object()}], "Column 'q' of row 1 holds a object"),
+        ([{"q": b"\xff"}], "Column 'q' of row 1 holds a bytes"),
     ],
 )
 def test_what_cannot_be_written_is_named_and_nothing_is_left(tmp_path: Path, value: Any, said: str) -> None:
