@@ -18,7 +18,7 @@ MEMORY_SHARE = 0.85  # the estimate is within 6% (12% at worst); the rest is fra
 GIB = 2**30
 _GPU_TOKENS = 8192  # more tokens in one micro-batch make no kernel faster, and cost memory
 _CPU_TOKENS = 1024
-_LOSS_CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**29}  # fp32 logits of one chunk: a CPU's cache, a GPU's spare memory
+_LOSS_CHUNK_BYTES = {"cpu": 2**24, "cuda": 2**28}  # fp32 logits of one chunk: a CPU's cache, a GPU's spare memory
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from torch import nn
 
 from colab_magics.training.batches import MicroBatch
 
-# In fp16 a gradient below 6e-8 is lost; the softmax of a large vocabulary is full of them.
-_HALF_SCALE = 1024.0
+# In fp16 what is below 6e-8 is lost, and the softmax of a large vocabulary is full of it.
+_HALF_SCALE = 256.0
 
 
 class Loss(Protocol):
@@ -69,31 +69,24 @@ class _LinearCrossEntropy(torch.autograd.Function):  # type: ignore[misc]
         for start in range(0, len(hidden), chunk):
             rows = slice(start, start + chunk)
             piece = hidden[rows].to(dtype)
-            logits = _logits(piece, head, bias)
             wanted = targets[rows, None]
-            at_target = logits.gather(1, wanted)
-            logits -= logits.amax(1, keepdim=True)
-            loss -= logits.gather(1, wanted).sum()
-            del at_target
-            logits.exp_()
-            total = logits.sum(1, keepdim=True)
-            loss += total.log().sum()
+            shares = torch.log_softmax(_logits(piece, head, bias), 1, dtype=torch.float32)
+            loss -= shares.gather(1, wanted).sum()
             if not (needs_hidden or needs_weight or needs_bias):
                 continue
-            logits /= total
-            logits.scatter_add_(1, wanted, logits.new_full((1, 1), -1.0).expand_as(wanted))
+            # the gradient of the summed loss by the logits: the softmax, less one at the target
+            shares.exp_().scatter_add_(1, wanted, shares.new_full((1, 1), -1.0).expand_as(wanted))
             if grad_bias is not None:
-                grad_bias += logits.sum(0)
-            gradient = logits if dtype == torch.float32 else (logits * scale).to(dtype)
-            if grad_hidden is not None:
-                torch.mm(gradient, head, out=grad_hidden[rows]) if dtype == torch.float32 else grad_hidden[rows].copy_(
-                    gradient @ head
-                ).div_(scale)
-            if grad_weight is not None:
-                if dtype == torch.float32:
-                    grad_weight.addmm_(gradient.T, piece)
-                else:
-                    grad_weight.add_(gradient.T @ piece, alpha=1.0 / scale)
+                grad_bias += shares.sum(0)
+            if grad_hidden is not None and dtype == torch.float32:
+                torch.mm(shares, head, out=grad_hidden[rows])
+            elif grad_hidden is not None:
+                grad_hidden[rows].copy_((shares * scale).to(dtype) @ head).div_(scale)
+            if grad_weight is not None and dtype == torch.float32:
+                grad_weight.addmm_(shares.T, piece)
+            elif grad_weight is not None:
+                # not scaled: this sums over rows, and a frequent token's sum would leave the range of fp16
+                grad_weight += shares.to(dtype).T @ piece
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.dtypes = hidden.dtype, weight.dtype, None if bias is None else bias.dtype
         return loss
@@ -109,9 +102,9 @@ class _LinearCrossEntropy(torch.autograd.Function):  # type: ignore[misc]
 
 
 def _logits(piece: torch.Tensor, head: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """[rows, vocabulary] in fp32."""
-    logits = (piece @ head.T).float()
-    return logits if bias is None else logits.add_(bias.float())
+    """[rows, vocabulary]; fp32 where a bias is added."""
+    logits = piece @ head.T
+    return logits if bias is None else logits.float().add_(bias.float())
 
 
 class HiddenLoss:
@@ -142,7 +135,7 @@ class HiddenLoss:
         loss = correct = torch.zeros((), device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
             for piece, targets in zip(hidden.split(self.chunk), batch.targets.split(self.chunk), strict=True):
-                logits = _logits(piece, head, bias)
+                logits = _logits(piece, head, bias).float()
                 loss = loss + nn.functional.cross_entropy(logits, targets, reduction="sum")
                 correct = correct + (logits.argmax(1) == targets).sum()
         return loss, correct
