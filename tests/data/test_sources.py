@@ -89,7 +89,7 @@ def test_a_misspelt_variable_names_its_nearest_neighbour(tmp_path: Path) -> None
 
 
 def test_a_variable_that_holds_no_rows_says_what_it_is(tmp_path: Path) -> None:
-    assert "is a int" in refused("rows", {"rows": 3}, tmp_path)
+    assert "is of type int" in refused("rows", {"rows": 3}, tmp_path)
 
 
 def test_a_folder_an_empty_file_and_an_unknown_ending_are_refused(tmp_path: Path) -> None:

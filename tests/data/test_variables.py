@@ -125,9 +125,9 @@ def test_a_function_that_fails_names_the_row_and_its_own_error(tmp_path: Path) -
     ("value", "said"),
     [
         ([], "no rows"),
-        ([{"q": "a"}, 3], "Row 2 of the data variable is a int"),
-        ([{"q": object()}], "Column 'q' of row 1 holds a object"),
-        ([{"q": b"\xff"}], "Column 'q' of row 1 holds a bytes"),
+        ([{"q": "a"}, 3], "Row 2 of the data variable is of type int"),
+        ([{"q": object()}], "Column 'q' of row 1 is of type object"),
+        ([{"q": b"\xff"}], "Column 'q' of row 1 is of type bytes"),
     ],
 )
 def test_what_cannot_be_written_is_named_and_nothing_is_left(tmp_path: Path, value: Any, said: str) -> None:
