@@ -83,7 +83,7 @@ def parse(
     yaml_part, python_part = split(body)
     written = sorted([*read_entries(yaml_part), *read_python(python_part, namespace)], key=lambda one: one.line)
     if not written and not options and preset is None:
-        raise ColabMagicsError("The cell is empty", "Fine-tuning needs a model and data, two lines:", *_TWO_LINES)
+        raise ColabMagicsError("The cell is empty.", "Fine-tuning needs a model and data, two lines:", *_TWO_LINES)
 
     layers = [
         read_preset(preset) if preset is not None else [],
@@ -108,7 +108,7 @@ def _option(name: str, value: str | bool) -> Entry:
     if isinstance(value, bool):
         if key in rules() and not isinstance(rules()[key], Flag):
             raise ColabMagicsError(
-                f"--{key.replace('_', '-')} needs a value",
+                f"--{key.replace('_', '-')} needs a value.",
                 f"{key} takes {rules()[key].says}.",
                 f"Write --{key.replace('_', '-')} VALUE.",
             )
@@ -172,7 +172,7 @@ def _check_the_format(values: dict[str, Any], namespace: Mapping[str, Any] | Non
     function = find("format", name, namespace)
     if not callable(function):
         raise ColabMagicsError(
-            f"format: {name} is no function (its type is {type(function).__name__})",
+            f"format: {name} is no function (its type is {type(function).__name__}).",
             "It is called with each row, and returns the row to train on.",
             "Name a function that a cell above defines: def shape(row): …, then format: shape.",
         )

@@ -162,7 +162,7 @@ def _warmup(layer: Layer) -> None:
         Number(high=1, below=True).read(ratio)
     except ValueError:
         raise ColabMagicsError(
-            f"warmup_ratio: {show(ratio)} cannot be used ({layer.written['warmup_ratio'].where})",
+            f"warmup_ratio: {show(ratio)} cannot be used ({layer.written['warmup_ratio'].where}).",
             "warmup_ratio takes a fraction of all steps, 0 or more, below 1.",
             "Write warmup_steps for a number of steps.",
         ) from None
