@@ -39,18 +39,19 @@ class Kernel:
         from jupyter_client.manager import start_new_kernel
 
         self.manager, self.client = start_new_kernel(kernel_name="python3", cwd=str(home), env=environment)
+        self._seen: list[dict[str, Any]] = []  # messages that came while something else was waited for
         self.run("%load_ext colab_magics")
 
     def send(self, code: str) -> str:
         """Queue a cell; its id."""
         return str(self.client.execute(code, store_history=True))
 
-    def reply(self, cell: str, timeout: float = 120) -> Reply:
+    def reply(self, cell: str, timeout: float = 180) -> Reply:
         """Wait for a queued cell's end and gather what it gave."""
         reply, end = Reply(), time.monotonic() + timeout
         while True:
             try:
-                message = self.client.get_iopub_msg(timeout=max(0.1, end - time.monotonic()))
+                message = self._seen.pop(0) if self._seen else self._message(end)
             except queue.Empty:
                 raise AssertionError(f"the cell did not end in {timeout} s; so far:\n{reply.text}") from None
             if message["parent_header"].get("msg_id") == cell and _gather(message, reply):
@@ -61,7 +62,20 @@ class Kernel:
                 reply.status = answer["content"]["status"]
                 return reply
 
-    def run(self, code: str, timeout: float = 120) -> Reply:
+    def wait_for_panel(self, cell: str, timeout: float = 60) -> None:
+        """Wait until a cell shows its first frame, that is, until it follows its run."""
+        end = time.monotonic() + timeout
+        while True:
+            message = self._message(end)
+            self._seen.append(message)
+            if message["parent_header"].get("msg_id") == cell and message["msg_type"] == "display_data":
+                return
+
+    def _message(self, end: float) -> dict[str, Any]:
+        message: dict[str, Any] = self.client.get_iopub_msg(timeout=max(0.1, end - time.monotonic()))
+        return message
+
+    def run(self, code: str, timeout: float = 180) -> Reply:
         return self.reply(self.send(code), timeout)
 
     def value(self, expression: str) -> str:
@@ -169,7 +183,7 @@ def kernel(home: Home) -> Iterator[Kernel]:
             worker.kill(folder)
 
 
-def wait_for(what: Callable[[], object], timeout: float = 60) -> None:
+def wait_for(what: Callable[[], object], timeout: float = 150) -> None:
     """Wait until `what` holds."""
     end = time.monotonic() + timeout
     while not what():

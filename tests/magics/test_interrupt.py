@@ -82,7 +82,7 @@ def test_interrupted_while_it_prepares_it_stops_at_once_and_leaves_no_trace(kern
     wait_for(lambda: any(path.name.startswith(".starting-early") for path in home.runs.iterdir()))
     wait_for(lambda: any((path / "events.jsonl").exists() for path in home.runs.glob(".starting-early*")))
     kernel.interrupt()
-    reply = kernel.reply(cell, timeout=20)
+    reply = kernel.reply(cell, timeout=60)
     assert reply.error == "Interrupted"
     assert "before its first step" in said(reply)
     assert sorted(home.runs.iterdir()) == runs

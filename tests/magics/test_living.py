@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from colab_magics import worker
@@ -36,9 +34,9 @@ def test_one_run_through_background_attach_detach_restart_and_stop(kernel: Kerne
 
     # the same cell again attaches; its changed recipe is said to have no effect; detach ends the cell only
     cell = kernel.send(f"%%finetune long\n{BODY}\nseed: 7")
-    time.sleep(2)
+    kernel.wait_for_panel(cell)
     assert "trains on" in home.terminal("detach", "long").stdout
-    attached = kernel.reply(cell, timeout=20)
+    attached = kernel.reply(cell, timeout=60)
     assert attached.status == "ok"
     assert "is being trained already" in attached.text
     assert "recipe that it was started with" in attached.text
@@ -52,12 +50,12 @@ def test_one_run_through_background_attach_detach_restart_and_stop(kernel: Kerne
     kernel.restart()
     wait_for(lambda: home.steps("long") > steps)
     cell = kernel.send("found = %finetune attach")
-    time.sleep(2)
+    kernel.wait_for_panel(cell)
 
     # stop from a terminal ends the run in good order, and the cell that shows it
     stopped = home.terminal("stop", "long")
     assert "its result is in" in stopped.stdout
-    shown = kernel.reply(cell, timeout=20)
+    shown = kernel.reply(cell, timeout=60)
     assert shown.error == "Interrupted"
     assert "stopped after step" in "\n".join(shown.traceback)
     assert not worker.is_alive(run)
