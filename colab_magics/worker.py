@@ -54,6 +54,9 @@ def spawn(
     environment.setdefault("PYTHONFAULTHANDLER", "1")
     # One allocation policy that does not shatter the card into holes when document lengths vary.
     environment.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    # Torch's threads wait for each other by spinning. Where another process wants a core too (the kernel, on Colab's
+    # two), a spinning thread keeps the one it waits for from running: steps took 10 times as long and more.
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # -P: a `datasets/` or `torch.py` beside the notebook must not shadow the library.
     command = [
         sys.executable,
