@@ -206,7 +206,25 @@ def _config(name: str, folder: Path, recipe: Recipe) -> Any:
             f"It is a {', '.join(architectures) or config.model_type}.",
             "Use a model whose architecture ends in ForCausalLM.",
         )
+    _check_quantisation(name, config)
     return config
+
+
+def _check_quantisation(name: str, config: Any) -> None:
+    """Of quantised checkpoints only bitsandbytes' 4-bit ones can carry an adapter here."""
+    found = getattr(config, "quantization_config", None)
+    if found is None:
+        return
+    fields = found if isinstance(found, dict) else found.to_dict()
+    kind = fields.get("quant_method")
+    kind = str(getattr(kind, "value", kind) or "bitsandbytes")
+    if kind == "bitsandbytes" and fields.get("load_in_4bit"):
+        return
+    raise ColabMagicsError(
+        f"{name} is quantised with {kind}, which cannot be trained here.",
+        "Of quantised checkpoints only bitsandbytes' 4-bit ones carry an adapter here.",
+        "Name the 16-bit model; method: qlora quantises it while it loads.",
+    )
 
 
 class _NoNetwork(Exception):

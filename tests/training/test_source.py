@@ -179,6 +179,8 @@ def _changed(make_model, tmp_path, **fields) -> Path:
         ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "not a causal language model"),
         ({"architectures": ["Qwen3ForSequenceClassification"]}, "not a causal language model"),
         ({"model_type": "from_the_future"}, "does not know"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "is quantised with gptq"),
+        ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}, "is quantised with bitsandb"),
         (
             {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.OwnLM"}},
             "brings its own code",
