@@ -1,0 +1,146 @@
+"""The documents say what the code does: every key, option, command and event kind, and every cell that they show."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+import colab_magics.__main__ as terminal
+from colab_magics.data.formats import Wishes, detect
+from colab_magics.data.rows import Row
+from colab_magics.data.templates import PLAIN_TEMPLATE, Renderer
+from colab_magics.events import KINDS
+from colab_magics.magics.options import _WITH_VALUE, OWN, SUBCOMMANDS, Options, read_line
+from colab_magics.recipe import Recipe, parse
+from colab_magics.recipe.explain import flow_text
+from colab_magics.recipe.presets import preset_names
+from colab_magics.recipe.spellings import known_keys
+
+HOME = Path(__file__).resolve().parents[1]
+PAGES = {page.name: page.read_text(encoding="utf-8") for page in (HOME / "README.md", HOME / "CHANGELOG.md", *(HOME / "docs").glob("*.md"))}
+OURS = [name for name in PAGES if name != "performance.md"]
+NOTEBOOK = {"df": [{"prompt": "a", "completion": "b"}], "base": "demo", "lr": 1e-4, "shape": lambda row: row}
+
+
+def blocks(name: str) -> list[str]:
+    """The fenced blocks of a page."""
+    return re.findall(r"^```\w*\n(.*?)^```", PAGES[name], re.DOTALL | re.MULTILINE)
+
+
+def rows(name: str) -> dict[str, list[str]]:
+    """Cells of the page's table rows, by each name in backticks in the first of them."""
+    found: dict[str, list[str]] = {}
+    for line in PAGES[name].splitlines():
+        if line.startswith("| `"):
+            cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+            found |= dict.fromkeys(re.findall(r"`([^`]+)`", cells[0]), cells)
+    return found
+
+
+def lines(start: str) -> Iterator[tuple[str, str]]:
+    """Every line in a block, and every word in backticks, that begins so, with its page; comments cut."""
+    for name in OURS:
+        inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", PAGES[name], flags=re.DOTALL | re.MULTILINE))
+        for line in [*inline, *(line for block in blocks(name) for line in block.splitlines())]:
+            if line.startswith(start):
+                yield name, line.partition(" #")[0].strip()
+
+
+def test_every_key_is_documented_with_what_it_takes_and_its_default() -> None:
+    told = rows("recipe.md")
+    for key in fields(Recipe):
+        default = f"`{flow_text(key.default)}`" if key.default != "" else ""
+        expected = [f"`{key.name}`", key.metadata["rule"].says, default]
+        assert told[key.name][:3] == expected, f"docs/recipe.md should have | {' | '.join(expected)} | … |"
+
+
+def test_every_option_and_preset_is_documented() -> None:
+    told = rows("recipe.md")
+    for option in OWN:
+        value = {"out": " VAR", "root": " DIR", "panel": " KIND"}.get(option, " NAME") if option in _WITH_VALUE else ""
+        assert f"--{option.replace('_', '-')}{value}" in told
+    assert set(preset_names()) <= set(told)
+    assert all(name in PAGES["CHANGELOG.md"] for name in preset_names())
+
+
+def test_every_event_kind_is_documented() -> None:
+    assert KINDS <= set(rows("runs.md"))
+
+
+def test_every_subcommand_is_documented() -> None:
+    told = " ".join(PAGES[name] for name in OURS)
+    for command, takes_a_body in SUBCOMMANDS.items():
+        assert re.search(rf"%finetune {command}\b|python -m colab_magics {command}\b", told), command
+        assert not takes_a_body or f"%%finetune {command}" in told
+
+
+def test_every_terminal_command_in_the_documents_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "_run", lambda _: None)
+    shown = list(lines("python -m colab_magics"))
+    assert len(shown) > 5
+    for _, line in shown:
+        words = line.replace("[", "").replace("]", "").split()[3:]
+        assert not words or terminal.main(words) == 0, line
+
+
+def test_every_cell_in_the_documents_can_be_read() -> None:
+    cells = [block for name in OURS for block in blocks(name) if block.startswith("%%finetune")]
+    assert len(cells) > 6
+    for cell in cells:
+        line, _, body = cell.partition("\n")
+        options = read_line(line.removeprefix("%%finetune"), known_keys)
+        assert parse(body, options.recipe, preset=options.preset, namespace=NOTEBOOK).recipe.model
+
+
+def test_every_line_magic_in_the_documents_can_be_read() -> None:
+    shown = list(lines("%finetune"))
+    assert shown
+    for _, line in shown:
+        assert line == "%finetune" or read_line(line.removeprefix("%finetune"), known_keys) != Options()
+
+
+def test_the_rows_shown_in_the_readme_are_understood() -> None:
+    (block,) = (block for block in blocks("README.md") if block.startswith('{"messages"'))
+    names = []
+    for line in block.splitlines():
+        row = json.loads(line)
+        form = detect([Row("line 1", row)], Wishes(), source="rows", written=lambda _: False)
+        form.read(row)
+        names.append(form.name)
+    assert names == ["messages", "prompt + completion", "Alpaca", "text"]
+
+
+def test_the_plain_template_is_shown_as_it_is() -> None:
+    said = [{"role": "user", "content": "What is a list?"}, {"role": "assistant", "content": "A sequence that can change."}]
+    rendered = Renderer(PLAIN_TEMPLATE, {"eos_token": "<end of text>"}, datetime(2026, 1, 1)).render(said)
+    assert rendered.strip() in PAGES["data.md"]
+
+
+def test_python_in_the_documents_is_python() -> None:
+    for name in OURS:
+        for block in re.findall(r"^```python\n(.*?)^```", PAGES[name], re.DOTALL | re.MULTILINE):
+            ast.parse(block)
+
+
+def test_files_and_make_targets_named_in_the_documents_exist() -> None:
+    makefile = (HOME / "Makefile").read_text(encoding="utf-8")
+    for name in OURS:
+        for path in re.findall(r"\b((?:tests|colab_magics|notebooks|scripts|benchmarks)/[\w./-]*\w)", PAGES[name]):
+            assert (HOME / path).exists(), f"{name} names {path}"
+        for target in re.findall(r"`make (\w+)`|^make (\w+)", PAGES[name], re.MULTILINE):
+            assert f"\n{''.join(target)}:" in makefile, f"{name} names make {''.join(target)}"
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_links_lead_somewhere(name: str) -> None:
+    folder = HOME if (HOME / name).exists() else HOME / "docs"
+    for link in re.findall(r"\]\(([^)]+)\)|(?:src|srcset)=\"([^\"]+)\"", PAGES[name]):
+        target = "".join(link)
+        assert target.startswith("https://") or (folder / target.partition("#")[0]).exists(), target
