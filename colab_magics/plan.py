@@ -32,6 +32,11 @@ class Device:
     host_free: int
     capability: tuple[int, int] | None = None
 
+    @property
+    def shown(self) -> str:
+        """Name and size, as a person reads them: `Tesla T4, 14.6 GiB`."""
+        return f"{self.name}, {self.total / GIB:.1f} GiB"
+
 
 @dataclass(frozen=True)
 class ModelShape:

@@ -14,18 +14,19 @@ from typing import Any
 from colab_magics.plan import Device
 
 
-def this_device(nvml: Any = None) -> Device:
+def this_device(nvml: Any = None, *, cuda: bool = True) -> Device:
     """The first visible GPU, or the CPU.
 
     Parameters
     ----------
     nvml : the NVML module; imported when not given
+    cuda : whether the torch that is installed can use a GPU at all
     """
     import psutil
 
     host = psutil.virtual_memory()
     host_free = min(int(host.available), _container_free())
-    gpu = _first_gpu(nvml, host_free)
+    gpu = _first_gpu(nvml, host_free) if cuda else None
     if gpu is not None:
         return gpu
     return Device("cpu", f"CPU with {os.cpu_count() or 1} cores", int(host.total), host_free, host_free)

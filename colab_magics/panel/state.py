@@ -171,7 +171,7 @@ def _started(state: PanelState, event: Mapping[str, Any]) -> PanelState:
         state,
         name=_shown(event.get("name"), 120) or state.name,
         attempt=_count(event, "attempt") or state.attempt,
-        device=_shown(event.get("device"), 120),
+        device="",
         phase="starting",
         progress=None,
         marks=(),
@@ -237,7 +237,8 @@ def _plan(state: PanelState, event: Mapping[str, Any]) -> PanelState:
     )
     total = choices.get("total_steps")
     planned = _count(total, "value") if isinstance(total, Mapping) else None
-    return replace(state, plan=plan, total_steps=planned if planned is not None else state.total_steps)
+    device = _shown(event.get("device"), 120) or state.device
+    return replace(state, plan=plan, device=device, total_steps=planned if planned is not None else state.total_steps)
 
 
 def _chosen(value: object) -> object:

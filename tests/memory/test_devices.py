@@ -86,3 +86,7 @@ def test_a_container_s_limit_counts_before_the_machine_s_memory(tmp_path):
     assert devices._container_free(tmp_path) > 2**60
     (tmp_path / "memory.max").write_text("5000\n")
     assert devices._container_free(tmp_path) == 5000 - 1000 + 300
+
+
+def test_a_torch_without_cuda_trains_on_the_cpu_whatever_the_driver_says() -> None:
+    assert this_device(t4_driver(), cuda=False).kind == "cpu"

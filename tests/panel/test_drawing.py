@@ -25,7 +25,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def prepared(name: str = "kwanzaa", source: str = "train.jsonl", model: str = "org/model") -> list[dict[str, Any]]:
     return [
-        event("started", name=name, device="Tesla T4, 14.6 GiB"),
+        event("started", name=name),
         event(
             "data", split="train", source=source, format="messages", documents=105, tokens=48_211,
             trained_tokens=20_111, lengths={"p50": 311, "p99": 1022, "max": 1380}, max_length=1024, truncated=2,
@@ -33,7 +33,7 @@ def prepared(name: str = "kwanzaa", source: str = "train.jsonl", model: str = "o
             sample=[["What is Umoja?\n", False], ["Unity.", True]],
         ),
         event("model", id=model, method="lora", parameters=1_235_814_400, trainable_parameters=11_272_192),
-        event("plan", choices={
+        event("plan", device="Tesla T4, 14.6 GiB", choices={
             "precision": {"value": "fp16", "reason": "capability 7.5: bf16 would be emulated"},
             "total_steps": {"value": 40, "reason": "3 epochs of 105 documents"},
         }),
@@ -184,7 +184,7 @@ def test_the_footer_says_how_to_stop_while_it_trains_and_where_the_result_is_aft
 
 
 def test_without_a_gpu_nothing_is_said_of_its_memory() -> None:
-    assert "GPU" not in text(PanelState().fold_all([event("started", name="a", device="cpu"), *trained(1, 3)]))
+    assert "GPU" not in text(PanelState().fold_all([event("plan", device="CPU with 2 cores, 24.0 GiB", choices={}), *trained(1, 3)]))
 
 
 @pytest.mark.parametrize(
