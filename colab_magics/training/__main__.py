@@ -9,6 +9,7 @@ Whatever kills it in between leaves a log without an end, which is how a reader 
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import platform
 import socket
@@ -49,8 +50,13 @@ def main(arguments: list[str] | None = None) -> int:
     orders.phase = "importing the libraries"
     log.append("progress", phase="importing", done=0, total=None, unit="libraries")
     try:
+        # An import makes a million objects and no garbage: looking for it took a sixth of the time. What is frozen is
+        # never looked at again.
+        gc.disable()
         from colab_magics.training.attempt import work
 
+        gc.freeze()
+        gc.enable()
         work(folder, options.name, options.until, log, orders)
     except ColabMagicsError as error:
         _fail(log, error, orders)
