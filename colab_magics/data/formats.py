@@ -207,7 +207,7 @@ def _no_format(source: str, found: Sequence[str], known: _Columns) -> ColabMagic
     second = found[1] if len(found) > 1 else "B"
     return ColabMagicsError(
         f"The columns of {source} are not understood: {_listed(found)}",
-        f"These are: {WOULD_WORK}",
+        f"Understood without more words: {WOULD_WORK}",
         f"Say which is which: columns: {{prompt: {first}, completion: {second}}}",
         f'Or write it out: prompt_template: "{{{first}}}\\n{{{second}}}"',
     )

@@ -168,7 +168,7 @@ def _json_lines(data: Bytes, name: str) -> Iterator[Row]:
         except ValueError as error:
             raise ColabMagicsError(
                 f"{name}, line {number} is not valid JSON",
-                f"{error}".replace("line 1 column", "column"),
+                f"{error.msg} (column {error.pos + 1})." if isinstance(error, json.JSONDecodeError) else str(error),
                 "Each line must be one JSON object.",
                 details=[_shortened(line.decode("utf-8", "replace"))],
             ) from error

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +29,31 @@ def temporary_run(root: Path, name: str) -> Iterator[Path]:
     A root that did not exist goes too if nothing came of it: bad input leaves no trace.
     """
     created = [path for path in (root, *root.parents) if not path.exists()]
-    folder = starting_folder(root, name)
+    folder = None
     try:
+        with _written_in(root):
+            folder = starting_folder(root, name)
         yield folder
     finally:
-        if not worker.is_alive(folder):
+        if folder is not None and not worker.is_alive(folder):
             shutil.rmtree(folder, ignore_errors=True)
         for path in created:
-            if any(path.iterdir()):
-                break
-            path.rmdir()
+            with suppress(OSError):  # it holds something, or could not be made
+                path.rmdir()
+
+
+@contextmanager
+def _written_in(root: Path) -> Iterator[None]:
+    """Turns a disk that takes nothing more, or never did, into words."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise ColabMagicsError(
+            f"The disk of {root} is too full to start a run." if full else f"No run can be started in {root}.",
+            error.strerror or str(error),
+            "Make room, or name another place with --root." if full else "Name another place with --root.",
+        ) from None
 
 
 def write_inputs(
@@ -71,15 +87,17 @@ def write_inputs(
         if source.kind == "variable" or function is not None:
             value = namespace[source.name] if source.kind == "variable" else source
             path = folder / "data" / f"{split}.jsonl"
-            path.parent.mkdir(exist_ok=True)
-            write_rows(value, path, fn=function, limit=limit, progress=progress)
+            with _written_in(folder.parent):
+                path.parent.mkdir(exist_ok=True)
+                write_rows(value, path, fn=function, limit=limit, progress=progress)
             written = Source(source.kind, source.name, str(path), source.split)
             # the folder will be renamed: the path is kept as seen from it
             inputs[split] = {**written.to_dict(), "path": f"data/{path.name}", "identity": identity(written)}
         else:
             inputs[split] = {**source.to_dict(), "identity": identity(source)}
-    (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
-    (folder / INPUTS).write_text(json.dumps(inputs, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with _written_in(folder.parent):
+        (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+        (folder / INPUTS).write_text(json.dumps(inputs, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return inputs
 
 

@@ -83,6 +83,10 @@ def work(folder: Path, name: str | None, until: str | None, log: EventLog, order
     folder = _settle(folder, name)
     orders.moved(folder)
     device = torch.device("cuda:0" if ready.device.kind == "cuda" else "cpu")
+    cap = ready.recipe.max_memory_bytes
+    if cap is not None and device.type == "cuda":
+        # beyond it torch raises as on a full card, which the loop recovers from
+        torch.cuda.set_per_process_memory_fraction(min(1.0, cap / ready.device.total), device)
 
     fetch_weights(ready.source, lambda done, total: report("downloading", done, total, "bytes"))
     report("loading", 0, None, "bytes")
@@ -101,7 +105,7 @@ def work(folder: Path, name: str | None, until: str | None, log: EventLog, order
     task, progress = make_task(model, ready.recipe, ready.plan, ready.documents, ready.eval_documents, device=device)
     plan = settle_packing(task, progress, ready.plan, ready.shape, ready.device, cache=_cache())
     if plan is not ready.plan:
-        log.append("plan", choices=plan.to_dict())
+        log.append("plan", choices=plan.to_dict(), device=ready.device.shown)
     report("training", 0, task.total_steps, "steps")
     orders.training_begins()
     outcome = train(task, progress, log.append, orders)
@@ -165,12 +169,12 @@ def _preflight(folder: Path, until: str | None, log: EventLog, report: Reporter)
 
     report("probing", 0, None, "layers")
     verdict = probe(source.config, cache, trust_remote_code=recipe.trust_remote_code)
-    device = this_device()
+    device = this_device(cuda=torch.version.cuda is not None)
     facts = DataFacts(documents.lengths, len(eval_documents or ()), max_length)
     plan = make_plan(recipe, shape, device, facts, verdict, peak)
-    check_bitsandbytes(plan["method"], plan["optim"])
+    check_bitsandbytes(plan["method"], plan["optim"], device.kind)
     _check_disk(folder, shape, plan)
-    log.append("plan", choices=plan.to_dict())
+    log.append("plan", choices=plan.to_dict(), device=device.shown)
     return Ready(recipe, source, tokenizer, shape, device, plan, data, documents, eval_documents)
 
 

@@ -17,26 +17,35 @@ _BITSANDBYTES = {
 }
 
 
-def check_bitsandbytes(method: str, optim: str) -> None:
-    """Raise, before a weight is loaded, where bitsandbytes is needed and cannot be imported.
+def check_bitsandbytes(method: str, optim: str, device: str = "cpu") -> None:
+    """Raise, before a weight is loaded, where bitsandbytes is needed and cannot do its work on `device`.
 
     Parameters
     ----------
     method, optim : as the plan chose them
+    device : "cuda" or "cpu"
     """
     if method != "qlora" and optim not in _BITSANDBYTES:
         return
+    wanted = "method: qlora" if method == "qlora" else f"optim: {optim}"
     try:
-        import bitsandbytes  # noqa: F401
+        from bitsandbytes import cextension
     except Exception as error:  # a build for another CUDA raises what it likes
         missing = isinstance(error, ImportError) and "No module named 'bitsandbytes'" in str(error)
-        wanted = "method: qlora" if method == "qlora" else f"optim: {optim}"
         raise ColabMagicsError(
             f"{wanted} needs bitsandbytes, which {'is not installed' if missing else 'does not work here'}.",
-            "" if missing else str(error).partition("\n")[0],
+            "It has the 4-bit layers and the 8-bit optimizers." if missing else str(error).partition("\n")[0],
             "pip install -U bitsandbytes (no restart is needed)",
-            "or use method: lora with optim: adamw_torch_fused",
+            "Or use method: lora with optim: adamw_torch_fused.",
         ) from None
+    if device == "cuda" and not getattr(cextension.lib, "compiled_with_cuda", False):
+        # it imports all the same, and raises at its first layer, with the weights already loaded
+        raise ColabMagicsError(
+            f"{wanted} needs a bitsandbytes with GPU code, and the one installed has none.",
+            "It was built for the CPU alone, or for another CUDA than torch's.",
+            "pip install -U bitsandbytes (no restart is needed)",
+            "Or use method: lora with optim: adamw_torch_fused.",
+        )
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe, name: str, rate: float) -> torch.optim.Optimizer:

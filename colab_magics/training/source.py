@@ -67,13 +67,19 @@ def open_model(recipe: Recipe) -> ModelSource:
     folder = Path(__file__).parents[1] / "demo" / "model" if name == "demo" else Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ColabMagicsError(f"There is no model in the folder {name}.", "It has no config.json.")
+            raise ColabMagicsError(
+                f"There is no model in the folder {name}.",
+                "It has no config.json.",
+                "Give a folder that save_pretrained wrote.",
+            )
         files = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
         weights = _weights(name, files, recipe)
         return ModelSource(name, folder.resolve(), None, _config(name, folder, recipe), sum(weights.values()))
     if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
         raise ColabMagicsError(
-            f"There is no folder {name}.", "", "Give a folder that exists, a Hub id (org/name), or demo."
+            f"There is no folder {name}.",
+            "A name like this cannot be a Hub id.",
+            "Give a folder that exists, a Hub id (org/name), or demo.",
         )
     return _open_hub(recipe)
 
@@ -106,7 +112,10 @@ def load_tokenizer(source: ModelSource, recipe: Recipe) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(source.folder, trust_remote_code=recipe.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=recipe.trust_remote_code)
+        if tokenizer.vocab_size < 2:  # where there are no files, transformers makes an empty one and says nothing
+            raise ValueError("Its files are not there: tokenizer.json, or what its kind has instead.")
+        return tokenizer
     except Exception as error:
         raise ColabMagicsError(
             f"The tokenizer of {source.id} cannot be loaded.", _first_line(error), "Use a model that has one."
@@ -167,10 +176,14 @@ def _weights(name: str, files: dict[str, int], recipe: Recipe) -> dict[str, int]
             f"{name} has its weights only as pickle files ({next(iter(pickles))}).",
             "Loading a pickle can run any code that its author put in.",
             "Use a copy of the model with .safetensors files.",
-            "allow_pickle: true, if you trust its author.",
+            "Add allow_pickle: true (or --allow-pickle), if you trust its author.",
         )
     gguf = " It has GGUF files, which are for inference." if any(file.endswith(".gguf") for file in files) else ""
-    raise ColabMagicsError(f"{name} has no weights that can be trained.", f"It has no .safetensors files.{gguf}")
+    raise ColabMagicsError(
+        f"{name} has no weights that can be trained.",
+        f"It has no .safetensors files.{gguf}",
+        "Name the model that it was made from." if gguf else "Check that it was copied or uploaded whole.",
+    )
 
 
 def _config(name: str, folder: Path, recipe: Recipe) -> Any:
@@ -186,7 +199,7 @@ def _config(name: str, folder: Path, recipe: Recipe) -> Any:
             raise ColabMagicsError(
                 f"{name} brings its own code, which is not run.",
                 "Such code can do anything that you can do.",
-                "trust_remote_code: true, if you have read it.",
+                "Add trust_remote_code: true, if you have read it.",
             ) from None
         if "does not recognize this architecture" in text or "model type" in text:
             import transformers
@@ -196,11 +209,16 @@ def _config(name: str, folder: Path, recipe: Recipe) -> Any:
                 _first_line(error),
                 "pip install -U transformers (no restart is needed: every run imports afresh)",
             ) from None
-        raise ColabMagicsError(f"The config of {name} cannot be read.", _first_line(error)) from None
+        raise ColabMagicsError(
+            f"The config of {name} cannot be read.", _first_line(error), "Download or copy the model again."
+        ) from None
     architectures = list(getattr(config, "architectures", None) or [])
     remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     causal = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or remote
-    if not causal or any(other in architecture for architecture in architectures for other in _OTHER_HEADS):
+    others = any(other in architecture for architecture in architectures for other in _OTHER_HEADS)
+    # BertModel, and every other without a head that says the next token
+    headless = not remote and any(name.endswith("Model") and "LMHead" not in name for name in architectures)
+    if not causal or others or headless:
         raise ColabMagicsError(
             f"{name} is not a causal language model.",
             f"It is a {', '.join(architectures) or config.model_type}.",
@@ -252,7 +270,11 @@ def _hub_errors(name: str) -> Iterator[None]:
             "" if signed_in else login,
         ) from None
     except errors.RevisionNotFoundError:
-        raise ColabMagicsError(f"{name} has no such revision.", "", "Check hub_revision.") from None
+        raise ColabMagicsError(
+            f"{name} has no such revision.",
+            "hub_revision names none of its commits, branches or tags.",
+            "Check hub_revision, or leave it out.",
+        ) from None
     except errors.RepositoryNotFoundError:
         raise ColabMagicsError(
             f"There is no model {name}: no such folder here, and no such id on the Hub that you may see.",
@@ -277,7 +299,11 @@ def _hub_errors(name: str) -> Iterator[None]:
         raise _NoNetwork(_unreachable(name, error)) from None
     except OSError as error:
         if error.errno == 28:  # no space left
-            raise ColabMagicsError(f"The disk is full: {name} could not be downloaded.", _first_line(error)) from None
+            raise ColabMagicsError(
+                f"The disk is full: {name} could not be downloaded.",
+                _first_line(error),
+                "Make room, or set HF_HOME to a larger disk.",
+            ) from None
         raise _NoNetwork(_unreachable(name, error)) from None
     except ColabMagicsError:
         raise
@@ -303,7 +329,9 @@ def _token_known() -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+    first = str(error).strip().partition("\n")[0]
+    sentence = first if len(first) <= 200 else first[:200].rpartition(". ")[0] or first[:199] + "…"
+    return sentence or type(error).__name__
 
 
 def _reporting(report: Report | None, total: int) -> type:
