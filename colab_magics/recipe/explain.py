@@ -22,8 +22,8 @@ _DECIDED_BY = {
     "learning_rate": "2e-4 for LoRA; 2e-5 for full, 5e-5 up to 0.5 B parameters",
     "warmup_steps": "3 % of the steps, at least 5",
     "optim": "fused AdamW; 8-bit where full fine-tuning does not fit with it",
-    "eval_every": "a few times a run, where there is eval_data",
-    "save_every": "from the time that one takes, between 60 s and 15 min",
+    "eval_every": "ten times over the run, where there is eval_data",
+    "save_every": "this version writes the result at the end, and no checkpoints before it",
 }
 _CHOSEN_AS = {"per_device_train_batch_size": "micro_batch", "effective_batch_size": "effective_batch"}
 
