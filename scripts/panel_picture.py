@@ -18,7 +18,7 @@ from colab_magics.panel.html import html
 from colab_magics.panel.state import PanelState
 
 DOCS = Path(__file__).parents[1] / "docs"
-WIDTH, HEIGHT = 792, 404
+WIDTH, HEIGHT = 792, 384
 PAGE = """<!doctype html><html theme="{theme}"><meta charset="utf-8">
 <style>body {{ margin: 16px; overflow: hidden; background: {background}; color: {color}; }}</style>{panel}</html>"""
 THEMES = {"panel": ("light", "#ffffff", "#1f2328"), "panel-dark": ("dark", "#0d1117", "#e6edf3")}

@@ -24,7 +24,8 @@ from colab_magics.recipe.presets import preset_names
 from colab_magics.recipe.spellings import known_keys
 
 HOME = Path(__file__).resolve().parents[1]
-PAGES = {page.name: page.read_text(encoding="utf-8") for page in (HOME / "README.md", HOME / "CHANGELOG.md", *(HOME / "docs").glob("*.md"))}
+_PAGES = (HOME / "README.md", HOME / "CHANGELOG.md", *(HOME / "docs").glob("*.md"))
+PAGES = {page.name: page.read_text(encoding="utf-8") for page in _PAGES}
 OURS = [name for name in PAGES if name != "performance.md"]
 NOTEBOOK = {"df": [{"prompt": "a", "completion": "b"}], "base": "demo", "lr": 1e-4, "shape": lambda row: row}
 
@@ -71,7 +72,25 @@ def test_every_option_and_preset_is_documented() -> None:
 
 
 def test_every_event_kind_is_documented() -> None:
-    assert KINDS <= set(rows("runs.md"))
+    assert not KINDS - set(rows("runs.md"))
+
+
+def test_the_messages_in_troubleshooting_are_those_of_the_code() -> None:
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (HOME / "colab_magics").rglob("*.py"))
+    shown = [
+        phrase
+        for line in PAGES["troubleshooting.md"].splitlines()
+        if line.startswith(("| `", "| ..."))
+        for phrase in re.findall(r"`([^`]+)`", line.split(" | ")[0])
+        if not phrase.startswith("UsageError")  # IPython's own
+    ]
+    assert len(shown) > 25
+    for phrase in shown:
+        # names and numbers are examples: half of the longest part, in one piece, must be the code's
+        words = max(phrase.split("..."), key=len).split()
+        size = max(2, (len(words) + 1) // 2)
+        pieces = [" ".join(words[start : start + size]) for start in range(len(words) - size + 1)]
+        assert any(piece in code for piece in pieces), phrase
 
 
 def test_every_subcommand_is_documented() -> None:
@@ -118,7 +137,10 @@ def test_the_rows_shown_in_the_readme_are_understood() -> None:
 
 
 def test_the_plain_template_is_shown_as_it_is() -> None:
-    said = [{"role": "user", "content": "What is a list?"}, {"role": "assistant", "content": "A sequence that can change."}]
+    said = [
+        {"role": "user", "content": "What is a list?"},
+        {"role": "assistant", "content": "A sequence that can change."},
+    ]
     rendered = Renderer(PLAIN_TEMPLATE, {"eos_token": "<end of text>"}, datetime(2026, 1, 1)).render(said)
     assert rendered.strip() in PAGES["data.md"]
 
