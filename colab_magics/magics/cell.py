@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, MutableMapping
@@ -194,18 +195,21 @@ def _died(run: Run, exit_code: int | None, state: PanelState, folder: Path, atte
     if exit_code == -9:
         why = "It was killed (signal 9); a machine whose memory has run out does that."
     elif exit_code is not None and exit_code < 0:
-        why = f"It was ended by signal {-exit_code}."
+        why = f"It was ended by signal {-exit_code}; this is the end of its log:"
     elif exit_code is not None:
         why = f"It ended with code {exit_code}; this is the end of its log:"
     else:
         why = "This is the end of its log:"
     kept = worker.log_path(run.folder, attempt)
+    # where a process aborts, what it said stands above a long list of frames, which tell the reader nothing
+    noise = re.compile(r'  File "|.*\(most recent call (last|first)\):')
+    tail = [line for line in worker.log_tail(folder, attempt, 60) if not noise.match(line)]
     return ColabMagicsError(
         f"The worker of {run.name} ended without a word {at}.",
         why,
         f"The whole log is {kept}." if kept.exists() else "",
         "Run the cell again to start over.",
-        details=[redact(clean(line))[:160] for line in worker.log_tail(folder, attempt, 4)],
+        details=[redact(clean(line))[:160] for line in tail[-4:]],
     )
 
 

@@ -68,10 +68,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _unexpected(error: BaseException, phase: str) -> ColabMagicsError:
-    why = "The machine's memory ran out." if isinstance(error, MemoryError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError):
+        return ColabMagicsError(
+            f"The worker failed while {phase}.",
+            "The machine's memory ran out.",
+            "End other notebooks and programs on it, or use a smaller model or fewer rows (max_train_samples).",
+        )
     return ColabMagicsError(
         f"The worker failed while {phase}.",
-        why,
+        f"{type(error).__name__}: {error}",
         "Run the cell again with --traceback to see where; please report it if it is not your data or settings.",
     )
 

@@ -51,7 +51,7 @@ class Hub:
                 if self.let_in:
                     hub.authorised.append(self.path)
                 if found := _FILE.fullmatch(self.path):
-                    self._file(found["id"], found["revision"], found["file"])
+                    self._file(found["id"], found["file"])
                 elif found := _TREE.fullmatch(self.path):
                     self._tree(found["id"])
                 elif (found := _API.fullmatch(self.path)) and found["kind"] == "models":
@@ -80,7 +80,7 @@ class Hub:
                      "private": False, "disabled": False, "downloads": 0, "likes": 0, "tags": []}
                 )  # fmt: skip
 
-            def _file(self, name: str, revision: str, file: str) -> None:
+            def _file(self, name: str, file: str) -> None:
                 if name not in hub.repositories:
                     return self._refuse(404, "RepoNotFound")
                 if name in hub.gated and not self.let_in:
