@@ -223,9 +223,16 @@ def kill(folder: Path) -> None:
     """End the folder's worker, and all it has started, at once."""
     pid = alive_pid(folder)
     if pid is not None:
+        # what was killed says nothing more: the order stays there, for whoever asks how it ended
+        Control(folder).send("stop-now")
         with suppress(ProcessLookupError, PermissionError):
             # start_new_session made the worker a group leader, so its group is its own
             os.killpg(pid, signal.SIGKILL)
+
+
+def was_killed(folder: Path) -> bool:
+    """Whether the folder's last worker was ended by `kill`, and not by the machine."""
+    return "stop-now" in Control(folder).pending()
 
 
 def log_tail(folder: Path, attempt: int, lines: int = 5) -> list[str]:

@@ -55,7 +55,7 @@ def status(name: str | None, root: Path) -> PanelState:
     state = PanelState(name=place.run.name).fold_all(read_events(place.folder / "events.jsonl"))
     if worker.is_alive(place.folder):
         return state if state.ended else state.put_aside()
-    return state if state.ended else state.ended_without_a_word(stopped=False)
+    return state if state.ended else state.ended_without_a_word(stopped=worker.was_killed(place.folder))
 
 
 def listing(root: Path) -> str:
@@ -141,4 +141,4 @@ def watch(name: str | None, root: Path, screen: Screen) -> None:
             break
         panel.update(state)
         time.sleep(0.2)
-    panel.finish(state if state.ended else state.ended_without_a_word(stopped=False))
+    panel.finish(state if state.ended else state.ended_without_a_word(stopped=worker.was_killed(place.folder)))

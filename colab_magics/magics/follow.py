@@ -51,7 +51,7 @@ class Died:
 
 @dataclass(frozen=True)
 class Killed:
-    """We ended it at once, because the cell was interrupted twice."""
+    """It was ended at once: the cell was interrupted twice, or `stop --now` was given elsewhere."""
 
     step: int
 
@@ -138,6 +138,8 @@ class Follower:
             if self._end is not None:
                 return self._ended(panel, presses)
             if not alive:
+                if worker.was_killed(self.folder):  # `stop --now`, from elsewhere
+                    return self._done(panel, Killed(self.state.step), presses)
                 return self._done(panel, Died(self._exit_code(), self.state.step), presses)
             if presses.count > asked:
                 asked = presses.count

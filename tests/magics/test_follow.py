@@ -16,6 +16,7 @@ import pytest
 
 from colab_magics import worker
 from colab_magics.errors import Interrupted
+from colab_magics.magics import commands
 from colab_magics.magics import follow as following
 from colab_magics.magics.display import Nowhere, Panel
 from colab_magics.magics.follow import Died, Failed, Finished, Follower, Interrupts, Killed, LeftRunning, interrupts
@@ -126,6 +127,13 @@ def test_the_second_interrupt_ends_it_at_once(start: Start) -> None:
     threading.Timer(1.0, presses).start()
     assert follow(follower, presses) == Killed(step=3)
     assert not worker.is_alive(follower.run)
+
+
+def test_a_stop_now_from_elsewhere_is_not_taken_for_a_machine_without_memory(start: Start) -> None:
+    follower = stepping(start(STEPS + "time.sleep(60)"))
+    threading.Timer(0.5, commands.stop, ("run", follower.run.parent), {"now": True}).start()
+    assert follow(follower) == Killed(step=3)
+    assert commands.status("run", follower.run.parent).phase == "stopped"
 
 
 def test_before_its_first_step_an_interrupt_also_wakes_the_worker(start: Start) -> None:
