@@ -6,7 +6,7 @@ import pytest
 
 from .conftest import Notebook
 
-pytestmark = [pytest.mark.colab, pytest.mark.xdist_group("errors")]
+pytestmark = pytest.mark.xdist_group("errors")
 
 
 def refused(notebook: Notebook, *facts: str, more: str = "") -> None:

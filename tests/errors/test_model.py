@@ -8,11 +8,8 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-from colab_magics.errors import ColabMagicsError
 
 from .conftest import DEMO, ROWS, SHORT, Notebook
 
@@ -137,47 +134,3 @@ def test_a_root_in_which_nothing_can_be_made(notebook: Notebook) -> None:
     notebook.refuses(f"%%finetune run --root /proc/runs\nmodel: demo\ndata: {ROWS}", "/proc/runs", "--root")
     (notebook.folder / "file").touch()
     notebook.refuses(f"%%finetune run --root file\nmodel: demo\ndata: {ROWS}", "file", "--root")
-
-
-def test_a_bitsandbytes_without_gpu_code_is_found_before_it_is_used() -> None:
-    """The build of a machine without a GPU is such a one."""
-    import torch
-
-    if torch.cuda.is_available():
-        pytest.skip("the bitsandbytes of this machine has GPU code")
-    from colab_magics.training.optim import check_bitsandbytes
-
-    for method, optim in (("qlora", "adamw_torch_fused"), ("lora", "adamw_8bit")):
-        with pytest.raises(ColabMagicsError, match="has none") as refused:
-            check_bitsandbytes(method, optim, "cuda")
-        assert 3 <= len(refused.value.lines()) <= 8
-        check_bitsandbytes(method, optim, "cpu")
-    check_bitsandbytes("lora", "adamw_torch_fused", "cuda")
-
-
-_NO_BITSANDBYTES = """
-import sys
-
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "bitsandbytes":
-            raise ModuleNotFoundError("No module named 'bitsandbytes'", name="bitsandbytes")
-
-sys.meta_path.insert(0, Missing())
-"""
-
-
-@pytest.mark.parametrize(
-    ("files", "facts"),
-    [
-        ({"sitecustomize.py": _NO_BITSANDBYTES}, ["not installed"]),
-        ({"bitsandbytes/__init__.py": "raise OSError('libcusparse.so.11: no such file')"}, ["libcusparse.so.11"]),
-    ],
-    ids=["missing", "broken"],
-)
-def test_bitsandbytes_missing_or_broken_is_said_only_to_those_who_need_it(
-    open_notebook: Any, tmp_path: Path, planted: Any, files: dict[str, str], facts: list[str]
-) -> None:
-    planted(files)
-    notebook = open_notebook(tmp_path / "notebook")
-    refused(notebook, "demo", "method: qlora", *facts, "pip install", "method: lora", more=f"method: qlora\n{SHORT}")

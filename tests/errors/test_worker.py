@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from colab_magics.errors import ColabMagicsError
 from colab_magics.run import Run
 
 from .conftest import ROWS, SHORT, OpenNotebook
 
-pytestmark = [pytest.mark.colab, pytest.mark.xdist_group("worker-errors")]
+pytestmark = pytest.mark.xdist_group("worker-errors")
 
 Plant = Callable[[dict[str, str]], Path]
 CELL = f"%%finetune run\nmodel: demo\ndata: {ROWS}\n{SHORT}method: lora"
@@ -24,6 +25,7 @@ OLD_TORCHAO = {
 }
 
 
+@pytest.mark.colab
 def test_an_old_torchao_changes_nothing(open_notebook: OpenNotebook, planted: Plant, tmp_path: Path) -> None:
     planted(OLD_TORCHAO)
     notebook = open_notebook(tmp_path / "notebook")
@@ -73,3 +75,48 @@ def test_host_memory_that_runs_out_ends_the_cell_in_a_few_lines(
     planted({planted_file: text})
     notebook = open_notebook(tmp_path / "notebook")
     notebook.refuses(CELL, *facts)
+
+
+def test_a_bitsandbytes_without_gpu_code_is_found_before_it_is_used() -> None:
+    """The build of a machine without a GPU is such a one."""
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("the bitsandbytes of this machine has GPU code")
+    from colab_magics.training.optim import check_bitsandbytes
+
+    for method, optim in (("qlora", "adamw_torch_fused"), ("lora", "adamw_8bit")):
+        with pytest.raises(ColabMagicsError, match="has none") as refused:
+            check_bitsandbytes(method, optim, "cuda")
+        assert 3 <= len(refused.value.lines()) <= 8
+        check_bitsandbytes(method, optim, "cpu")
+    check_bitsandbytes("lora", "adamw_torch_fused", "cuda")
+
+
+_NO_BITSANDBYTES = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "bitsandbytes":
+            raise ModuleNotFoundError("No module named 'bitsandbytes'", name="bitsandbytes")
+
+sys.meta_path.insert(0, Missing())
+"""
+
+
+@pytest.mark.parametrize(
+    ("files", "facts"),
+    [
+        ({"sitecustomize.py": _NO_BITSANDBYTES}, ["not installed"]),
+        ({"bitsandbytes/__init__.py": "raise OSError('libcusparse.so.11: no such file')"}, ["libcusparse.so.11"]),
+    ],
+    ids=["missing", "broken"],
+)
+def test_bitsandbytes_missing_or_broken_is_said_only_to_those_who_need_it(
+    open_notebook: OpenNotebook, tmp_path: Path, planted: Plant, files: dict[str, str], facts: list[str]
+) -> None:
+    planted(files)
+    notebook = open_notebook(tmp_path / "notebook")
+    cell = CELL.replace("method: lora", "method: qlora")
+    notebook.refuses(cell, "method: qlora", *facts, "pip install", "method: lora")
