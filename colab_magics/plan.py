@@ -269,6 +269,10 @@ def _precision(recipe: Recipe, device: Device) -> Choice:
     return Choice(wanted, GIVEN)
 
 
+def _size(number: int) -> str:
+    return f"{number / GIB:.1f} GiB" if number >= GIB else f"{number / 2**20:.0f} MiB"
+
+
 def _method(recipe: Recipe, shape: ModelShape, ask: _Asker, free: int) -> Choice:
     if shape.quantised:
         if recipe.method in ("auto", "qlora"):
@@ -281,7 +285,7 @@ def _method(recipe: Recipe, shape: ModelShape, ask: _Asker, free: int) -> Choice
     if recipe.method != "auto":
         return Choice(recipe.method, GIVEN)
     need = ask.bytes("lora", "adamw_torch_fused", 1, ask.may_checkpoint)
-    figures = f"LoRA needs about {need / GIB:.1f} GiB of the {free / GIB:.1f} GiB free"
+    figures = f"LoRA needs about {_size(need)} of the {_size(free)} free"
     if need <= ask.budget:
         return Choice("lora", f"{figures}, and is faster than QLoRA")
     return Choice("qlora", f"{figures}; QLoRA holds the base model in 4 bits")
@@ -331,7 +335,7 @@ def _chosen(
     recipe: Recipe, size: int, effective: int, checkpointing: bool, ask: _Asker, method: str, optim: str
 ) -> tuple[Choice, Choice]:
     need = ask.bytes(method, optim, size, checkpointing)
-    figures = f"about {need / GIB:.1f} GiB, of {ask.budget / GIB:.1f} GiB that may be used"
+    figures = f"about {_size(need)}, of {_size(ask.budget)} that may be used"
     micro = (
         Choice(size, GIVEN)
         if recipe.per_device_train_batch_size != "auto"

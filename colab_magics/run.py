@@ -40,6 +40,9 @@ class Run:
 
     folder: Path
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder).absolute())  # a person writes Run("runs/kwanzaa")
+
     @property
     def name(self) -> str:
         return self.folder.name
@@ -73,7 +76,8 @@ class Run:
         last = ends[-1] if ends else {"kind": "started"}
         if last["kind"] == "finished":
             return "unfinished" if last.get("reason") == "stopped" else "finished"
-        return "failed" if last["kind"] == "failed" else "unfinished"
+        stopped = last.get("error", {}).get("type") == "Interrupted"  # while it was still preparing
+        return "failed" if last["kind"] == "failed" and not stopped else "unfinished"
 
     @property
     def losses(self) -> list[float]:

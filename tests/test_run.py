@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from colab_magics import run as runs
-from colab_magics.errors import ColabMagicsError
+from colab_magics.errors import ColabMagicsError, Interrupted
 from colab_magics.events import EventLog
 from colab_magics.run import Run
 
@@ -28,6 +28,7 @@ def _run(root: Path, name: str, *events: tuple[str, dict[str, object]], attempt:
 STARTED = ("started", {"name": "a"})
 FINISHED = ("finished", {"reason": "completed"})
 STOPPED = ("finished", {"reason": "stopped"})
+STOPPED_EARLY = ("failed", {"error": Interrupted("stopped while loading.").to_dict()})
 FAILED = ("failed", {"error": ColabMagicsError("It broke.").to_dict()})
 
 
@@ -39,6 +40,7 @@ FAILED = ("failed", {"error": ColabMagicsError("It broke.").to_dict()})
         ([STARTED, ("finished", {"reason": "early_stopping"})], "finished"),
         ([STARTED, STOPPED], "unfinished"),
         ([STARTED, FAILED], "failed"),
+        ([STARTED, STOPPED_EARLY], "unfinished"),
         ([STARTED, FAILED, STARTED], "unfinished"),
         ([STARTED, STOPPED, STARTED, FINISHED], "finished"),
     ],
@@ -64,6 +66,13 @@ def test_a_failed_run_tells_its_error(tmp_path: Path) -> None:
 def test_a_run_without_a_result_says_so_when_it_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(ColabMagicsError, match="no result to load"):
         _run(tmp_path, "a", STARTED).load()
+
+
+def test_a_run_is_the_same_by_a_written_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _run(tmp_path / "runs", "a", STARTED, FINISHED)
+    monkeypatch.chdir(tmp_path)
+    assert Run("runs/a") == Run(tmp_path / "runs" / "a")  # type: ignore[arg-type]
+    assert Run("runs/a").name == "a"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../up", "a/b", "a\\b", ".hidden", "a b", "ž", "x" * 65, "a\n"])

@@ -40,9 +40,17 @@ def find(name: str | None, root: Path) -> Place:
     Raises
     ------
     ColabMagicsError
-        There is none; the nearest is named.
+        There is none; the nearest is named. Or several are alive and none is named: the wrong one must not be stopped.
     """
     preparing = preparing_runs(root)
+    if name is None:
+        alive = [*preparing, *(run.name for run in list_runs(root) if worker.is_alive(run.folder))]
+        if len(alive) > 1:
+            raise ColabMagicsError(
+                f"{len(alive)} runs are alive: {', '.join(alive)}.",
+                "The command is for one of them.",
+                f"Name it: %finetune status {alive[0]}.",
+            )
     wanted = name if name is not None else next(iter(preparing), None)
     if wanted is not None and wanted in preparing and (living := living_run(wanted, root)) is not None:
         return Place(Run(living[0]), living[1])

@@ -15,12 +15,15 @@ import platform
 import socket
 import sys
 import traceback
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 
 from colab_magics import worker
 from colab_magics.errors import ColabMagicsError, Interrupted, redact
 from colab_magics.events import EventLog
 from colab_magics.training.orders import Orders
+from colab_magics.version import __version__
 
 EXIT_FINISHED, EXIT_FAILED, EXIT_BUSY = 0, 1, 3
 
@@ -44,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         name=options.name or folder.name,
         pid=os.getpid(),
         host=socket.gethostname(),
-        python=platform.python_version(),
+        versions=_versions(),
         until=options.until,
     )
     orders.phase = "importing the libraries"
@@ -65,6 +68,15 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         return EXIT_FINISHED
     return EXIT_FAILED
+
+
+def _versions() -> dict[str, str]:
+    """What the attempt runs on, for whoever reads the log later; importing nothing."""
+    found = {"python": platform.python_version(), "colab_magics": __version__}
+    for library in ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets"):
+        with suppress(metadata.PackageNotFoundError):
+            found[library] = metadata.version(library)
+    return found
 
 
 def _unexpected(error: BaseException, phase: str) -> ColabMagicsError:

@@ -28,6 +28,7 @@ from colab_magics.training.model import describe, load_model
 from colab_magics.training.optim import check_bitsandbytes
 from colab_magics.training.orders import Orders
 from colab_magics.training.probe import probe
+from colab_magics.training.quiet import quiet_libraries
 from colab_magics.training.result import save_result
 from colab_magics.training.source import (
     ModelSource,
@@ -90,7 +91,8 @@ def work(folder: Path, name: str | None, until: str | None, log: EventLog, order
 
     fetch_weights(ready.source, lambda done, total: report("downloading", done, total, "bytes"))
     report("loading", 0, None, "bytes")
-    model = load_model(ready.source, ready.recipe, ready.plan, device)
+    with quiet_libraries():
+        model = load_model(ready.source, ready.recipe, ready.plan, device)
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     log.append(
         "model",

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from colab_magics.recipe import Recipe
+from colab_magics.training.quiet import quiet_libraries
 from colab_magics.training.source import ModelSource
 from colab_magics.training.torchao import hide_old_torchao
 
@@ -94,11 +95,12 @@ def load_for_inference(folder: Path) -> tuple[Any, Any]:
     if torch.cuda.is_available():
         options["dtype"] = torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
         options["device_map"] = {"": 0}
-    if (folder / "adapter_config.json").is_file():
-        hide_old_torchao()
-        from peft import AutoPeftModelForCausalLM
+    with quiet_libraries():
+        if (folder / "adapter_config.json").is_file():
+            hide_old_torchao()
+            from peft import AutoPeftModelForCausalLM
 
-        model = AutoPeftModelForCausalLM.from_pretrained(folder, **options)
-    else:
-        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+            model = AutoPeftModelForCausalLM.from_pretrained(folder, **options)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(folder, **options)
     return model.eval(), AutoTokenizer.from_pretrained(folder)

@@ -1,0 +1,44 @@
+"""Commands find the run that is meant, or ask."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from colab_magics import worker
+from colab_magics.errors import ColabMagicsError
+from colab_magics.events import EventLog
+from colab_magics.magics.commands import find
+
+pytestmark = [pytest.mark.colab, pytest.mark.face]
+
+
+def _folder(root: Path, name: str) -> Path:
+    folder = root / name
+    folder.mkdir()
+    log = EventLog(folder / "events.jsonl", 1)
+    log.append("started", name=name)
+    log.close()
+    return folder
+
+
+def test_without_a_name_the_one_living_run_is_meant_though_another_is_newer(tmp_path: Path) -> None:
+    alive = _folder(tmp_path, "alive")
+    fd = worker.hold_lock(alive)
+    assert fd is not None
+    _folder(tmp_path, "newer")
+    assert find(None, tmp_path).run.name == "alive"
+    os.close(fd)
+
+
+def test_without_a_name_two_living_runs_are_listed_and_none_is_taken(tmp_path: Path) -> None:
+    held = [worker.hold_lock(_folder(tmp_path, name)) for name in ("one", ".starting-two-00000000")]
+    with pytest.raises(ColabMagicsError, match=r"2 runs are alive: two, one\."):
+        find(None, tmp_path)
+    assert find("one", tmp_path).run.name == "one"
+    assert find("two", tmp_path).run.name == "two"
+    for fd in held:
+        assert fd is not None
+        os.close(fd)
