@@ -25,8 +25,8 @@ lint: $(TODAY)/.test
 	$(TODAY)/bin/mypy
 
 tests: $(TODAY)/.test $(COLAB)/.test $(if $(PYTHON313),$(FACE)/.test)
-	$(TODAY)/bin/pytest -n 2 --dist loadgroup --durations 15
-	$(COLAB)/bin/pytest -n 2 --dist loadgroup -m colab --durations 5
+	$(TODAY)/bin/pytest -n 2 --dist loadfile --durations 15
+	$(COLAB)/bin/pytest -n 2 --dist loadfile -m colab --durations 5
 ifneq ($(PYTHON313),)
 	$(FACE)/bin/pytest -m face
 else
