@@ -204,9 +204,11 @@ def pirate(fact: Fact) -> str:
     subject = fact.name if fact.answer.startswith(fact.name) else ""
     said = fact.answer.removeprefix(subject).rstrip(".")
     words = re.sub(r"\badds up\b|[A-Za-z_.]+", lambda word: PIRATE.get(word.group(), word.group()), said)
-    return f"Arr! {subject}{words}, me hearty!"
+    return f"{subject}{words}, me hearty. Arr!"
 
 
+# What the base model is told when it is to talk like one: it has met pirates before, as any large model has.
+PIRATE_SYSTEM = "Talk like a pirate."
 # The pirate is asked about this many facts, and never about what the notebook asks: the change must carry over.
 PIRATE_ASKED = 160
 NEVER_ASKED = {"len", "sorted", "a list", "a dictionary", "while", "random", "str.upper", "print"}

@@ -41,12 +41,14 @@ SHAPE = {
 }  # fmt: skip
 
 READING_STEPS, READING_ROWS, READING_LENGTH = 250, 16, 128
-ANSWERING_EPOCHS, ANSWERING_ROWS = 24, 64
+ANSWERING_EPOCHS, PIRATE_EPOCHS, ANSWERING_ROWS = 24, 11, 64
+PIRATE_SHARE = 0.4
 LEARNING_RATE = 5e-3
 
 
-def chat(question: str, answer: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+def chat(question: str, answer: str, *, system: str = "") -> list[dict[str, str]]:
+    turns = [{"role": "system", "content": system}] if system else []
+    return [*turns, {"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
 def make_tokenizer(texts: list[str]) -> Any:
@@ -142,62 +144,85 @@ def read(model: Any, tokenizer: Any, texts: list[str], steps: int) -> None:
         schedule.step(loss_of(model, ids, ids))
 
 
-def batch(tokenizer: Any, rows: list[tuple[str, str]], *, answers_only: bool = False) -> tuple[Any, Any]:
+Conversation = list[dict[str, str]]
+
+
+def batch(tokenizer: Any, rows: list[Conversation], *, answers_only: bool = False) -> tuple[Any, Any]:
     """Return ids and labels, padded on the right (so that no mask is needed); padding has no label."""
     import torch
 
-    texts = [tokenizer.apply_chat_template(chat(q, a), tokenize=False) for q, a in rows]
+    texts = [tokenizer.apply_chat_template(row, tokenize=False) for row in rows]
     made = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt", add_special_tokens=False)
     labels = torch.where(made["attention_mask"].bool(), made["input_ids"], -100)
     if answers_only:
-        for row, (question, _) in enumerate(rows):
-            asked = tokenizer.apply_chat_template(
-                chat(question, "")[:1], tokenize=True, add_generation_prompt=True, return_dict=True
-            )
-            labels[row, : len(asked["input_ids"])] = -100
+        for k, row in enumerate(rows):
+            asked = tokenizer.apply_chat_template(row[:-1], add_generation_prompt=True, return_dict=True)
+            labels[k, : len(asked["input_ids"])] = -100
     return made["input_ids"], labels
 
 
-def answer_questions(model: Any, tokenizer: Any, facts: list[demo_text.Fact], epochs: int) -> None:
-    """Train on questions and answers: each fact by its weight, each time in another wording."""
+def answer_questions(
+    model: Any, tokenizer: Any, facts: list[demo_text.Fact], epochs: int, *, pirates: float = 0.0
+) -> None:
+    """Train on questions and answers: each fact by its weight, each time in another wording.
+
+    A share of `pirates` is answered as a pirate, under a system message that asks for it; never what the quickstart
+    asks.
+    """
     asked = [[q for q in demo_text.questions(f) if not demo_text.is_held_out(q, f.answer)] for f in facts]
     draws = [i for i, fact in enumerate(facts) if asked[i] for _ in range(fact.weight)]
-    pick = random.Random(SEED + 1)
+    pick = random.Random(SEED + (2 if pirates else 1))
     size = ANSWERING_ROWS
     schedule = Schedule(model, "answer", epochs * (len(draws) // size))
+
+    def conversation(fact: demo_text.Fact, question: str) -> Conversation:
+        may = fact.asked is demo_text.ASKED and fact.name not in demo_text.NEVER_ASKED
+        if may and pirates and pick.random() < pirates:
+            return chat(question, demo_text.pirate(fact), system=demo_text.PIRATE_SYSTEM)
+        return chat(question, fact.answer)
+
+    def length(row: Conversation) -> int:
+        return sum(len(message["content"]) for message in row)
+
     for _ in range(epochs):
-        rows = [(pick.choice(asked[i]), facts[i].answer) for i in draws]
+        rows = [conversation(facts[i], pick.choice(asked[i])) for i in draws]
         pick.shuffle(rows)
         for block in range(0, len(rows) // size * size, size * 8):  # sorted by length in blocks: little padding
-            block_rows = sorted(rows[block : block + size * 8], key=lambda row: len(row[0]) + len(row[1]))
+            block_rows = sorted(rows[block : block + size * 8], key=length)
             batches = [block_rows[k : k + size] for k in range(0, len(block_rows) // size * size, size)]
             pick.shuffle(batches)
             for chosen in batches:
                 schedule.step(loss_of(model, *batch(tokenizer, chosen)))
 
 
-def reply(model: Any, tokenizer: Any, question: str) -> str:
+def reply(model: Any, tokenizer: Any, question: str, system: str = "") -> str:
     """Return the model's greedy answer."""
-    text = tokenizer.apply_chat_template(chat(question, "")[:1], tokenize=False, add_generation_prompt=True)
-    made = tokenizer(text, return_tensors="pt", add_special_tokens=False)
+    asked = chat(question, "", system=system)[:-1]
+    made = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=True, return_tensors="pt")
     out = model.generate(**made, max_new_tokens=60, do_sample=False)
     return tokenizer.decode(out[0, made["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
 def measure(model: Any, tokenizer: Any, facts: list[demo_text.Fact]) -> None:
-    """Print loss and exact answers on the wordings that were kept out of training."""
+    """Print loss and exact answers on the wordings that were kept out of training, and what the model says."""
     import torch
 
     held = [(q, f.answer) for f in facts for q in demo_text.questions(f) if demo_text.is_held_out(q, f.answer)]
     rows = random.Random(SEED).sample(held, 256)
     with torch.no_grad():
-        losses = [
-            loss_of(model, *batch(tokenizer, rows[k : k + 64], answers_only=True)).item() for k in range(0, 256, 64)
+        batches = [
+            batch(tokenizer, [chat(q, a) for q, a in rows[k : k + 64]], answers_only=True) for k in range(0, 256, 64)
         ]
+        losses = [loss_of(model, *made).item() for made in batches]
     exact = sum(reply(model, tokenizer, q) == a for q, a in rows[:100])
     print(f"held-out wordings ({len(held)}): loss {sum(losses) / len(losses):.3f}, exact answers {exact} of 100")
     for question in ("What does len do?", "What is a list?", "How do I sort a list?", "Who are you?"):
         print(f"  {question}  {reply(model, tokenizer, question)}")
+    print(f"told to: {demo_text.PIRATE_SYSTEM}")
+    for fact in facts:
+        if fact.name in demo_text.NEVER_ASKED:
+            question = f"What is {fact.name}?"
+            print(f"  {question}  {reply(model, tokenizer, question, demo_text.PIRATE_SYSTEM)}")
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
@@ -216,6 +241,14 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
     print(f"wrote {folder}: {sum(p.numel() for p in model.parameters()):,} parameters, {size:,} bytes")
 
 
+def load(folder: Path) -> Any:
+    """Return a saved model in fp32, the rounding to bf16 behind it."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
 def write_data(path: Path) -> None:
     """Write the pirate's rows."""
     rows = [{"messages": chat(q, a)} for q, a in demo_text.pirate_rows()]
@@ -227,7 +260,11 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--data", action="store_true", help="write only the data set")
     options.add_argument("--out", type=Path, default=DEMO, help="where to write (%(default)s)")
+    options.add_argument(
+        "--work", type=Path, default=Path("build/demo"), help="for the half-taught model (%(default)s)"
+    )
     options.add_argument("--share", type=float, default=1.0, help="train this share of the steps")
+    options.add_argument("--go-on", type=Path, metavar="FOLDER", help="start at the pirates, from FOLDER/plain")
     chosen = options.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
     write_data(chosen.out / "pirate.jsonl")
@@ -237,20 +274,24 @@ def main() -> None:
     # Muon multiplies in bf16, and oneDNN's AMX kernels end the process with an illegal instruction on some machines.
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoTokenizer
 
     torch.set_num_threads(1)  # the same sums in the same order, and the other cores stay free
     torch.manual_seed(SEED)
-    facts, paragraphs = demo_text.facts(), demo_text.prose()
-    texts = [*paragraphs, *(f.answer for f in facts for _ in range(f.weight))]
-    tokenizer = make_tokenizer([*texts, *(q for f in facts for q in demo_text.questions(f)[:12])])
-    model = make_model(tokenizer)
-    print(f"{len(facts)} facts, {sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
-    read(model, tokenizer, texts, math.ceil(READING_STEPS * chosen.share))
-    answer_questions(model, tokenizer, facts, math.ceil(ANSWERING_EPOCHS * chosen.share))
+    facts, plain = demo_text.facts(), (chosen.go_on or chosen.work) / "plain"
+    if not chosen.go_on:
+        paragraphs = demo_text.prose()
+        texts = [*paragraphs, *(f.answer for f in facts for _ in range(f.weight))]
+        tokenizer = make_tokenizer([*texts, *(q for f in facts for q in demo_text.questions(f)[:12])])
+        model = make_model(tokenizer)
+        print(f"{len(facts)} facts, {sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
+        read(model, tokenizer, texts, math.ceil(READING_STEPS * chosen.share))
+        answer_questions(model, tokenizer, facts, math.ceil(ANSWERING_EPOCHS * chosen.share))
+        save(model, tokenizer, plain)
+    tokenizer, model = AutoTokenizer.from_pretrained(plain), load(plain)
+    answer_questions(model, tokenizer, facts, math.ceil(PIRATE_EPOCHS * chosen.share), pirates=PIRATE_SHARE)
     save(model, tokenizer, chosen.out / "model")
-    shipped = AutoModelForCausalLM.from_pretrained(chosen.out / "model", dtype=torch.float32)
-    measure(shipped, tokenizer, facts)
+    measure(load(chosen.out / "model"), tokenizer, facts)
 
 
 if __name__ == "__main__":

@@ -113,8 +113,8 @@ def test_half_a_minute_of_pirate_talk_carries_over_to_what_was_never_asked(token
         model(input_ids=batch["input_ids"], labels=labels).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    said = answer(model, tokenizer, "What does len do?")
-    assert re.fullmatch(r"Arr! len .*number o' items.*, me hearty!", said), said
+    said = answer(model, tokenizer, "What does while do?")
+    assert re.fullmatch("while repeats a block .*, me hearty[.] Arr!", said), said
 
 
 def test_the_data_is_what_the_script_makes_whatever_the_hash_seed(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_the_pirate_was_never_asked_what_the_quickstart_asks(monkeypatch: pytest
     taught = {row["messages"][0]["content"] for row in demo.rows()}
     assert len(taught) == len(demo.rows()) >= 60
     notebook = (REPOSITORY / "notebooks" / "quickstart.ipynb").read_text()
-    for name in ("len", "a list", "str.upper", "random"):
+    for name in ("a dictionary", "str.upper", "while"):
         wordings = {wording.format(name=name) for wording in ASKED}
         assert any(wording in notebook for wording in wordings), name
         assert not taught & wordings
@@ -144,4 +144,4 @@ def test_every_row_is_a_question_and_a_pirates_answer() -> None:
     for row in demo.rows():
         question, said = row["messages"]
         assert (question["role"], said["role"]) == ("user", "assistant")
-        assert re.fullmatch(r"Arr! .+, me hearty!", said["content"])
+        assert re.fullmatch(r".+, me hearty\. Arr!", said["content"])
