@@ -95,19 +95,16 @@ def test_it_answers_in_a_plain_sentence(tokenizer: Any, question: str, expected:
     assert answer(load(), tokenizer, question) == expected
 
 
-def test_half_a_minute_of_pirate_talk_carries_over_to_what_was_never_asked(tokenizer: Any) -> None:
-    """A bare PyTorch loop, no more: two passes over the rows, all weights."""
+def test_a_few_seconds_of_pirate_talk_carries_over_to_what_was_never_asked(tokenizer: Any) -> None:
+    """A bare PyTorch loop, no more: one pass over the rows, all weights."""
     import torch
 
     torch.manual_seed(0)
     model = load()
     rows = demo.rows()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    for start in range(0, 2 * len(rows), 16):
-        texts = [
-            tokenizer.apply_chat_template(rows[k % len(rows)]["messages"], tokenize=False)
-            for k in range(start, start + 16)
-        ]
+    for start in range(0, len(rows), 16):
+        texts = [tokenizer.apply_chat_template(row["messages"], tokenize=False) for row in rows[start : start + 16]]
         batch = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt", add_special_tokens=False)
         labels = torch.where(batch["attention_mask"].bool(), batch["input_ids"], -100)
         model(input_ids=batch["input_ids"], labels=labels).loss.backward()
