@@ -23,6 +23,7 @@ from colab_magics import worker
 from colab_magics.errors import ColabMagicsError, Interrupted, redact
 from colab_magics.events import EventLog
 from colab_magics.training.orders import Orders
+from colab_magics.training.torchao import hide_old_torchao
 from colab_magics.version import __version__
 
 EXIT_FINISHED, EXIT_FAILED, EXIT_BUSY = 0, 1, 3
@@ -53,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     orders.phase = "importing the libraries"
     log.append("progress", phase="importing", done=0, total=None, unit="libraries")
     try:
+        hide_old_torchao()  # first of all: transformers 5.15 imports what it finds
         # An import makes a million objects and no garbage: looking for it took a sixth of the time. What is frozen is
         # never looked at again.
         gc.disable()

@@ -88,6 +88,7 @@ def load_for_inference(folder: Path) -> tuple[Any, Any]:
     ----------
     folder : an `adapter/` or `model/` that `save_result` wrote
     """
+    hide_old_torchao()
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -97,7 +98,6 @@ def load_for_inference(folder: Path) -> tuple[Any, Any]:
         options["device_map"] = {"": 0}
     with quiet_libraries():
         if (folder / "adapter_config.json").is_file():
-            hide_old_torchao()
             from peft import AutoPeftModelForCausalLM
 
             model = AutoPeftModelForCausalLM.from_pretrained(folder, **options)

@@ -23,7 +23,14 @@ def hide_old_torchao() -> str | None:
     except metadata.PackageNotFoundError:
         return None
     parts = tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit())
-    if parts >= _OLDEST or sys.modules.get("torchao") is not None:
+    if parts >= _OLDEST:
         return None
+    imported = sys.modules.get("torchao")
     sys.modules["torchao"] = None  # type: ignore[assignment]
+    if imported is not None:
+        # A notebook that uses its torchao keeps it; peft asks once, and remembers the answer.
+        from peft.import_utils import is_torchao_available
+
+        is_torchao_available()
+        sys.modules["torchao"] = imported
     return version

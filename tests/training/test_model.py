@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import subprocess
 import sys
+import types
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -152,6 +155,24 @@ def test_a_planted_old_torchao_changes_nothing(make_model, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[:3] == ["hidden 0.10.0", "seen False", "adapted"]
+
+
+def test_a_notebook_that_has_imported_its_old_torchao_keeps_it(monkeypatch):
+    from peft.import_utils import is_torchao_available
+
+    from colab_magics.training import torchao
+
+    theirs = types.ModuleType("torchao")
+    theirs.__spec__ = importlib.machinery.ModuleSpec("torchao", None)
+    monkeypatch.setitem(sys.modules, "torchao", theirs)
+    monkeypatch.setattr(metadata, "version", lambda _name: "0.10.0")
+    is_torchao_available.cache_clear()
+    try:
+        assert torchao.hide_old_torchao() == "0.10.0"
+        assert sys.modules["torchao"] is theirs
+        assert is_torchao_available() is False
+    finally:
+        is_torchao_available.cache_clear()
 
 
 @pytest.mark.parametrize(("version", "hides"), [("0.18.0", False), ("0.16.0", False), ("0.15.1+cu128", True)])
