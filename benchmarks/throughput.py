@@ -9,6 +9,7 @@ below it: two runs of the same loop differ by 10% on a shared machine.
 from __future__ import annotations
 
 import argparse
+import importlib
 import multiprocessing
 import os
 import platform
@@ -18,7 +19,8 @@ import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib import metadata
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -56,11 +58,10 @@ PEERS: dict[str, Peer] = {
     "handwritten, packed": handwritten(8, packed=True),
     "handwritten, sorted": handwritten(4, packed=False),
     "TRL best, packed": trl(4, packed=True, **BEST),
-    "TRL best, padded": trl(4, packed=False, **BEST),
     "TRL defaults": trl(8, packed=False, instructions=BF16),
     "TRL defaults, no bf16 instructions": trl(8, packed=False, instructions=NO_BF16),
 }
-SLOW = ("TRL best, padded", "TRL defaults", "TRL defaults, no bf16 instructions")
+SLOW = ("TRL defaults", "TRL defaults, no bf16 instructions")
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,10 @@ class Runner:
     steps: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def start(cls, name: str, job: Job) -> Runner:
+    def start(cls, name: str, job: Job, others: list[Runner]) -> Runner:
         mine, its = FORK.Pipe()
-        process = FORK.Process(target=_run, args=(PEERS[name], job, its), daemon=True)
+        held = [mine, *(runner.connection for runner in others)]  # by its copy of this process, until it lets go
+        process = FORK.Process(target=_run, args=(PEERS[name], job, its, held), daemon=True)
         process.start()
         its.close()
         return cls(name, process, mine)
@@ -110,12 +112,14 @@ class Runner:
         self.process.join()
 
 
-def _run(peer: Peer, job: Job, connection: Connection) -> None:
+def _run(peer: Peer, job: Job, connection: Connection, held: list[Connection]) -> None:
+    for one in held:
+        one.close()  # or a peer would wait for ever where the benchmark has died
     try:
         with Path(os.devnull).open("w") as nowhere:
             os.dup2(nowhere.fileno(), 1)
         peer(job, Baton(connection))
-    except Enough:
+    except (Enough, EOFError):
         pass
     except BaseException:
         traceback.print_exc()
@@ -132,7 +136,9 @@ def measure(case: Case, steps: int, names: tuple[str, ...]) -> None:
         order = [ids for _, ids in Order(len(documents), SAMPLES_A_STEP, SEED).steps(0, steps)]
         tokens = np.array([sum(len(documents[id_][0]) for id_ in ids) for ids in order])
         print(f"\n{describe(case)}\n  {tokens.sum()} tokens in {steps} steps of {SAMPLES_A_STEP} samples", flush=True)
-        runners = [Runner.start(name, Job(case, Path(folder), order)) for name in names]
+        runners: list[Runner] = []
+        for name in names:
+            runners.append(Runner.start(name, Job(case, Path(folder), order), runners))
         try:
             for step in range(steps):
                 turn = step % len(runners)  # nobody always comes after the same neighbour
@@ -221,27 +227,25 @@ def machine() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="five steps of the first case: to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="tiny shapes and five steps: to see that it runs")
     parser.add_argument("--case", choices=[case.name for case in CASES], help="only this one")
     parser.add_argument("--no-trl", action="store_true", help="without TRL, which takes most of the time")
     options = parser.parse_args()
-    names = tuple(name for name in PEERS if not (options.no_trl and name.startswith("TRL")))
-    # Imported once, before any process is forked; nothing is computed here.
-    import datasets
-    import peft
-    import torch
-    import transformers
-    import trl as trl_
-
-    libraries = ", ".join(
-        f"{library.__name__} {library.__version__}" for library in (torch, transformers, peft, trl_, datasets)
-    )
+    libraries = ["torch", "transformers", "peft", "datasets"] + ["trl"] * (not options.no_trl)
+    for library in libraries:  # once, before any process is forked; nothing is computed here
+        importlib.import_module(library)
     print(machine())
-    print(f"{libraries}; fp32, 1 thread a process")
+    versions = ", ".join(f"{library} {metadata.version(library)}" for library in libraries)
+    print(f"{versions}; fp32, 1 thread a process; load of the machine before: {os.getloadavg()[0]:.1f}")
     print(f"rows: alpaca_en_1k.json, cut at {MAX_LENGTH} tokens; learning rate {LEARNING_RATE}; LoRA {LORA}")
-    for case in CASES[:1] if options.quick else CASES:
-        if options.case in (None, case.name):
-            measure(case, 5 if options.quick else STEPS, names)
+    names = tuple(name for name in PEERS if not (options.no_trl and name.startswith("TRL")))
+    for case in CASES:
+        if options.case not in (None, case.name):
+            continue
+        if options.quick:
+            measure(replace(case, layers=2, width=32), 5, names)
+        else:
+            measure(case, STEPS, names)
 
 
 if __name__ == "__main__":
