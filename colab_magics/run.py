@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -73,10 +73,11 @@ class Run:
         if worker.is_alive(self.folder):
             return "running"
         ends = [event for event in self.events() if event["kind"] in ("started", "finished", "failed")]
-        last = ends[-1] if ends else {"kind": "started"}
+        last: Event = ends[-1] if ends else {"kind": "started"}
         if last["kind"] == "finished":
             return "unfinished" if last.get("reason") == "stopped" else "finished"
-        stopped = last.get("error", {}).get("type") == "Interrupted"  # while it was still preparing
+        error: Mapping[str, Any] = last.get("error") or {}
+        stopped = error.get("type") == "Interrupted"  # while it was still preparing
         return "failed" if last["kind"] == "failed" and not stopped else "unfinished"
 
     @property

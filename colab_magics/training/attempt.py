@@ -90,8 +90,8 @@ def work(folder: Path, name: str | None, until: str | None, log: EventLog, order
         torch.cuda.set_per_process_memory_fraction(min(1.0, cap / ready.device.total), device)
 
     fetch_weights(ready.source, lambda done, total: report("downloading", done, total, "bytes"))
-    report("loading", 0, None, "bytes")
-    with quiet_libraries():
+    report("loading", 0, None, "tensors")
+    with quiet_libraries(lambda done, total: report("loading", done, total, "tensors")):
         model = load_model(ready.source, ready.recipe, ready.plan, device)
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     log.append(
