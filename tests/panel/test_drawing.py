@@ -184,7 +184,9 @@ def test_the_footer_says_how_to_stop_while_it_trains_and_where_the_result_is_aft
 
 
 def test_without_a_gpu_nothing_is_said_of_its_memory() -> None:
-    assert "GPU" not in text(PanelState().fold_all([event("plan", device="CPU with 2 cores, 24.0 GiB", choices={}), *trained(1, 3)]))
+    assert "GPU" not in text(
+        PanelState().fold_all([event("plan", device="CPU with 2 cores, 24.0 GiB", choices={}), *trained(1, 3)])
+    )
 
 
 @pytest.mark.parametrize(
