@@ -34,6 +34,7 @@ from cases import (
     LEARNING_RATE,
     LORA,
     MAX_LENGTH,
+    ROWS,
     SAMPLES_A_STEP,
     SEED,
     Case,
@@ -231,6 +232,10 @@ def main() -> None:
     parser.add_argument("--case", choices=[case.name for case in CASES], help="only this one")
     parser.add_argument("--no-trl", action="store_true", help="without TRL, which takes most of the time")
     options = parser.parse_args()
+    if not ROWS.is_dir():
+        raise SystemExit(
+            f"The rows and tokenizers of this benchmark live beside the repository, and are not at {ROWS}."
+        )
     libraries = ["torch", "transformers", "peft", "datasets"] + ["trl"] * (not options.no_trl)
     for library in libraries:  # once, before any process is forked; nothing is computed here
         importlib.import_module(library)
