@@ -219,8 +219,8 @@ class Control:
             (self._folder / order).unlink(missing_ok=True)
 
 
-def kill(folder: Path) -> None:
-    """End the folder's worker, and all it has started, at once."""
+def kill(folder: Path, *, wait: float = 5.0) -> None:
+    """End the folder's worker, and all it has started, at once; returns when it is gone, or after `wait` seconds."""
     pid = alive_pid(folder)
     if pid is not None:
         # what was killed says nothing more: the order stays there, for whoever asks how it ended
@@ -228,6 +228,9 @@ def kill(folder: Path) -> None:
         with suppress(ProcessLookupError, PermissionError):
             # start_new_session made the worker a group leader, so its group is its own
             os.killpg(pid, signal.SIGKILL)
+        deadline = time.monotonic() + wait
+        while is_alive(folder) and time.monotonic() < deadline:
+            time.sleep(0.02)
 
 
 def was_killed(folder: Path) -> bool:

@@ -214,10 +214,6 @@ class Follower:
         worker.kill(self.folder)
         if self.process is not None:
             self.process.wait()
-        else:
-            deadline = time.monotonic() + 5
-            while worker.is_alive(self.folder) and time.monotonic() < deadline:
-                time.sleep(0.02)
 
 
 def reap() -> None:
