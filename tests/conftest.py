@@ -8,11 +8,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from colab_magics import worker
+
+# The environment of the notebook's face has no torch, and what trains is not asked there.
+collect_ignore = [] if find_spec("torch") else ["training"]
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
