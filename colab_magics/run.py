@@ -83,7 +83,16 @@ class Run:
     @property
     def losses(self) -> list[float]:
         """The training loss of each step, in nats per trained token; a step that was run again counts once."""
-        by_step = {event["step"]: event["loss"] for event in self.events() if event["kind"] == "step"}
+        by_step: dict[int, float] = {}
+        attempt = None
+        for event in self.events():
+            if event["kind"] != "step":
+                continue
+            if event["attempt"] != attempt:
+                # an attempt that begins at step k goes on from k - 1, whatever the one before it did after that
+                attempt = event["attempt"]
+                by_step = {step: loss for step, loss in by_step.items() if step < event["step"]}
+            by_step[event["step"]] = event["loss"]
         return [by_step[step] for step in sorted(by_step)]
 
     @property

@@ -58,6 +58,14 @@ def test_a_step_that_was_run_again_counts_once_with_its_last_loss(tmp_path: Path
     assert run.attempts == 2
 
 
+def test_a_shorter_attempt_leaves_nothing_of_the_longer_one_before_it(tmp_path: Path) -> None:
+    _run(tmp_path, "a", STARTED, *(("step", {"step": step, "loss": 1.0 / step}) for step in range(1, 9)))
+    run = _run(
+        tmp_path, "a", STARTED, ("step", {"step": 1, "loss": 3.0}), ("step", {"step": 2, "loss": 2.5}), attempt=2
+    )
+    assert run.losses == [3.0, 2.5]
+
+
 def test_a_failed_run_tells_its_error(tmp_path: Path) -> None:
     assert str(_run(tmp_path, "a", STARTED, FAILED).error) == "It broke."
     assert _run(tmp_path, "b", STARTED, FAILED, STARTED, FINISHED).error is None

@@ -174,6 +174,13 @@ def _started(state: PanelState, event: Mapping[str, Any]) -> PanelState:
         device="",
         phase="starting",
         progress=None,
+        step=0,
+        total_steps=None,
+        epoch=None,
+        loss=None,
+        learning_rate=None,
+        tokens_per_second=None,
+        tokens=None,
         marks=(),
         notices=(),
         notices_left_out=0,
@@ -252,7 +259,8 @@ def _chosen(value: object) -> object:
 
 def _step(state: PanelState, event: Mapping[str, Any]) -> PanelState:
     step, loss = _count(event, "step") or 0, _number(event, "loss", finite=False)
-    again = step <= state.step  # a later attempt went back: what came after is not this run's any more
+    # The first step of an attempt: what an earlier one drew from there on is not this run's any more.
+    again = state.step == 0 or step <= state.step
     curve = state.curve.cut(step) if again else state.curve
     evals = tuple(one for one in state.evals if one.step < step) if again else state.evals
     clock = _clock(event)

@@ -129,3 +129,14 @@ def test_a_curve_of_a_million_steps_has_at_most_200_points_and_keeps_its_ends() 
     assert drawn[-1][0] == 20_000
     assert drawn[0][1] > 10 * drawn[-1][1]
     assert [x for x, _ in drawn] == sorted(x for x, _ in drawn)
+
+
+def test_an_attempt_that_is_still_preparing_shows_no_figure_of_the_one_before_it() -> None:
+    earlier = [event("started", name="a"), *(event("step", step=n, total_steps=9, loss=1 / n) for n in range(1, 7))]
+    again = PanelState().fold_all([*earlier, event("started", name="a", attempt=2)])
+    assert (again.step, again.loss, again.tokens_per_second, again.total_steps) == (0, None, None, None)
+    over = again.fold(event("step", attempt=2, step=1, total_steps=3, loss=2.0))
+    assert (over.first_loss, over.loss, over.curve.drawn()) == (2.0, 2.0, ((1, 2.0),))
+    on = again.fold(event("step", attempt=2, step=4, total_steps=9, loss=0.2))
+    assert [step for step, _ in on.curve.drawn()] == [1, 2, 3, 4]
+    assert on.first_loss == 1.0
