@@ -388,8 +388,12 @@ def _learning_rate(recipe: Recipe, shape: ModelShape, method: str) -> Choice:
 def _warmup(recipe: Recipe, total: int) -> Choice:
     wanted = recipe.warmup_steps
     if wanted == "auto":
-        steps = min(max(math.ceil(0.03 * total), 5), math.ceil(0.1 * total))
-        return Choice(steps, "3% of the steps, at least 5, at most a tenth")
+        share, tenth = math.ceil(0.03 * total), math.ceil(0.1 * total)
+        if tenth <= max(share, 5):
+            return Choice(tenth, f"a tenth of {total} steps, which is few")
+        return Choice(
+            max(share, 5), f"3% of {total} steps" if share >= 5 else "5, where 3% of the steps would be fewer"
+        )
     if isinstance(wanted, float) and wanted < 1:
         return Choice(math.ceil(wanted * total), f"{wanted:g} of {total} steps")
     return Choice(int(wanted), GIVEN)

@@ -143,3 +143,10 @@ def test_the_end_of_a_log_is_its_last_lines_that_say_something(tmp_path: Path) -
     worker.log_path(tmp_path, 1).write_text("first\n" + "\n".join(f"line {n}" for n in range(5000)) + "\n\n \n")
     assert worker.log_tail(tmp_path, 1, lines=2) == ["line 4998", "line 4999"]
     assert worker.log_tail(tmp_path, 2) == []
+
+
+def test_a_file_beside_the_notebook_does_not_shadow_a_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "argparse.py").write_text("raise SystemExit('shadowed')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    assert worker.spawn(tmp_path, 1, arguments=("--help",)).wait() == 0, worker.log_tail(tmp_path, 1)

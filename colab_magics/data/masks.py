@@ -178,7 +178,10 @@ def _prefix_difference(text: str, prompts: _Prompts, ends: EndOfTurn) -> list[Sp
 def _turn_in(text: str, start: int, end: int, message: Message, ends: EndOfTurn) -> Span | None:
     """The words of `message` in text[start:end] and their end of turn; None if they are not all there."""
     answer = _answer(_content(message))
-    if message.get("tool_calls") or not answer:
+    called = [str((call.get("function") or call).get("name") or "") for call in message.get("tool_calls") or ()]
+    if not all(name in text[start:end] for name in called):
+        return None  # the template does not print tool calls: what is left would teach an empty answer
+    if called or not answer:
         return _to_the_end_of_turn(text, start, end, ends)
     # From the right, for reasoning may say the answer before the answer does; and an answer like "end" may also be
     # found in the token that follows it.

@@ -21,10 +21,11 @@ def data_event(
 ) -> dict[str, Any]:
     """The fields of the `data` event of one split (without `split`).
 
-    `lengths` are those of the whole documents, before anything was truncated or cut into windows.
+    `lengths` are those of the whole documents, before anything was truncated; of a plain text, those of its windows.
     """
     where = source if isinstance(source, Source) else Source.from_dict(source)
-    p50, p99 = np.percentile(prepared.lengths, [50, 99])
+    lengths = documents.lengths if prepared.chunkable else prepared.lengths
+    p50, p99 = np.percentile(lengths, [50, 99])
     return {
         "source": f"{where.name}:{where.split}" if where.split else where.name,
         "kind_of_source": where.kind,
@@ -34,7 +35,7 @@ def data_event(
         "split_rows": prepared.split_rows,
         "tokens": documents.tokens,
         "trained_tokens": documents.trained_tokens,
-        "lengths": {"p50": round(float(p50)), "p99": round(float(p99)), "max": int(prepared.lengths.max())},
+        "lengths": {"p50": round(float(p50)), "p99": round(float(p99)), "max": int(lengths.max())},
         "max_length": documents.max_length,
         "truncated": documents.truncated,
         "dropped": [*prepared.dropped, *documents.dropped],

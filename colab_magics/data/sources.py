@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from colab_magics import demo
 from colab_magics.errors import ColabMagicsError, nearest
 
 Kind = Literal["path", "variable", "hub"]
@@ -85,7 +86,8 @@ def resolve(text: str, namespace: Mapping[str, Any], *, cwd: str | os.PathLike[s
     Parameters
     ----------
     text : str
-        A path (relative to `cwd`), the name of a variable, or `org/name[:split]`.
+        A path (relative to `cwd`), the name of a variable, `demo` (the rows beside the demo model), or
+        `org/name[:split]`.
     namespace : mapping
         The notebook's variables; only looked up, never changed.
 
@@ -116,6 +118,8 @@ def resolve(text: str, namespace: Mapping[str, Any], *, cwd: str | os.PathLike[s
         return Source("path", text, str(path.resolve()))
     if text in namespace and _variable_kind(namespace[text]) is not None:
         return Source("variable", text)
+    if text == "demo":
+        return Source("path", text, os.fspath(demo.data_path()))
     hub = _HUB_ID.fullmatch(text)
     if hub is not None and file_kind(Path(hub["id"])) is None and not text.startswith((".", "~")):
         return Source("hub", hub["id"], split=hub["split"])

@@ -296,3 +296,13 @@ def test_a_tool_call_is_trained_with_its_turn_and_the_tools_answer_is_not(known_
         assert "Rome" in parts[0], name
         assert "It is sunny." in parts[1], name
         assert not any("Sunny." in part for part in parts), name
+
+
+def test_a_template_that_prints_no_tool_calls_teaches_no_empty_answer() -> None:
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
+    conversation = chat(
+        user("Weather in Rome?"), assistant("", tool_calls=[call]), user("And now?"), assistant("It is sunny.")
+    )
+    parts = [part for masked in mask(CHATML, conversation) for part in trained(masked)]
+    assert parts == ["It is sunny.<|im_end|>"]
+    assert mask(CHATML, chat(user("Weather in Rome?"), assistant("", tool_calls=[call]))) == []

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from colab_magics import demo
 from colab_magics.data import Source, identity, resolve
 from colab_magics.data import sources as module
 from colab_magics.data.sources import changed
@@ -137,3 +138,10 @@ def test_a_large_file_is_known_without_reading_it_all(tmp_path: Path, monkeypatc
     with path.open("ab") as file:
         file.write(b"more")
     assert identity(source) != before[0]
+
+
+def test_demo_is_the_rows_beside_the_demo_model_unless_something_here_is_called_so(tmp_path: Path) -> None:
+    found = resolve("demo", {}, cwd=tmp_path)
+    assert (found.kind, found.name) == ("path", "demo")
+    assert found.path == str(demo.data_path())
+    assert resolve("demo", {"demo": [{"text": "a"}]}, cwd=tmp_path).kind == "variable"
