@@ -159,7 +159,7 @@ def _nf4(dtype: torch.dtype) -> Any:
 
 def _set_dtype(model: nn.Module, dtype: torch.dtype) -> None:
     """Make a quantised model compute in `dtype`; transformers keeps the bf16 that the checkpoint was made with."""
-    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn import Linear4bit, Params4bit
 
     for module in model.modules():
         if isinstance(module, Linear4bit):
@@ -168,10 +168,10 @@ def _set_dtype(model: nn.Module, dtype: torch.dtype) -> None:
             state = getattr(module.weight, "quant_state", None)
             if state is not None:
                 state.dtype = dtype
-    for tensor in (*model.parameters(), *model.buffers()):
-        # rotary frequencies are fp32 buffers, and must stay so
-        if isinstance(tensor, nn.Parameter) and tensor.is_floating_point():
-            tensor.data = tensor.data.to(dtype)
+    for parameter in model.parameters():  # not the buffers: rotary frequencies are fp32 and must stay so
+        # with a bnb_4bit_quant_storage the packed 4-bit weights pass for floating-point numbers, which they are not
+        if parameter.is_floating_point() and not isinstance(parameter, Params4bit):
+            parameter.data = parameter.data.to(dtype)
 
 
 def _with_adapter(model: nn.Module, source: ModelSource, recipe: Recipe) -> nn.Module:
@@ -189,6 +189,10 @@ def _with_adapter(model: nn.Module, source: ModelSource, recipe: Recipe) -> nn.M
     )
     torch.manual_seed(recipe.seed)
     adapted = get_peft_model(model, config)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            # peft does so for adapters alone: the copies that modules_to_save makes keep the base's 16 bit
+            parameter.data = parameter.data.float()
     # what `AutoPeftModelForCausalLM` will ask for: the model as the user named it, at the commit that was trained on
     config.base_model_name_or_path = source.id if source.revision else os.fspath(source.folder)
     config.revision = source.revision

@@ -104,6 +104,34 @@ def test_a_prequantised_model_forces_qlora_and_computes_in_the_chosen_dtype(tiny
     assert run.losses[-1] < run.losses[0]
 
 
+def test_packed_weights_stored_as_floating_point_are_left_as_they_are(tiny_run, make_model, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    source = make_model("qwen3")
+    losses = []
+    for storage in (torch.uint8, torch.bfloat16):
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=torch.bfloat16,
+            bnb_4bit_quant_storage=storage,
+        )
+        model = AutoModelForCausalLM.from_pretrained(source, quantization_config=config, dtype=torch.bfloat16)
+        folder = tmp_path / str(storage)
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+        losses.append(tiny_run(model=str(folder), method="auto", precision="fp16", max_steps=3).run().losses)
+    assert losses[1] == pytest.approx(losses[0], abs=1e-3)
+
+
+def test_modules_saved_whole_train_in_fp32_on_a_model_in_fp16(tiny_run):
+    config = {"tie_word_embeddings": False}
+    half = tiny_run(modules_to_save=["lm_head"], precision="fp16", config=config, max_steps=4).run()
+    assert {parameter.dtype for parameter in half.task.trainable} == {torch.float32}
+    exact = tiny_run(modules_to_save=["lm_head"], config=config, max_steps=4).run()
+    assert half.losses == pytest.approx(exact.losses, abs=2e-2)
+
+
 def test_a_prequantised_model_cannot_be_trained_in_another_way(tiny_run, prequantised):
     with pytest.raises(ColabMagicsError, match="already quantised"):
         tiny_run(model=str(prequantised), method="full")
