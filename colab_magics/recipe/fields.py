@@ -36,6 +36,8 @@ OPTIMIZERS = (
     "adamw_8bit",
     "paged_adamw_8bit",
     "paged_adamw_32bit",
+    "adafactor",
+    "sgd",
 )
 # the schedules of transformers that need no further arguments
 SCHEDULES = (

@@ -69,6 +69,13 @@ def build_optimizer(model: nn.Module, recipe: Recipe, name: str, rate: float) ->
         import bitsandbytes
 
         return getattr(bitsandbytes.optim, _BITSANDBYTES[name])(groups, **options)  # type: ignore[no-any-return]
+    if name == "adafactor":
+        from transformers.optimization import Adafactor
+
+        # as TrainingArguments(optim="adafactor") has it: the rate is the schedule's, and is not scaled by the weights
+        return Adafactor(groups, lr=rate, scale_parameter=False, relative_step=False)  # type: ignore[no-any-return]
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=rate)
     return torch.optim.AdamW(groups, fused=name == "adamw_torch_fused", **options)
 
 

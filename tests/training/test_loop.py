@@ -231,7 +231,7 @@ def test_training_stops_when_evaluation_no_longer_improves(tiny_run):
     assert run.told("stopping")[-1]["reason"] == "early_stopping"
 
 
-@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused", "adamw_8bit"])
+@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused", "adamw_8bit", "adafactor", "sgd"])
 def test_optimizers_by_their_transformers_names(tiny_run, optim):
     run = tiny_run(optim=optim, max_steps=8).run()
     assert run.losses[-1] < run.losses[0]
