@@ -88,11 +88,26 @@ def _unexpected(error: BaseException, phase: str) -> ColabMagicsError:
             "The machine's memory ran out.",
             "End other notebooks and programs on it, or use a smaller model or fewer rows (max_train_samples).",
         )
+    if _is_out_of_memory(error):
+        return ColabMagicsError(
+            f"Out of memory while {phase}.",
+            str(error).partition("\n")[0],
+            "Free the GPU: a kernel holds its memory until it is restarted (nvidia-smi shows who has it).",
+            "Or use method: qlora, a smaller model, or a smaller max_length.",
+        )
     return ColabMagicsError(
         f"The worker failed while {phase}.",
         f"{type(error).__name__}: {error}",
         "Run the cell again with --traceback to see where; please report it if it is not your data or settings.",
     )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if "torch" not in sys.modules:  # it may be what is missing; and memory ran out in torch or not at all
+        return False
+    from colab_magics.training.oom import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _fail(log: EventLog, error: ColabMagicsError, orders: Orders) -> None:

@@ -120,7 +120,7 @@ def train(task: Task, progress: Progress, on_event: OnEvent, control: Control) -
             on_event("stopping", reason="stop", step=step)
             break
         rate = task.schedule.get_last_lr()[0]
-        task.optimizer.step()
+        _update(task, step + 1)
         if task.scaler is not None:
             task.scaler.update()
         task.schedule.step()
@@ -181,7 +181,11 @@ def _finished_step(
     ran_out = False
     while True:
         flight: list[Sample] = []
-        outcome = attempt(lambda flight=flight: _gradients(task, progress.arrangement, samples, flight, control))  # type: ignore[misc]
+        outcome: Any = attempt(lambda flight=flight: _gradients(task, progress.arrangement, samples, flight, control))  # type: ignore[misc]
+        if not isinstance(outcome, OutOfMemory):
+            outcome = attempt(lambda total=outcome: _clipped(task, trainable, total))  # type: ignore[misc]
+            if isinstance(outcome, OutOfMemory) and task.scaler is not None:
+                task.scaler.update(task.scaler.get_scale())  # it must forget that these gradients were unscaled
         if isinstance(outcome, OutOfMemory):
             ran_out = True
             on_event(
@@ -201,10 +205,7 @@ def _finished_step(
             task.loss.chunk = smaller.loss_chunk
             restore_random_state(random, task.device)
             continue
-        if task.scaler is not None:
-            task.scaler.unscale_(task.optimizer)
-        norm = nn.utils.clip_grad_norm_(trainable, task.max_grad_norm or math.inf)
-        loss, grad_norm = torch.stack([outcome, norm.float()]).tolist()  # the step's one wait for the device
+        loss, grad_norm = outcome
         if math.isfinite(loss) and math.isfinite(grad_norm):
             break
         task.optimizer.zero_grad(set_to_none=True)
@@ -241,6 +242,45 @@ def _gradients(
             raise _Abandoned
         total += micro_batch_gradients(task, part, arrangement.packed, labelled)
     return total
+
+
+def _clipped(task: Task, trainable: list[nn.Parameter], total: torch.Tensor) -> list[float]:
+    """Unscale and clip the gradients in place; returns [loss, norm before]."""
+    if task.scaler is not None:
+        task.scaler.unscale_(task.optimizer)
+    norm = nn.utils.clip_grad_norm_(trainable, task.max_grad_norm or math.inf)
+    figures: list[float] = torch.stack([total, norm.float()]).tolist()  # the step's one wait for the device
+    return figures
+
+
+def _counted(optimizer: torch.optim.Optimizer) -> bool:
+    return any(float(state.get("step", 0)) > 0 for state in optimizer.state.values())
+
+
+def _update(task: Task, step: int) -> None:
+    """The optimizer's step. Where it runs out of memory it is tried once more, if it has surely done nothing yet.
+
+    An optimizer allocates its states at its first step. torch's AdamW counts a weight's step, in every one of its
+    implementations, before it writes to the weight: where it had no states before and has counted nothing, it is as
+    it was once the states are dropped. bitsandbytes' allocate and write weight by weight, and are never asked again.
+    """
+    fresh = isinstance(task.optimizer, torch.optim.AdamW) and not task.optimizer.state
+    outcome = attempt(task.optimizer.step)
+    if isinstance(outcome, OutOfMemory) and fresh and not _counted(task.optimizer):
+        task.optimizer.state.clear()
+        release()
+        outcome = attempt(task.optimizer.step)
+    if isinstance(outcome, OutOfMemory):
+        raise ColabMagicsError(
+            f"Out of memory at step {step}: the optimizer's states do not fit beside the model."
+            if fresh
+            else f"Out of memory at step {step}, while the optimizer updated the weights.",
+            outcome.message,
+            "Use optim: paged_adamw_8bit, or a smaller r or fewer target_modules."
+            if hasattr(task.model, "peft_config")
+            else "Use method: lora or qlora, or optim: paged_adamw_8bit.",
+            "Or end what else uses the device (a kernel holds its GPU memory until it is restarted).",
+        )
 
 
 def micro_batch_gradients(task: Task, part: list[Sample], packed: bool, labelled: int) -> torch.Tensor:

@@ -150,6 +150,90 @@ def test_nothing_of_the_failed_attempt_is_kept_alive():
         gc.enable()
 
 
+class Cramped:
+    """A call that runs out of memory the first times, before or after it has done its work."""
+
+    def __init__(self, work, times: int, *, after: bool = False):
+        self.work, self.left, self.after, self.calls = work, times, after, 0
+
+    def __call__(self, *arguments, **options):
+        self.calls += 1
+        self.left -= 1
+        if self.left < 0:
+            return self.work(*arguments, **options)
+        if self.after:
+            self.work(*arguments, **options)
+        raise torch.OutOfMemoryError("CUDA out of memory.\nmore")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_out_of_memory_while_clipping_repeats_the_step_smaller(tiny_run, monkeypatch, precision):
+    smaller = _run(tiny_run, precision=precision, per_device_train_batch_size=4).run()
+    run = _run(tiny_run, precision=precision)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", Cramped(torch.nn.utils.clip_grad_norm_, 1))
+    run.run()
+    assert [e["micro_batch"] for e in run.told("recovered")] == [4]
+    assert run.losses == smaller.losses
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused"])
+def test_an_optimizer_that_had_done_nothing_when_memory_ran_out_is_asked_again(tiny_run, monkeypatch, optim):
+    plain = _run(tiny_run, optim=optim).run()
+    run = _run(tiny_run, optim=optim)
+    grown = []
+    zeros = torch.zeros_like
+
+    def cramped(tensor, **options):
+        grown.append(tensor)
+        if len(grown) == 4:  # some states are there, one is half there
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return zeros(tensor, **options)
+
+    monkeypatch.setattr(torch, "zeros_like", cramped)
+    run.run()
+    assert len(grown) > 4
+    assert run.losses == plain.losses
+    for ours, theirs in zip(run.task.trainable, plain.task.trainable, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused", "adamw_8bit"])
+def test_an_update_that_may_be_half_done_is_never_done_again(tiny_run, optim):
+    run = _run(tiny_run, optim=optim, warmup_steps=0)
+    run.task.optimizer.step = step = Cramped(run.task.optimizer.step, 1, after=True)
+    with pytest.raises(ColabMagicsError) as error:
+        run.run()
+    assert step.calls == 1
+    assert "Out of memory at step 1" in error.value.what
+    assert "paged_adamw_8bit" in str(error.value)
+    assert 3 <= len(error.value.lines()) <= 8
+
+
+def test_an_update_that_runs_out_later_is_explained(tiny_run):
+    run = _run(tiny_run)
+    step = run.task.optimizer.step
+    run.task.optimizer.step = lambda: Cramped(step, int(run.progress.step == 2))()
+    with pytest.raises(ColabMagicsError, match="Out of memory at step 3, while the optimizer updated"):
+        run.run()
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), "method: qlora"),
+        (RuntimeError("CUDA error: out of memory"), "method: qlora"),
+        (MemoryError(), "machine's memory"),
+        (RuntimeError("something else"), "please report"),
+    ],
+)
+def test_out_of_memory_outside_of_a_step_is_no_bug_to_report(error, advice):
+    from colab_magics.training.__main__ import _unexpected
+
+    told = str(_unexpected(error, "loading"))
+    assert advice in told
+    assert ("please report" in told) is (advice == "please report")
+
+
 @pytest.mark.parametrize(
     ("error", "is_oom"),
     [
