@@ -112,8 +112,8 @@ class Run:
     def load(self) -> tuple[Any, Any]:
         """The tuned model, ready for inference, and its tokenizer.
 
-        Imports torch into this process. On a GPU the model goes there in 16 bit (fp16 below capability 8.0);
-        otherwise it is fp32 on the CPU.
+        Imports torch into this process. On a GPU the model goes there in 16 bit (fp16 below capability 8.0), or with
+        its base in 4 bits if `method: qlora` trained it so; otherwise it is fp32 on the CPU.
 
         Raises
         ------
@@ -128,7 +128,12 @@ class Run:
             )
         from colab_magics.training.result import load_for_inference
 
-        return load_for_inference(self.adapter_path)
+        methods = [event.get("method") for event in self.events() if event["kind"] == "model"]
+        return load_for_inference(
+            self.adapter_path,
+            method=methods[-1] if methods else None,
+            trust_remote_code=self.recipe.trust_remote_code,
+        )
 
     def __repr__(self) -> str:
         return f"Run({self.name!r}, {self.state}, folder={str(self.folder)!r})"

@@ -105,7 +105,7 @@ def load_model(source: ModelSource, recipe: Recipe, plan: Plan, device: torch.de
     if device.type != "cpu":
         options["device_map"] = {"": device}
     if plan["method"] == "qlora" and getattr(source.config, "quantization_config", None) is None:
-        options["quantization_config"] = _nf4(DTYPES[plan["precision"]])
+        options["quantization_config"] = nf4(DTYPES[plan["precision"]])
     try:
         model = AutoModelForCausalLM.from_pretrained(
             source.folder,
@@ -146,7 +146,8 @@ def _import_peft(*, bitsandbytes: bool) -> None:
             del sys.modules["bitsandbytes"]
 
 
-def _nf4(dtype: torch.dtype) -> Any:
+def nf4(dtype: torch.dtype) -> Any:
+    """How qlora loads a base model: 4-bit normal floats, their scales quantised as well."""
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(

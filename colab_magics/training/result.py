@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from colab_magics.recipe import Recipe
+from colab_magics.training.model import nf4
 from colab_magics.training.quiet import quiet_libraries
 from colab_magics.training.source import ModelSource
 from colab_magics.training.torchao import hide_old_torchao
@@ -81,18 +82,20 @@ def model_card(source: ModelSource, recipe: Recipe, facts: Mapping[str, Any]) ->
     return "\n".join([*head, "", *body])
 
 
-def load_for_inference(folder: Path) -> tuple[Any, Any]:
+def load_for_inference(folder: Path, *, method: str | None = None, trust_remote_code: bool = False) -> tuple[Any, Any]:
     """A saved result and its tokenizer, in eval mode, on the GPU (16 bit) if there is one, else in fp32 on the CPU.
 
     Parameters
     ----------
     folder : an `adapter/` or `model/` that `save_result` wrote
+    method : how it was trained; on a GPU, what "qlora" trained stands on the 4-bit base that it was trained on
+    trust_remote_code : as the recipe says
     """
     hide_old_torchao()
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    options: dict[str, Any] = {"dtype": torch.float32}
+    options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": trust_remote_code}
     if torch.cuda.is_available():
         options["dtype"] = torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
         options["device_map"] = {"": 0}
@@ -100,7 +103,21 @@ def load_for_inference(folder: Path) -> tuple[Any, Any]:
         if (folder / "adapter_config.json").is_file():
             from peft import AutoPeftModelForCausalLM
 
+            if method == "qlora" and torch.cuda.is_available() and not _quantised(folder, trust_remote_code):
+                options["quantization_config"] = nf4(options["dtype"])
             model = AutoPeftModelForCausalLM.from_pretrained(folder, **options)
         else:
             model = AutoModelForCausalLM.from_pretrained(folder, **options)
-    return model.eval(), AutoTokenizer.from_pretrained(folder)
+    return model.eval(), AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+
+
+def _quantised(adapter: Path, trust_remote_code: bool) -> bool:
+    """Whether the adapter's base model comes quantised, and so needs no telling how."""
+    from peft import PeftConfig
+    from transformers import AutoConfig
+
+    base = PeftConfig.from_pretrained(adapter)
+    config = AutoConfig.from_pretrained(
+        base.base_model_name_or_path, revision=base.revision, trust_remote_code=trust_remote_code
+    )
+    return getattr(config, "quantization_config", None) is not None

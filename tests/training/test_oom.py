@@ -212,7 +212,11 @@ def test_an_update_that_may_be_half_done_is_never_done_again(tiny_run, optim):
 def test_an_update_that_runs_out_later_is_explained(tiny_run):
     run = _run(tiny_run)
     step = run.task.optimizer.step
-    run.task.optimizer.step = lambda: Cramped(step, int(run.progress.step == 2))()
+
+    def cramped():
+        Cramped(step, int(run.progress.step == 2))()
+
+    run.task.optimizer.step = cramped
     with pytest.raises(ColabMagicsError, match="Out of memory at step 3, while the optimizer updated"):
         run.run()
 
