@@ -74,6 +74,7 @@ class Setup:
     length: int
     gradient_checkpointing: bool
     loss_chunk: int
+    packed: bool = False
 
 
 Estimate = Callable[[ModelShape, Setup], int]
@@ -185,7 +186,9 @@ def make_plan(
     )
     free = min(device.free, recipe.max_memory_bytes or device.free)
     budget = int(free * MEMORY_SHARE)
-    ask = _Asker(recipe, shape, data, precision.value, chunk.value, estimate, budget)
+    # only a GPU's kernel takes a mask over all packed documents; the loop may yet settle for sorting by length
+    packed = device.kind == "cuda" and verdict.packing and recipe.packing is not False
+    ask = _Asker(recipe, shape, data, precision.value, chunk.value, estimate, budget, packed)
     method = _method(recipe, shape, ask, free)
     optim = _optim(recipe, device, method.value, ask)
     micro, checkpointing = _micro_batch(recipe, device, data, effective.value, method.value, optim.value, ask)
@@ -231,13 +234,14 @@ class _Asker:
     loss_chunk: int
     estimate: Estimate
     budget: int
+    packed: bool
 
     def bytes(self, method: str, optim: str, documents: int, checkpointing: bool) -> int:
         lengths = np.sort(self.data.lengths)[::-1]
         longest = int(lengths[0]) if len(lengths) else 1
         # The longest document must fit alone; of several at once, 99% of the steps hold no more than this.
         length = longest if documents == 1 else max(1, math.ceil(float(np.percentile(lengths, 99))))
-        setup = Setup(method, self.precision, optim, documents, length, checkpointing, self.loss_chunk)
+        setup = Setup(method, self.precision, optim, documents, length, checkpointing, self.loss_chunk, self.packed)
         return self.estimate(self.shape, setup)
 
     def fits(self, method: str, optim: str, documents: int, checkpointing: bool) -> bool:

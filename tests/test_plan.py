@@ -138,6 +138,19 @@ def test_checkpointing_only_where_the_activations_do_not_fit():
     assert _plan(QWEN3_14B, T4, lengths=(2000,) * 64, gradient_checkpointing=False)["gradient_checkpointing"] is False
 
 
+@pytest.mark.parametrize(
+    ("device", "verdict", "packing", "counted"),
+    [(T4, FREE, "auto", True), (T4, FREE, False, False), (T4, LEAKS, "auto", False), (CPU, FREE, True, False)],
+)
+def test_the_mask_of_packed_documents_is_counted_where_one_may_be_made(device, verdict, packing, counted):
+    asked = []
+    recipe = Recipe(model="m", data="d", packing=packing)
+    lengths = np.full(64, 300, np.int32)
+    facts = DataFacts(lengths, 0, choose_max_length(recipe, lengths, GPT2.positions))
+    make_plan(recipe, GPT2, device, facts, verdict, lambda shape, setup: (asked.append(setup), peak(shape, setup))[1])
+    assert {setup.packed for setup in asked} == {counted}
+
+
 def test_a_given_micro_batch_is_taken_as_it_is():
     plan = _plan(per_device_train_batch_size=2, effective_batch_size=8)
     assert (plan["micro_batch"], plan["accumulation"], plan["effective_batch"]) == (2, 4, 8)

@@ -80,6 +80,10 @@ def estimate(shape: ModelShape, setup: Setup) -> Estimate:
     else:
         activations = round((shape.layers + 0.6) * tokens * per_layer) + dequantised
 
+    if setup.packed and setup.documents > 1:
+        # what documents packed on a GPU may see: true or false while it is made, then in the kernel's own dtype
+        activations += tokens * tokens * (1 + width)
+
     # chunks of fp32 logits, twice (in place but for one copy in 16 bit), and the gradient of the hidden states
     head = 2 * 4 * min(setup.loss_chunk, tokens) * shape.vocabulary + 2 * 4 * tokens * shape.hidden
     if full:

@@ -44,18 +44,24 @@ class _Packing:
     """The documents of the micro-batch in flight, and the masks already built for them."""
 
     lengths: tuple[int, ...]
-    masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
+    masks: dict[tuple[int | None, torch.dtype], torch.Tensor] = field(default_factory=dict)
 
-    def mask(self, window: int | None, device: torch.device) -> torch.Tensor:
-        """A [1, 1, tokens, tokens] bool mask, True where a token may look: its own document's past."""
-        if window not in self.masks:
+    def mask(self, window: int | None, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """[1, 1, tokens, tokens], 0 where a token may look (its own document's past) and -inf elsewhere.
+
+        As the kernel takes it, in the dtype of the query and with aligned rows: of any other mask torch would make
+        such a copy in every layer.
+        """
+        if (window, dtype) not in self.masks:
             lengths = torch.tensor(self.lengths, device=device)
             document = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
-            mask = (document[:, None] == document[None, :]).tril_()
+            seen = (document[:, None] == document[None, :]).tril_()
             if window is not None:
-                mask &= ~torch.ones_like(mask).tril_(-window)
-            self.masks[window] = mask[None, None]
-        return self.masks[window]
+                seen.triu_(1 - window)
+            tokens = len(document)
+            rows = torch.full((tokens, -(-tokens // 8) * 8), -torch.inf, dtype=dtype, device=device)
+            self.masks[window, dtype] = rows[:, :tokens].masked_fill_(seen, 0.0)[None, None]
+        return self.masks[window, dtype]
 
 
 class _InFlight:
@@ -67,7 +73,9 @@ class _InFlight:
 @contextmanager
 def packed_documents(lengths: Sequence[int] | None) -> Iterator[None]:
     """Hold the documents' lengths for a forward *and its backward*, which may run the forward again."""
-    before, _InFlight.packing = _InFlight.packing, None if lengths is None else _Packing(tuple(lengths))
+    # one document alone is a row like any other, and needs no mask
+    packing = _Packing(tuple(lengths)) if lengths is not None and len(lengths) > 1 else None
+    before, _InFlight.packing = _InFlight.packing, packing
     try:
         yield
     finally:
@@ -91,6 +99,17 @@ def _window_mask(length: int, window: int, device: torch.device) -> torch.Tensor
     return mask & ~torch.ones_like(mask).tril_(-window)
 
 
+def forget_masks() -> None:
+    """Let go of the masks that were kept for the next micro-batch."""
+    _window_mask.cache_clear()
+
+
+def _computed_in(query: torch.Tensor) -> torch.dtype:
+    """The dtype in which attention will see `query`: autocast casts what an fp32 norm has made of it."""
+    kind = query.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
+
+
 @lru_cache
 def _capability(device: torch.device) -> tuple[int, int]:
     major, minor = torch.cuda.get_device_capability(device)
@@ -99,7 +118,7 @@ def _capability(device: torch.device) -> tuple[int, int]:
 
 def _flash_takes_groups(query: torch.Tensor) -> bool:
     """Whether KV heads may be left unrepeated: only flash attention takes them so, from capability 8.0 on."""
-    if query.device.type != "cuda" or query.shape[-1] > 256:
+    if query.device.type != "cuda" or query.shape[-1] > 256 or _computed_in(query) == torch.float32:
         return False
     return _capability(query.device) >= (8, 0)
 
@@ -156,7 +175,7 @@ def attend(
     if packing is None:
         out = _causal(query, key, value, sliding_window, options)
     elif _takes_mask(query.device):
-        mask = packing.mask(sliding_window, query.device)
+        mask = packing.mask(sliding_window, _computed_in(query), query.device)
         out = scaled_dot_product_attention(query, key, value, attn_mask=mask, **options)
     else:
         parts = [tensor.split(packing.lengths, dim=2) for tensor in (query, key, value)]

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 import torch
 
+from colab_magics.training.attention import forget_masks
+
 T = TypeVar("T")
 
 # RuntimeErrors that are an out-of-memory under another name: cuBLAS and cuDNN workspaces, old driver calls, host.
@@ -48,6 +50,7 @@ def attempt(work: Callable[[], T]) -> T | OutOfMemory:
 
 def release() -> None:
     """Give cached memory back, so that the retry starts from what is really free."""
+    forget_masks()
     gc.collect()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
@@ -63,17 +66,18 @@ class Arrangement:
     loss_chunk: int
     token_budget: int | None = None
 
-    def smaller(self, documents: int) -> Arrangement | None:
+    def smaller(self, documents: int, *, chunked: bool = True) -> Arrangement | None:
         """The next thing to try after running out with `documents` in one micro-batch; None when nothing is left.
 
         Halving keeps the effective batch and costs little; checkpointing costs a third more compute; smaller loss
-        chunks help only where the head is the peak. The order is that of their price.
+        chunks help only where the head is the peak, and a loss that is not `chunked` has none. The order is that of
+        their price.
         """
         if documents > 1:
             return replace(self, micro_batch=max(1, documents // 2))
         if not self.gradient_checkpointing:
             return replace(self, micro_batch=1, gradient_checkpointing=True)
-        if self.loss_chunk > MINIMUM_LOSS_CHUNK:
+        if chunked and self.loss_chunk > MINIMUM_LOSS_CHUNK:
             return replace(self, micro_batch=1, loss_chunk=max(MINIMUM_LOSS_CHUNK, self.loss_chunk // 4))
         return None
 

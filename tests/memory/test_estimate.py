@@ -115,6 +115,12 @@ def test_more_in_memory_at_once_is_more(change):
     assert peak(QWEN3_4B, _setup(**change)) > peak(QWEN3_4B, _setup())
 
 
+def test_the_mask_of_packed_documents_counts_and_one_alone_has_none():
+    packed, padded = (estimate(QWEN3_4B, _setup(documents=4, packed=way)).activations for way in (True, False))
+    assert packed - padded == (4 * 2048) ** 2 * 3
+    assert peak(QWEN3_4B, _setup(packed=True)) == peak(QWEN3_4B, _setup())
+
+
 def test_without_checkpointing_activations_are_those_of_the_traces():
     # 19.4 GiB traced with full logits, of which 12 bytes a logit; ours builds none
     logits = 12 * 2048 * QWEN3_4B.vocabulary

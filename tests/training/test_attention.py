@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import types
+
 import pytest
 import torch
 
 from colab_magics.training import attention
 from colab_magics.training.attention import attend, packed_documents
+from colab_magics.training.oom import release
 
 LENGTHS = (5, 9, 1, 3)
 
@@ -41,6 +44,54 @@ def test_packed_documents_attend_as_if_each_were_alone(monkeypatch, window, mask
     assert weights is None
     expected = [_by_hand(*document, window) for document in zip(*(h.split(LENGTHS, 2) for h in heads), strict=True)]
     torch.testing.assert_close(packed, torch.cat(expected, 1))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_packed_mask_is_made_once_and_as_the_kernel_takes_it(monkeypatch, autocast):
+    monkeypatch.setattr(attention, "_takes_mask", lambda _device: True)
+    masks = []
+    kernel = attention.scaled_dot_product_attention
+
+    def noted(*heads, attn_mask, **options):
+        masks.append(attn_mask)
+        return kernel(*heads, attn_mask=attn_mask, **options)
+
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", noted)
+    heads = _heads(sum(LENGTHS)) if autocast else [tensor.bfloat16() for tensor in _heads(sum(LENGTHS))]
+    with packed_documents(LENGTHS), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        for _ in range(2):
+            attend(Layer(), *heads, None)
+    assert masks[0] is masks[1]
+    assert masks[0].dtype == torch.bfloat16
+    assert sum(LENGTHS) % 8
+    assert all(stride % 8 == 0 for stride in masks[0].stride()[:-1])
+    assert masks[0].stride(-1) == 1
+
+
+@pytest.mark.parametrize(
+    ("dtype", "autocast", "taken"),
+    [(torch.float32, None, False), (torch.bfloat16, None, True), (torch.float32, torch.float16, True)],
+)
+def test_kv_heads_stay_unrepeated_only_where_flash_attention_computes(monkeypatch, dtype, autocast, taken):
+    query = types.SimpleNamespace(device=torch.device("cuda"), shape=(1, 4, 8, 64), dtype=dtype)
+    monkeypatch.setattr(attention, "_capability", lambda _device: (8, 0))
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda _kind: autocast is not None)
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda _kind: autocast)
+    assert attention._flash_takes_groups(query) is taken
+
+
+def test_one_packed_document_needs_no_mask(monkeypatch):
+    monkeypatch.setattr(attention, "_takes_mask", lambda _device: pytest.fail("asked for a mask"))
+    heads = _heads(12)
+    with packed_documents((12,)):
+        torch.testing.assert_close(attend(Layer(), *heads, None)[0], _by_hand(*heads))
+
+
+def test_masks_are_given_back_when_memory_runs_out():
+    attend(Layer(), *_heads(12), None, sliding_window=4)
+    assert attention._window_mask.cache_info().currsize
+    release()
+    assert not attention._window_mask.cache_info().currsize
 
 
 @pytest.mark.parametrize("window", [None, 4])
