@@ -197,9 +197,9 @@ def _finished_step(
             )
             task.optimizer.zero_grad(set_to_none=True)
             release()
-            smaller = progress.arrangement.smaller(len(flight))
+            smaller = progress.arrangement.smaller(len(flight), chunked=task.loss.chunked)
             if smaller is None:
-                raise _too_large(step, flight, outcome)
+                raise _too_large(step, flight, outcome, chunked=task.loss.chunked)
             progress.arrangement = smaller
             set_gradient_checkpointing(task.model, smaller.gradient_checkpointing)
             task.loss.chunk = smaller.loss_chunk
@@ -324,11 +324,12 @@ def restore_random_state(state: tuple[torch.Tensor, torch.Tensor | None], device
         torch.cuda.set_rng_state(gpu, device)
 
 
-def _too_large(step: int, flight: list[Sample], failure: OutOfMemory) -> ColabMagicsError:
+def _too_large(step: int, flight: list[Sample], failure: OutOfMemory, *, chunked: bool) -> ColabMagicsError:
     sample = flight[0]
+    head = "the loss is in its smallest chunks" if chunked else "this model's own head takes all of it at once"
     return ColabMagicsError(
         f"Out of memory at step {step}: document {sample.id} ({sample.tokens} tokens) does not fit alone.",
-        f"Gradient checkpointing is on and the loss is in its smallest chunks. {failure.message}",
+        f"Gradient checkpointing is on and {head}. {failure.message}",
         "Set a smaller max_length (it is never cut without your consent).",
         "Or use method: qlora, a smaller model, or a larger GPU.",
     )

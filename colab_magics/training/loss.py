@@ -24,6 +24,7 @@ class Loss(Protocol):
     """Sum of the cross-entropy over a micro-batch's labelled positions (0-dim, fp32)."""
 
     chunk: int
+    chunked: bool  # whether a smaller `chunk` takes less memory
 
     def __call__(self, batch: MicroBatch) -> torch.Tensor: ...
     def score(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]: ...
@@ -113,6 +114,8 @@ class HiddenLoss:
     `chunk` is in rows (labelled positions).
     """
 
+    chunked = True
+
     def __init__(self, causal_lm: nn.Module, chunk: int, dtype: torch.dtype) -> None:
         self.body = getattr(causal_lm, causal_lm.base_model_prefix)
         self.head = causal_lm.get_output_embeddings()
@@ -144,8 +147,11 @@ class HiddenLoss:
 class HeadLoss:
     """For any other head (a soft cap or a scale after it, an adapter on it): the model's own, on fewer rows.
 
-    A hook hands the head only the labelled positions, and whatever the model does to the logits it does to those.
+    A hook hands the head only the labelled positions, and whatever the model does to the logits it does to those,
+    all at once.
     """
+
+    chunked = False
 
     def __init__(self, causal_lm: nn.Module, chunk: int) -> None:
         self.model = causal_lm

@@ -191,6 +191,17 @@ def test_an_fp16_overflow_repeats_the_step_at_half_the_scale(tiny_run):
     assert run.losses == pytest.approx(plain.losses, abs=1e-2)
 
 
+def test_the_repeated_step_drops_out_what_it_dropped_out_before(tiny_run):
+    half = {"precision": "fp16", "max_steps": 3, "lora_dropout": 0.3}
+    plain = tiny_run(**half).run()
+    run = tiny_run(**half)
+    scale = torch.amp.GradScaler("cpu", init_scale=plain.task.scaler.get_scale() * 2.0**28)
+    object.__setattr__(run.task, "scaler", scale)
+    run.run()
+    assert scale.get_scale() < plain.task.scaler.get_scale() * 2.0**28
+    assert run.losses == pytest.approx(plain.losses, abs=1e-3)
+
+
 def test_an_fp16_gradient_that_never_fits_ends_the_run_and_names_the_step(tiny_run):
     run = tiny_run(precision="fp16")
     run.task.trainable[0].register_hook(lambda gradient: gradient * math.inf)
@@ -219,6 +230,11 @@ def test_evaluation_reports_loss_perplexity_and_accuracy_without_disturbing_trai
             count += int(labels.sum())
     assert last["loss"] == pytest.approx(total / count, abs=1e-5)
     assert last["token_accuracy"] == pytest.approx(right / count)
+
+
+def test_the_last_step_is_evaluated_wherever_the_interval_ends(tiny_run):
+    run = tiny_run(eval_docs=documents(5, seed=5), eval_every=4, max_steps=6).run()
+    assert [fields["step"] for fields in run.told("eval")] == [4, 6]
 
 
 def test_training_stops_when_evaluation_no_longer_improves(tiny_run):

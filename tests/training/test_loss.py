@@ -50,6 +50,24 @@ def test_in_16_bit_the_gradients_stay_close_to_those_in_fp32(dtype):
         assert off < (2e-3 if dtype == torch.float16 else 1e-2)
 
 
+def test_in_fp16_the_small_shares_of_a_large_vocabulary_reach_the_gradient():
+    # half of the tokens have shares of 3e-8, half of the least that fp16 can hold, and together they weigh
+    torch.manual_seed(0)
+    hidden = torch.zeros(4, 8)
+    hidden[:, 0] = 1.0
+    weight = torch.randn(150_000, 8) / 8
+    weight[:, 0] = 0.0
+    weight[75_000:, 0] = -6.0
+    weight[75_000:, 1] = 16.0
+    hidden, weight = hidden.half().requires_grad_(), weight.half()
+    targets = torch.arange(4)
+    exact = hidden.detach().float().requires_grad_()
+    cross_entropy(exact @ weight.float().T, targets, reduction="sum").backward()
+    _LinearCrossEntropy.apply(hidden, weight, None, targets, 4, torch.float16).backward()
+    off = (hidden.grad.float() - exact.grad).norm() / exact.grad.norm()
+    assert off < 2e-3
+
+
 def test_a_frequent_token_in_fp16_does_not_overflow_the_head_s_gradient():
     torch.manual_seed(0)
     hidden = (torch.randn(512, 32) + 8).half().requires_grad_()

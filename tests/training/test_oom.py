@@ -23,6 +23,7 @@ class Card:
         self.run, self.loss, self.room = run, run.task.loss, room
         self.room_checkpointed = room if room_checkpointed is None else room_checkpointed
         self.from_call, self.calls, self.largest_chunk = from_call, 0, chunk
+        self.chunked = self.loss.chunked
 
     @property
     def chunk(self):
@@ -114,6 +115,38 @@ def test_at_the_end_the_document_and_its_length_are_named(tiny_run):
     assert 3 <= len(error.value.lines()) <= 8
     assert all(torch.equal(a, b) for a, b in zip(before, run.task.trainable, strict=True))
     assert not run.told("step")
+
+
+def test_a_loss_without_chunks_is_not_tried_again_with_smaller_ones(tiny_run):
+    run = _on(_run(tiny_run, modules_to_save=["lm_head"], config={"tie_word_embeddings": False}), room=0)
+    assert run.progress.arrangement.loss_chunk > 64
+    with pytest.raises(ColabMagicsError) as error:
+        run.run()
+    assert len(run.told("oom")) == 5  # 8, 4, 2 and 1 documents, and 1 with checkpointing
+    assert "own head takes all of it at once" in error.value.why
+    assert "chunks" not in error.value.why
+
+
+def test_what_the_first_micro_batches_left_is_dropped_with_the_step(tiny_run):
+    cut = {"per_device_train_batch_size": 4, "packing": False}
+    smaller = _run(tiny_run, per_device_train_batch_size=2).run()
+    run = _run(tiny_run, **cut)
+    loss = run.task.loss
+    calls = []
+
+    def second(batch):
+        calls.append(len(batch.ids))
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return loss(batch)
+
+    second.chunk, second.chunked = loss.chunk, loss.chunked
+    object.__setattr__(run.task, "loss", second)
+    run.run()
+    assert calls[:3] == [4, 4, 2]
+    assert run.losses == smaller.losses
+    for ours, theirs in zip(run.task.trainable, smaller.task.trainable, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_evaluation_goes_on_with_fewer_documents_at_a_time(tiny_run, monkeypatch):
