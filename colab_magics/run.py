@@ -21,6 +21,7 @@ State = Literal["running", "finished", "unfinished", "failed"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _STARTING = ".starting-"
+_TEMPORARY = re.compile(r"\.starting-(?P<name>.+)-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
@@ -166,21 +167,37 @@ def _slug(text: str) -> str:
 
 
 def automatic_name(model: str, data: str, root: Path) -> str:
-    """`<model>-<data>-NN`, the first NN that no run has."""
+    """`<model>-<data>-NN`, the first NN that no run has, nor one that is still starting."""
     parts = [_slug(Path(text.split(":")[0]).name.split(".")[0].lower()) for text in (model, data)]
     stem = "-".join(part for part in parts if part)[:56] or "run"
+    taken = _starting_names(root)
     number = 1
-    while (root / f"{stem}-{number:02d}").exists():
+    while (root / f"{stem}-{number:02d}").exists() or f"{stem}-{number:02d}" in taken:
         number += 1
     return f"{stem}-{number:02d}"
 
 
 def following_name(name: str, root: Path) -> str:
-    """The first of `name-2`, `name-3`, … that no run has."""
+    """The first of `name-2`, `name-3`, … that no run has, nor one that is still starting."""
+    taken = _starting_names(root)
     number = 2
-    while (root / f"{name}-{number}").exists():
+    while (root / f"{name}-{number}").exists() or f"{name}-{number}" in taken:
         number += 1
     return f"{name}-{number}"
+
+
+def family(name: str, root: Path) -> list[str]:
+    """Of `name`, `name-2`, `name-3`, … those that there are, starting ones included; the newest first."""
+    numbered = re.compile(re.escape(name) + r"-([2-9]|[1-9][0-9]+)")
+    try:
+        there = {path.name for path in root.iterdir() if path.is_dir()}
+    except OSError:
+        return []
+    members = [(1, name)] if name in there | _starting_names(root) else []
+    for one in there | _starting_names(root):
+        if found := numbered.fullmatch(one):
+            members.append((int(found[1]), one))
+    return [one for _, one in sorted(members, reverse=True)]
 
 
 def list_runs(root: Path) -> list[Run]:
@@ -234,6 +251,19 @@ def starting_folder(root: Path, name: str) -> Path:
     folder = root / f"{_STARTING}{name}-{secrets.token_hex(4)}"
     folder.mkdir(parents=True)
     return folder
+
+
+def starting_name(folder: Path) -> str | None:
+    """The name of the run that starts in `folder`; None if that is no temporary folder."""
+    found = _TEMPORARY.fullmatch(folder.name)
+    return found["name"] if found else None
+
+
+def _starting_names(root: Path) -> set[str]:
+    try:
+        return {name for folder in root.iterdir() if (name := starting_name(folder)) is not None}
+    except OSError:
+        return set()
 
 
 def is_starting(folder: Path) -> bool:

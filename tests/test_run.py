@@ -135,3 +135,10 @@ def test_a_run_that_is_not_there_names_the_nearest(tmp_path: Path) -> None:
     _run(tmp_path, "kwanzaa", STARTED)
     with pytest.raises(ColabMagicsError, match="Did you mean kwanzaa"):
         runs.find_run("kwanza", tmp_path)
+
+
+def test_a_name_under_which_a_run_is_starting_is_not_given_again(tmp_path: Path) -> None:
+    runs.starting_folder(tmp_path, "demo-p-01")
+    runs.starting_folder(tmp_path, "a-2")
+    assert runs.automatic_name("demo", "p.jsonl", tmp_path) == "demo-p-02"
+    assert runs.following_name("a", tmp_path) == "a-3"

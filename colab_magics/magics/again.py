@@ -10,10 +10,9 @@ from typing import Any
 
 from colab_magics.errors import ColabMagicsError
 from colab_magics.magics.options import Options
+from colab_magics.magics.starting import INPUTS, living_run
 from colab_magics.recipe import Recipe
-from colab_magics.run import Run, following_name
-
-INPUTS = "inputs.json"
+from colab_magics.run import Run, family, following_name
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,19 @@ class Show:
     said: str
 
 
-def decide(name: str, root: Path, recipe: Recipe, inputs: Mapping[str, Any], options: Options) -> Begin | Show:
-    """What to do for the cell that names `name`, which no worker is alive on.
+@dataclass(frozen=True)
+class Attach:
+    """A worker is alive on the run; `starting` is the temporary folder where it still prepares."""
+
+    run_folder: Path
+    starting: Path | None = None
+
+
+def decide(name: str, root: Path, recipe: Recipe, inputs: Mapping[str, Any], options: Options) -> Begin | Show | Attach:
+    """What to do for the cell that names `name`.
+
+    A changed cell has made `name-2` of `name`. Run once more, the same cell means that one: of `name`, `name-2`, …
+    the newest that trains what the cell says is the run of that name.
 
     Parameters
     ----------
@@ -54,9 +64,18 @@ def decide(name: str, root: Path, recipe: Recipe, inputs: Mapping[str, Any], opt
     """
     if options.fork is not None:
         return _fork(name, options.fork, root)
+    if (living := living_run(name, root)) is not None:
+        return Attach(*living)
     run = Run(root / name)
     if not (run.folder / "events.jsonl").exists():
         return Begin(name)
+    for member in family(name, root):
+        living = living_run(member, root)
+        if not differences(Run(_where(root / member, living)), recipe, inputs):
+            if living is not None:
+                return Attach(*living)
+            run = Run(root / member)
+            break
     changes = differences(run, recipe, inputs)
     if run.state == "finished":
         if changes:
@@ -65,17 +84,23 @@ def decide(name: str, root: Path, recipe: Recipe, inputs: Mapping[str, Any], opt
             return Begin(new, f"{name} is finished and {keys} changed: this run is {new}, and {name} is kept.")
         if options.again:
             new = following_name(name, root)
-            return Begin(new, f"{name} is kept; the same is trained again as {new}.")
-        return Show(run, f"{name} has been trained with this recipe and data. --again trains it once more.")
+            return Begin(new, f"{run.name} is kept; the same is trained again as {new}.")
+        return Show(run, f"{run.name} has been trained with this recipe and data. --again trains it once more.")
     if run.state == "failed" or not changes or options.override:
         how = "failed" if run.state == "failed" else "is unfinished"
         recipe_said = ", with the changed recipe" if changes else ""
         return Begin(
-            name,
-            f"{name} {how} and has no checkpoint: it starts over from step 0{recipe_said}.",
+            run.name,
+            f"{run.name} {how} and has no checkpoint: it starts over from step 0{recipe_said}.",
             replaced=run,
         )
     raise _changed(name, changes)
+
+
+def _where(folder: Path, living: tuple[Path, Path | None] | None) -> Path:
+    """Where the recipe of a run lies, which may still be preparing."""
+    starting = living[1] if living is not None else None
+    return starting if starting is not None and starting.exists() else folder
 
 
 def differences(run: Run, recipe: Recipe, inputs: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from colab_magics import worker
 from colab_magics.credentials import token_environment
 from colab_magics.errors import ColabMagicsError, Interrupted, clean, redact
-from colab_magics.magics.again import Begin, Show, decide
+from colab_magics.magics.again import Attach, Begin, Show, decide
 from colab_magics.magics.display import Panel, Screen
 from colab_magics.magics.follow import (
     Died,
@@ -83,24 +83,31 @@ def train(cell: Cell) -> Run:
 
     name = options.name or automatic_name(recipe.model, recipe.data, cell.root)
     sweep(cell.root)
-    with temporary_run(cell.root, name) as folder:
+    with temporary_run(cell.root, name) as temporary:
         panel = Panel(cell.screen)
-        inputs = write_inputs(folder, recipe, cell.namespace, _shown_on(panel, name))
+        inputs = write_inputs(temporary.folder, recipe, cell.namespace, _shown_on(panel, name))
         match decide(name, cell.root, recipe, inputs, options):
             case Show(run=run, said=said):
                 cell.say(said)
                 cell.screen.finish(PanelState(name=run.name).fold_all(run.events()))
                 return cell.bind(run)
+            case Attach(run_folder=run_folder, starting=starting):
+                living = (run_folder, starting)
             case Begin() as begin:
-                cell.say(begin.said)
-                return _begin(cell, begin, folder, panel)
+                folder = temporary.call(begin.name)
+                environment = token_environment()
+                # the data may have taken minutes, and the tokens a question: somebody may have been faster
+                living = living_run(begin.name, cell.root)
+                if living is None:
+                    cell.say(begin.said)
+                    return _begin(cell, begin, folder, panel, environment)
+    return _attach_instead(cell, recipe, *living)
 
 
-def _begin(cell: Cell, begin: Begin, folder: Path, panel: Panel) -> Run:
+def _begin(cell: Cell, begin: Begin, folder: Path, panel: Panel, environment: Mapping[str, str]) -> Run:
     """Start the worker in `folder` and follow it."""
     if begin.replaced is not None:
         keep_log_of(begin.replaced, folder)
-    environment = token_environment()
     run = Run(cell.root / begin.name)
     with interrupts() as presses:
         process = worker.spawn(folder, begin.attempt, arguments=("--name", begin.name), env=environment)

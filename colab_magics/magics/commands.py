@@ -34,7 +34,7 @@ class Place:
         return self.starting if self.starting is not None and self.starting.exists() else self.run.folder
 
 
-def find(name: str | None, root: Path) -> Place:
+def find(name: str | None, root: Path, command: str = "status") -> Place:
     """The run called `name`, preparing ones included; without a name the living one, else the newest.
 
     Raises
@@ -49,7 +49,7 @@ def find(name: str | None, root: Path) -> Place:
             raise ColabMagicsError(
                 f"{len(alive)} runs are alive: {', '.join(alive)}.",
                 "The command is for one of them.",
-                f"Name it: %finetune status {alive[0]}.",
+                f"Name it: %finetune {command} {alive[0]}.",
             )
     wanted = name if name is not None else next(iter(preparing), None)
     if wanted is not None and wanted in preparing and (living := living_run(wanted, root)) is not None:
@@ -86,7 +86,7 @@ def listing(root: Path) -> str:
 
 def attach(cell: cells.Cell) -> Run:
     """Show the run that the line names until it ends; one that has ended is shown as it is."""
-    place = find(cell.options.name, cell.root)
+    place = find(cell.options.name, cell.root, "attach")
     if worker.is_alive(place.folder):
         return cells.attach(cell, place.run.folder, place.starting)
     cell.screen.finish(status(place.run.name, cell.root))
@@ -95,7 +95,7 @@ def attach(cell: cells.Cell) -> Run:
 
 def stop(name: str | None, root: Path, *, now: bool = False) -> str:
     """Have the run finish its step, write its result and end; with `now`, end it at once. Waits for the end."""
-    place = _alive(name, root)
+    place = _alive(name, root, "stop")
     if now:
         worker.kill(place.folder)
     else:
@@ -120,13 +120,13 @@ def status_of_ended(place: Place) -> str:
 
 def detach(name: str | None, root: Path) -> str:
     """Have the cell that shows the run return; the run trains on."""
-    place = _alive(name, root)
+    place = _alive(name, root, "detach")
     worker.Control(place.folder).send("detach")
     return f"The cell that shows {place.run.name} returns, and {place.run.name} trains on."
 
 
-def _alive(name: str | None, root: Path) -> Place:
-    place = find(name, root)
+def _alive(name: str | None, root: Path, command: str) -> Place:
+    place = find(name, root, command)
     if not worker.is_alive(place.folder):
         raise ColabMagicsError(
             f"{place.run.name} is not being trained: it is {place.run.state}.",
@@ -138,7 +138,7 @@ def _alive(name: str | None, root: Path) -> Place:
 
 def watch(name: str | None, root: Path, screen: Screen) -> None:
     """Show the run until it ends, as a bystander: an interrupt ends the watching, not the run."""
-    place = find(name, root)
+    place = find(name, root, "attach")
     panel = Panel(screen)
     reader = EventReader(place.folder / "events.jsonl")
     state = PanelState(name=place.run.name)

@@ -4,39 +4,53 @@ from __future__ import annotations
 
 import errno
 import json
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from colab_magics import worker
 from colab_magics.errors import ColabMagicsError, nearest
-from colab_magics.magics.again import INPUTS
 from colab_magics.recipe import Recipe
-from colab_magics.run import Run, starting_folder
+from colab_magics.run import Run, starting_folder, starting_name
 
-_STARTING = re.compile(r"\.starting-(?P<name>.+)-[0-9a-f]{8}")
+INPUTS = "inputs.json"
 _STALE = 3600.0  # seconds after which a temporary folder that nobody works on is rubbish
 
 
+@dataclass
+class Temporary:
+    """The folder in which a run starts; its name tells other kernels which run that will be."""
+
+    folder: Path
+
+    def call(self, name: str) -> Path:
+        """Have it start the run `name` instead; the folder, as it is called then."""
+        if starting_name(self.folder) != name:
+            folder = starting_folder(self.folder.parent, name)
+            self.folder.rename(folder)  # onto an empty one
+            self.folder = folder
+        return self.folder
+
+
 @contextmanager
-def temporary_run(root: Path, name: str) -> Iterator[Path]:
+def temporary_run(root: Path, name: str) -> Iterator[Temporary]:
     """A temporary folder for the run; gone afterwards, unless a worker has taken it or still works on it.
 
     A root that did not exist goes too if nothing came of it: bad input leaves no trace.
     """
     created = [path for path in (root, *root.parents) if not path.exists()]
-    folder = None
+    temporary = None
     try:
         with _written_in(root):
-            folder = starting_folder(root, name)
-        yield folder
+            temporary = Temporary(starting_folder(root, name))
+        yield temporary
     finally:
-        if folder is not None and not worker.is_alive(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+        if temporary is not None and not worker.is_alive(temporary.folder):
+            shutil.rmtree(temporary.folder, ignore_errors=True)
         for path in created:
             with suppress(OSError):  # it holds something, or could not be made
                 path.rmdir()
@@ -113,16 +127,18 @@ def living_run(name: str, root: Path) -> tuple[Path, Path | None] | None:
     if worker.is_alive(root / name):
         return root / name, None
     for folder in _temporary(root):
-        found = _STARTING.fullmatch(folder.name)
-        if found and found["name"] == name and worker.is_alive(folder):
-            return root / name, folder
+        if starting_name(folder) == name:
+            if worker.is_alive(folder):
+                return root / name, folder
+            if worker.is_alive(root / name):  # its preflight has passed since we looked
+                return root / name, None
     return None
 
 
 def preparing_runs(root: Path) -> list[str]:
     """Names of the runs that are still in their preflight."""
-    found = ((folder, _STARTING.fullmatch(folder.name)) for folder in _temporary(root))
-    return [name["name"] for folder, name in found if name and worker.is_alive(folder)]
+    found = ((folder, starting_name(folder)) for folder in _temporary(root))
+    return [name for folder, name in found if name and worker.is_alive(folder)]
 
 
 def sweep(root: Path) -> None:
@@ -138,7 +154,7 @@ def sweep(root: Path) -> None:
 
 def _temporary(root: Path) -> list[Path]:
     try:
-        return [path for path in root.iterdir() if _STARTING.fullmatch(path.name)]
+        return [path for path in root.iterdir() if starting_name(path) is not None]
     except OSError:
         return []
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 
+from colab_magics import worker
 from colab_magics.data import Documents, Prepared, Source, prepare
 from colab_magics.data.report import data_event
 from colab_magics.errors import ColabMagicsError
@@ -21,7 +22,7 @@ from colab_magics.memory.devices import this_device
 from colab_magics.memory.estimate import peak
 from colab_magics.plan import DataFacts, Device, ModelShape, Plan, choose_max_length, make_plan
 from colab_magics.recipe import Recipe
-from colab_magics.run import is_starting
+from colab_magics.run import Run, is_starting
 from colab_magics.training.loop import Outcome, train
 from colab_magics.training.measure import settle_packing
 from colab_magics.training.model import describe, load_model
@@ -208,11 +209,30 @@ def _settle(folder: Path, name: str | None) -> Path:
 
     What an earlier attempt has left there (its result so far) moves along; its log is in the new folder already, and
     the orders it was given are none of ours.
+
+    Raises
+    ------
+    ColabMagicsError
+        Another worker has the name by now: two cells were run at about the same time. Its folder is left alone.
     """
     if name is None or not is_starting(folder):
         return folder
     target = folder.parent / name
-    if target.is_dir():
+    try:
+        folder.rename(target)  # the system refuses where somebody has put a folder there that holds anything
+        return target
+    except OSError:
+        if not target.is_dir():
+            raise
+    lock = _lock_of_the_dead(target)
+    try:
+        # our log began with that of the attempts before ours; one more there is somebody else's
+        if lock is None or Run(target).attempts >= Run(folder).attempts:
+            raise ColabMagicsError(
+                f"{name} is being trained already." if lock is None else f"{name} has been trained meanwhile.",
+                "Another cell started it while this one was preparing, and its folder is left as it is.",
+                "Run the cell again to attach to it." if lock is None else "Run the cell again to see it.",
+            )
         for kept in target.iterdir():
             if kept.name != "control" and not (folder / kept.name).exists():
                 kept.rename(folder / kept.name)
@@ -220,9 +240,26 @@ def _settle(folder: Path, name: str | None) -> Path:
         target.rename(aside)
         folder.rename(target)
         shutil.rmtree(aside, ignore_errors=True)
-    else:
-        folder.rename(target)
+    finally:
+        if lock is not None:
+            os.close(lock)
     return target
+
+
+def _lock_of_the_dead(folder: Path) -> int | None:
+    """The lock of a folder on which nobody works, so that nobody begins to; None where somebody does."""
+    try:
+        lock = worker.hold_lock(folder)
+        if lock is None:
+            return None
+        # whoever waited for it may hold the lock of a folder that is gone, and another has its name
+        there = os.path.samestat(os.fstat(lock), (folder / worker.LOCK).stat())
+    except FileNotFoundError:
+        return None
+    if there and worker.alive_pid(folder) is None:
+        return lock
+    os.close(lock)
+    return None
 
 
 def _write_result(folder: Path, ready: Ready, model: torch.nn.Module, outcome: Outcome) -> Path | None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from colab_magics import worker
 from colab_magics.errors import ColabMagicsError
 from colab_magics.events import EventLog
-from colab_magics.magics.again import Begin, Show, decide
+from colab_magics.magics.again import Attach, Begin, Show, decide
 from colab_magics.magics.options import Options
 from colab_magics.recipe import Recipe
 from colab_magics.run import Run
@@ -29,10 +31,10 @@ END = {
 }
 
 
-def a_run(root: Path, end: str, name: str = "kwanzaa") -> Run:
+def a_run(root: Path, end: str, name: str = "kwanzaa", recipe: Recipe = RECIPE) -> Run:
     folder = root / name
     folder.mkdir(parents=True)
-    (folder / "recipe.yaml").write_text(RECIPE.to_yaml())
+    (folder / "recipe.yaml").write_text(recipe.to_yaml())
     (folder / "inputs.json").write_text(json.dumps(INPUTS))
     log = EventLog(folder / "events.jsonl", 1)
     log.append("started", name=name)
@@ -163,3 +165,36 @@ def test_a_run_whose_files_cannot_be_read_is_not_taken_for_the_same(tmp_path: Pa
     (run.folder / "inputs.json").write_text("{")
     with pytest.raises(ColabMagicsError, match="not readable"):
         decided(tmp_path)
+
+
+@pytest.mark.parametrize("end", ["stopped", "cut off", "failed"])
+def test_the_changed_cell_run_again_means_the_run_that_it_made(tmp_path: Path, end: str) -> None:
+    a_run(tmp_path, "finished")
+    second = a_run(tmp_path, end, "kwanzaa-2", CHANGED)
+    decision = decided(tmp_path, CHANGED)
+    assert (decision.name, decision.replaced) == ("kwanzaa-2", second)
+
+
+def test_the_changed_cell_shows_what_it_trained_and_the_old_one_what_that_trained(tmp_path: Path) -> None:
+    first = a_run(tmp_path, "finished")
+    second = a_run(tmp_path, "finished", "kwanzaa-2", CHANGED)
+    assert decided(tmp_path, CHANGED).run == second
+    assert decided(tmp_path).run == first
+    assert decided(tmp_path, replace(RECIPE, r=64)).name == "kwanzaa-3"
+
+
+@pytest.mark.parametrize("folder", ["kwanzaa-2", ".starting-kwanzaa-2-00000000"])
+def test_the_changed_cell_attaches_to_the_run_that_it_made_and_that_is_alive(tmp_path: Path, folder: str) -> None:
+    a_run(tmp_path, "finished")
+    lock = worker.hold_lock(a_run(tmp_path, "cut off", folder, CHANGED).folder)
+    assert lock is not None
+    starting = tmp_path / folder if folder.startswith(".") else None
+    assert decided(tmp_path, CHANGED) == Attach(tmp_path / "kwanzaa-2", starting)
+    os.close(lock)
+
+
+def test_a_run_that_came_alive_while_the_data_was_read_is_attached_to(tmp_path: Path) -> None:
+    lock = worker.hold_lock(a_run(tmp_path, "cut off").folder)
+    assert lock is not None
+    assert decided(tmp_path, CHANGED) == Attach(tmp_path / "kwanzaa")
+    os.close(lock)

@@ -10,7 +10,7 @@ import pytest
 from colab_magics import worker
 from colab_magics.errors import ColabMagicsError
 from colab_magics.events import EventLog
-from colab_magics.magics.commands import find
+from colab_magics.magics.commands import find, stop
 
 pytestmark = [pytest.mark.colab, pytest.mark.face]
 
@@ -37,6 +37,8 @@ def test_without_a_name_two_living_runs_are_listed_and_none_is_taken(tmp_path: P
     held = [worker.hold_lock(_folder(tmp_path, name)) for name in ("one", ".starting-two-00000000")]
     with pytest.raises(ColabMagicsError, match=r"2 runs are alive: two, one\."):
         find(None, tmp_path)
+    with pytest.raises(ColabMagicsError, match="Name it: %finetune stop two"):
+        stop(None, tmp_path)
     assert find("one", tmp_path).run.name == "one"
     assert find("two", tmp_path).run.name == "two"
     for fd in held:

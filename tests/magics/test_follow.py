@@ -200,7 +200,8 @@ def test_a_temporary_folder_that_was_left_behind_goes_and_one_in_use_or_new_stay
 
 
 def test_a_root_that_was_made_for_a_run_of_which_nothing_came_goes_too(tmp_path: Path) -> None:
-    with temporary_run(tmp_path / "a" / "b", "run") as folder:
+    with temporary_run(tmp_path / "a" / "b", "run") as temporary:
+        folder = temporary.folder
         assert folder.is_dir()
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "a" / "kept").mkdir(parents=True)

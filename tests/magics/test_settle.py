@@ -1,0 +1,54 @@
+"""Two cells that start the same run at about the same time: the first one's folder is left alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from colab_magics import worker
+from colab_magics.errors import ColabMagicsError
+from colab_magics.events import EventLog
+from colab_magics.run import starting_folder
+
+pytest.importorskip("torch")
+
+
+def _folder(folder: Path, *attempts: int) -> Path:
+    folder.mkdir(exist_ok=True)
+    for attempt in attempts:
+        log = EventLog(folder / "events.jsonl", attempt)
+        log.append("started", name="a")
+        log.close()
+    return folder
+
+
+def _settled(root: Path, *attempts: int) -> Path:
+    from colab_magics.training.attempt import _settle
+
+    return _settle(_folder(starting_folder(root, "a"), *attempts), "a")
+
+
+def test_a_living_run_is_not_replaced(tmp_path: Path) -> None:
+    lock = worker.hold_lock(_folder(tmp_path / "a", 1))
+    assert lock is not None
+    for attempts in ((1,), (1, 2)):
+        with pytest.raises(ColabMagicsError, match="a is being trained already"):
+            _settled(tmp_path, *attempts)
+    assert (tmp_path / "a" / "events.jsonl").exists()
+    os.close(lock)
+
+
+def test_a_run_that_was_trained_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    _folder(tmp_path / "a", 1)
+    with pytest.raises(ColabMagicsError, match="a has been trained meanwhile"):
+        _settled(tmp_path, 1)
+    assert (tmp_path / "a" / "events.jsonl").exists()
+
+
+def test_a_run_that_starts_over_takes_the_place_of_its_earlier_attempt(tmp_path: Path) -> None:
+    (_folder(tmp_path / "a", 1) / "adapter").mkdir()
+    assert _settled(tmp_path, 1, 2) == tmp_path / "a"
+    assert (tmp_path / "a" / "adapter").is_dir()
+    assert len(list(tmp_path.iterdir())) == 1
