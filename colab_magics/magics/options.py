@@ -23,6 +23,17 @@ SUBCOMMANDS = {
 RESERVED = frozenset({*SUBCOMMANDS, "save", "help"})
 PANELS = ("auto", "html", "text", "off")
 _WITH_VALUE = ("preset", "out", "fork", "root", "panel")
+_REPORTS = frozenset({"preset", "root", "quiet", "traceback"})
+# subcommand -> the magic's own options that it takes, apart from --help; None stands for training
+_TAKES: dict[str | None, frozenset[str]] = {
+    "recipe": _REPORTS,
+    "data": _REPORTS,
+    "status": frozenset({"root", "panel", "quiet"}),
+    "attach": frozenset({"root", "panel", "quiet", "out", "traceback"}),
+    "detach": frozenset({"root"}),
+    "stop": frozenset({"root", "now"}),
+    "list": frozenset({"root"}),
+}
 _FLAGS = ("background", "again", "override", "quiet", "traceback", "now", "help")
 
 
@@ -128,6 +139,17 @@ _SWITCHES = ("allow_pickle", "trust_remote_code")
 
 
 def _checked(options: Options) -> Options:
+    takes = _TAKES.get(options.command, frozenset(OWN) - {"now"}) | {"help"}
+    given = [name for name in OWN if name not in takes and getattr(options, name) not in (None, False)]
+    if options.command not in (None, "recipe", "data"):
+        given += options.recipe
+    if given:
+        what = f"%finetune {options.command}" if options.command else "A cell that trains"
+        raise ColabMagicsError(
+            f"{what} takes no --{given[0].replace('_', '-')}.",
+            "It would have no effect there.",
+            "--now belongs to %finetune stop." if given[0] == "now" else "Leave it out.",
+        )
     if options.panel is not None and options.panel not in PANELS:
         close = nearest(options.panel, PANELS)
         raise ColabMagicsError(

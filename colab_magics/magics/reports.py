@@ -12,6 +12,7 @@ from typing import Any
 
 from colab_magics import worker
 from colab_magics.credentials import token_environment
+from colab_magics.errors import ColabMagicsError
 from colab_magics.events import read_events
 from colab_magics.magics.cell import Cell, conclude
 from colab_magics.magics.display import Nowhere, Panel
@@ -29,6 +30,8 @@ def recipe_report(cell: Cell) -> str:
     if saved is not None:
         choices = [event["choices"] for event in saved.events() if event["kind"] == "plan"]
         return saved.recipe.explain(choices[-1] if choices else None)
+    if _nothing_said(cell):
+        return Recipe().explain(None, ("model", "data"))  # the keys and their defaults: there is nothing to plan for
     recipe, given, events = _preflight(cell, "plan")
     choices = [event["choices"] for event in events if event["kind"] == "plan"]
     return recipe.explain(choices[-1] if choices else None, given)
@@ -36,6 +39,12 @@ def recipe_report(cell: Cell) -> str:
 
 def data_report(cell: Cell) -> dict[str, str]:
     """What the preflight finds in the data, as a display bundle."""
+    if _nothing_said(cell):
+        raise ColabMagicsError(
+            "%finetune data names no data.",
+            "A line has no body in which a recipe could stand.",
+            "Give --model and --data on the line, or write %%finetune data with the recipe below it.",
+        )
     saved = _saved(cell)
     events = saved.events() if saved is not None else _preflight(cell, "data")[2]
     state = PanelState().fold_all(events)
@@ -43,6 +52,11 @@ def data_report(cell: Cell) -> dict[str, str]:
         "text/plain": "\n\n".join(_as_text(data) for data in state.data),
         "text/html": "".join(_as_html(data) for data in state.data),
     }
+
+
+def _nothing_said(cell: Cell) -> bool:
+    options = cell.options
+    return not (cell.body.strip() or options.recipe or options.preset or options.name)
 
 
 def _saved(cell: Cell) -> Run | None:

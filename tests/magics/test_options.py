@@ -122,3 +122,18 @@ def test_what_cannot_be_read_is_said_in_a_few_lines(line: str, said: list[str]) 
     with pytest.raises(ColabMagicsError) as raised:
         read(line)
     assert raised.value.lines() == said
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("list --now", "%finetune list takes no --now."),
+        ("status --max-steps 3", "%finetune status takes no --max-steps."),
+        ("kwanzaa --now", "A cell that trains takes no --now."),
+        ("stop kwanzaa --background", "%finetune stop takes no --background."),
+    ],
+)
+def test_an_option_that_a_subcommand_does_not_take_is_refused_by_name(line: str, said: str) -> None:
+    with pytest.raises(ColabMagicsError) as raised:
+        read(line)
+    assert raised.value.lines()[0] == said
