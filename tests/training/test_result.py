@@ -110,7 +110,7 @@ def test_result_replaces_an_older_one_as_a_whole(tiny_run, tmp_path):
     assert not (tmp_path / "adapter" / "stale").exists()
 
 
-@pytest.mark.parametrize("secret", ["hf_abcdefghijklmnopqrstuvwxyz"])
+@pytest.mark.parametrize("secret", ["hf_notarealtoken"])
 def test_card_holds_no_token(tiny_run, tmp_path, secret):
     run = tiny_run(max_steps=1, system=f"my token is {secret}").run()
     target = _saved(run, tmp_path)
