@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from shapes import GPT2, QWEN3_4B, QWEN3_14B
 
 from colab_magics.errors import ColabMagicsError
 from colab_magics.memory.estimate import peak
-from colab_magics.plan import Choice, DataFacts, Device, ModelShape, Plan, Verdict, choose_max_length, make_plan
+from colab_magics.plan import Choice, DataFacts, Device, Plan, Verdict, choose_max_length, make_plan
 from colab_magics.recipe import Recipe
 
 GIB = 2**30
@@ -19,35 +20,6 @@ A100 = Device("cuda", "A100", 40 * GIB, 39 * GIB, 80 * GIB, (8, 0))
 CPU = Device("cpu", "CPU with 2 cores", 16 * GIB, 12 * GIB, 12 * GIB)
 FREE = Verdict("colab_magics", "equal", True, "stay apart", True, "plain")
 LEAKS = replace(FREE, packing=False, packing_reason="packed documents would leak")
-
-QWEN3_4B = ModelShape(
-    architecture="Qwen3ForCausalLM",
-    parameters=4_022_468_096,
-    linear_parameters=3_633_315_840,
-    largest_linear=2560 * 9728,
-    lora_parameters=33_030_144,
-    layers=36,
-    hidden=2560,
-    intermediate=9728,
-    query=4096,
-    key_value=1024,
-    vocabulary=151_936,
-    positions=40_960,
-    qk_norm=True,
-)
-QWEN3_14B = replace(
-    QWEN3_4B,
-    parameters=14_768_307_200,
-    linear_parameters=13_212_057_600,
-    lora_parameters=64_225_280,
-    layers=40,
-    hidden=5120,
-    intermediate=17408,
-    query=5120,
-)
-GPT2 = ModelShape(
-    "GPT2LMHeadModel", 124_439_808, 84_934_656, 768 * 3072, 2_359_296, 12, 768, 3072, 768, 768, 50257, 1024
-)
 
 
 def _plan(shape=QWEN3_4B, device=T4, verdict=FREE, lengths=(300,) * 200, eval_documents=0, **changes: Any) -> Plan:
