@@ -1,0 +1,132 @@
+"""Making a folder appear whole or not at all.
+
+Files are written and hashed in one pass into a staging folder beside the target, each is flushed to the disk, the
+manifest comes last, then one rename, then the parent's names are flushed. Whatever ends the process, and wherever,
+leaves the target absent, or whole, or (where a machine lost what it had promised to have written) with a manifest by
+which that is found out.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from colab_magics.checkpoints.files import DISK, Disk, write_all
+from colab_magics.checkpoints.manifest import MANIFEST, Broken, Manifest, Sealed, new_hash, read_manifest
+
+STAGING = ".staging-"
+_PIECE = 8 * 2**20
+
+Contents = Mapping[str, Iterable[bytes | memoryview]]
+"""File name -> its bytes, in pieces."""
+
+
+def commit(target: Path, contents: Contents, manifest: Manifest, *, disk: Disk = DISK) -> Manifest:
+    """Write `contents` as the folder `target`; returns the manifest with the files' sizes and hashes.
+
+    Parameters
+    ----------
+    target : Path
+        Its parent must exist; a folder of that name must not.
+    manifest : Manifest
+        All but its `files`.
+
+    Raises
+    ------
+    OSError
+        The disk is full, failing or gone. The staging folder is removed as far as the disk allows.
+    """
+    staging = target.parent / f"{STAGING}{target.name}-{secrets.token_hex(4)}"
+    disk.make_folder(staging)
+    try:
+        sealed = {name: _write(staging / name, pieces, disk) for name, pieces in contents.items()}
+        whole = replace(manifest, files=sealed)
+        _write(staging / MANIFEST, [whole.to_json()], disk)
+        disk.flush_folder(staging)
+        disk.rename(staging, target)
+    except BaseException:
+        with suppress(OSError):
+            remove(staging, disk=disk)
+        raise
+    disk.flush_folder(target.parent)
+    return whole
+
+
+def _write(path: Path, pieces: Iterable[bytes | memoryview], disk: Disk) -> Sealed:
+    digest, size = new_hash(), 0
+    descriptor = disk.create(path)
+    try:
+        for piece in pieces:
+            view = memoryview(piece).cast("B") if not isinstance(piece, memoryview) or piece.format != "B" else piece
+            for begin in range(0, len(view), _PIECE):
+                part = view[begin : begin + _PIECE]
+                digest.update(part)
+                write_all(disk, descriptor, part)
+            size += len(view)
+        disk.flush(descriptor)
+    finally:
+        disk.close(descriptor)
+    return Sealed(size, digest.hexdigest())
+
+
+def remove(folder: Path, *, disk: Disk = DISK, truncate: bool = False) -> None:
+    """Delete a folder of files, the manifest first, so that what is left of a torn deletion is never taken for whole.
+
+    Parameters
+    ----------
+    truncate : bool
+        Empty each file before it is unlinked: Drive keeps what was deleted in its trash, and counts it.
+
+    Raises
+    ------
+    OSError
+        Something could not be deleted, or lies in the folder that is no file.
+    """
+    names = sorted(os.listdir(folder), key=lambda name: name != MANIFEST)
+    for name in names:
+        if truncate and not (folder / name).is_symlink():
+            disk.truncate(folder / name)
+        disk.unlink(folder / name)
+    disk.remove_folder(folder)
+
+
+def sweep(checkpoints: Path, *, disk: Disk = DISK) -> list[str]:
+    """Remove what commits and deletions that were cut short have left; returns what could not be removed.
+
+    Only for whoever holds the run's lock: nobody else may be committing there.
+    """
+    left = []
+    with suppress(OSError):
+        for name in os.listdir(checkpoints):
+            if name.startswith((STAGING, DELETING)):
+                try:
+                    remove(checkpoints / name, disk=disk)
+                except OSError:
+                    left.append(name)
+    return left
+
+
+DELETING = ".deleting-"
+
+
+def discard(folder: Path, *, run: str, disk: Disk = DISK, truncate: bool = False) -> None:
+    """Delete a committed folder of the run `run`: out of sight by one rename, then file by file.
+
+    Raises
+    ------
+    Broken
+        It carries no manifest of ours, or belongs to another run: it is left alone.
+    OSError
+        The disk refuses.
+    """
+    if folder.is_symlink():
+        raise Broken("it is a symbolic link")
+    if read_manifest(folder).run != run:
+        raise Broken("it belongs to another run")
+    doomed = folder.parent / f"{DELETING}{folder.name}-{secrets.token_hex(4)}"
+    disk.rename(folder, doomed)
+    remove(doomed, disk=disk, truncate=truncate)
