@@ -8,6 +8,7 @@ which that is found out.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterable, Mapping
@@ -16,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from colab_magics.checkpoints.files import DISK, Disk, write_all
-from colab_magics.checkpoints.manifest import MANIFEST, Broken, Manifest, Sealed, new_hash, read_manifest
+from colab_magics.checkpoints.manifest import MANIFEST, Broken, Manifest, Sealed, may_be_named, new_hash, read_manifest
 
 STAGING = ".staging-"
 _PIECE = 8 * 2**20
@@ -38,8 +39,12 @@ def commit(target: Path, contents: Contents, manifest: Manifest, *, disk: Disk =
     Raises
     ------
     OSError
-        The disk is full, failing or gone. The staging folder is removed as far as the disk allows.
+        The disk is full, failing or gone. Nothing is committed; what was written is removed as far as it allows.
+    ValueError
+        A name that no file of ours may have, or a manifest that could not be read again.
     """
+    if wrong := [name for name in contents if not may_be_named(name)]:
+        raise ValueError(f"no file of ours is called {wrong[0]!r}")
     staging = target.parent / f"{STAGING}{target.name}-{secrets.token_hex(4)}"
     disk.make_folder(staging)
     try:
@@ -52,7 +57,14 @@ def commit(target: Path, contents: Contents, manifest: Manifest, *, disk: Disk =
         with suppress(OSError):
             remove(staging, disk=disk)
         raise
-    disk.flush_folder(target.parent)
+    try:
+        disk.flush_folder(target.parent)
+    except OSError:
+        # the caller is told that nothing was committed, and may try again under the same name
+        with suppress(OSError):
+            disk.rename(target, staging)
+            remove(staging, disk=disk)
+        raise
     return whole
 
 
@@ -61,7 +73,9 @@ def _write(path: Path, pieces: Iterable[bytes | memoryview], disk: Disk) -> Seal
     descriptor = disk.create(path)
     try:
         for piece in pieces:
-            view = memoryview(piece).cast("B") if not isinstance(piece, memoryview) or piece.format != "B" else piece
+            view = memoryview(piece)
+            if view.format != "B" or view.ndim != 1:
+                view = view.cast("B")
             for begin in range(0, len(view), _PIECE):
                 part = view[begin : begin + _PIECE]
                 digest.update(part)
@@ -86,6 +100,8 @@ def remove(folder: Path, *, disk: Disk = DISK, truncate: bool = False) -> None:
     OSError
         Something could not be deleted, or lies in the folder that is no file.
     """
+    if folder.is_symlink():  # what it names is not ours
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(folder))
     names = sorted(os.listdir(folder), key=lambda name: name != MANIFEST)
     for name in names:
         if truncate and not (folder / name).is_symlink():

@@ -6,6 +6,7 @@ full or failing disk does, or end the process at any of them.
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -67,4 +68,7 @@ DISK = Disk()
 def write_all(disk: Disk, descriptor: int, data: memoryview) -> None:
     """Write every byte, however few the system takes at a time."""
     while len(data):
-        data = data[disk.write(descriptor, data) :]
+        taken = disk.write(descriptor, data)
+        if taken == 0:  # asking for ever would hang the training, not end it
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        data = data[taken:]

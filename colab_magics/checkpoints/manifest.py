@@ -14,14 +14,19 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 MANIFEST = "MANIFEST.json"
 VERSION = 1
 _FORMAT = "colab_magics"
 _MOST_MANIFEST = 2**20
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_FOLDER_NAME = re.compile(r"(?P<step>[0-9]{8})-a(?P<attempt>[0-9]{1,6})")
+_FOLDER_NAME = re.compile(r"(?P<step>[0-9]{8})-a(?P<attempt>0|[1-9][0-9]{0,5})")
+# The hash is of the bytes before it, not of what they mean: a manifest that was cut or edited anywhere is found out.
+_TAIL = ',\n "hash": "{}"\n}}\n'
+_TAIL_READ = re.compile(_TAIL.format("([0-9a-f]{64})").encode())
+_TAIL_LENGTH = len(_TAIL.format("0" * 64))
+_KNOWN = {"format", "version", "kind", "run", "step", "attempt", "files", "hash"}
 
 Kind = Literal["checkpoint", "data"]
 
@@ -74,7 +79,17 @@ class Manifest:
         return found if isinstance(found, Mapping) else {}
 
     def to_json(self) -> bytes:
-        """How it is written, with its own hash."""
+        """How it is written, with its own hash.
+
+        Raises
+        ------
+        ValueError
+            It could not be read again: a name that is no file's of ours, a fact that takes a field's place, too long.
+        """
+        if taken := _KNOWN.intersection(self.facts):
+            raise ValueError(f"facts cannot be called {', '.join(sorted(taken))}")
+        if not all(may_be_named(name) for name in self.files):
+            raise ValueError("there are names among the files that no file of ours has")
         told = {
             "format": _FORMAT,
             "version": VERSION,
@@ -85,7 +100,11 @@ class Manifest:
             **self.facts,
             "files": {name: {"size": file.size, "blake2b": file.blake2b} for name, file in sorted(self.files.items())},
         }
-        return (json.dumps({**told, "hash": _own_hash(told)}, indent=1, ensure_ascii=False) + "\n").encode()
+        body = json.dumps(told, indent=1).removesuffix("\n}").encode()
+        text = body + _TAIL.format(_hash_of(body)).encode()
+        if len(text) > _MOST_MANIFEST:
+            raise ValueError(f"a manifest of {len(text):,} bytes would not be read again")
+        return text
 
     @staticmethod
     def from_json(text: bytes) -> Manifest:
@@ -97,25 +116,30 @@ class Manifest:
             It is no manifest of ours, was altered, or names a file that could lie elsewhere.
         """
         try:
-            told = json.loads(text)
-            own = told.pop("hash")
-            if told["format"] != _FORMAT or own != _own_hash(told):
+            tail = _TAIL_READ.fullmatch(text, max(0, len(text) - _TAIL_LENGTH))
+            if tail is None or tail[1].decode() != _hash_of(text[:-_TAIL_LENGTH]):
                 raise Broken("the manifest was altered")
+            told = json.loads(text)
+            if told["format"] != _FORMAT or told["kind"] not in get_args(Kind):
+                raise Broken("the manifest is of no kind that is known")
             if told["version"] > VERSION:
                 raise Broken("it was written by a newer colab_magics")
             files = {str(name): Sealed(int(one["size"]), str(one["blake2b"])) for name, one in told["files"].items()}
-            if not all(_FILE_NAME.fullmatch(name) and name != MANIFEST for name in files):
+            if not all(may_be_named(name) for name in files):
                 raise Broken("the manifest names files that cannot be ours")
-            known = {"format", "version", "kind", "run", "step", "attempt", "files"}
-            facts = {key: value for key, value in told.items() if key not in known}
+            facts = {key: value for key, value in told.items() if key not in _KNOWN}
             return Manifest(told["kind"], str(told["run"]), files, int(told["step"]), int(told["attempt"]), facts)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             raise Broken("the manifest cannot be read") from None
 
 
-def _own_hash(told: Mapping[str, Any]) -> str:
-    canonical = json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.blake2b(canonical.encode(), digest_size=32).hexdigest()
+def may_be_named(name: str) -> bool:
+    """Whether a file of a committed folder may have that name."""
+    return _FILE_NAME.fullmatch(name) is not None and name != MANIFEST
+
+
+def _hash_of(text: bytes) -> str:
+    return hashlib.blake2b(text, digest_size=32).hexdigest()
 
 
 def new_hash() -> Any:

@@ -13,8 +13,8 @@ def best_of(entries: Sequence[Entry]) -> Entry | None:
     scored = []
     for entry in entries:
         loss = entry.manifest.metrics.get("eval_loss") if entry.manifest is not None else None
-        if isinstance(loss, int | float) and math.isfinite(loss):
-            scored.append((-float(loss), entry.age_order, entry))
+        if isinstance(loss, int | float) and abs(loss) < math.inf:
+            scored.append((-loss, entry.age_order, entry))
     return max(scored, key=lambda one: one[:2])[2] if scored else None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import stat
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from pathlib import Path
 SIZES: Mapping[str, int] = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
-_MOST_HEADER = 100_000_000  # what the library itself refuses
+_MOST_HEADER = 16 * 2**20  # 100,000 tensors; parsed, JSON takes up to 20 times its length in memory
+_MOST_DIMENSIONS = 64
 _ALIGNED = 8
 
 
@@ -78,12 +80,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     OSError
         It cannot be read.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        size = os.fstat(descriptor).st_size
-        if size < 8:
+        found_there = os.fstat(descriptor)
+        size = found_there.st_size
+        if not stat.S_ISREG(found_there.st_mode) or size < 8:
             raise ValueError("the file is too short for a header")
-        whole = memoryview(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ))
+        # private and writable, for torch warns of buffers that it may not write to; nothing reaches the file
+        whole = memoryview(mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY))
     finally:
         os.close(descriptor)
     (length,) = struct.unpack("<Q", whole[:8])
@@ -115,8 +119,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def _read_one(name: str, told: object, body: memoryview) -> tuple[Tensor, tuple[int, int]]:
     try:
         dtype, shape, (begin, end) = told["dtype"], told["shape"], told["data_offsets"]  # type: ignore[index]
-        whole = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
-        if not whole or dtype not in SIZES or not begin <= end <= body.nbytes:
+        whole = all(type(number) is int and 0 <= number < 2**63 for number in (*shape, begin, end))
+        if not whole or len(shape) > _MOST_DIMENSIONS or dtype not in SIZES or not begin <= end <= body.nbytes:
             raise ValueError(f"{name} is of no known kind, or lies outside of the file")
         return Tensor(dtype, tuple(shape), body[begin:end]), (begin, end)
     except (TypeError, KeyError) as error:

@@ -67,7 +67,9 @@ def verify(folder: Path, *, full: bool = True, run: str | None = None, disk_cach
         if run is not None and manifest.run != run:
             raise Broken("it belongs to another run")
         told = parse_folder_name(folder.name)
-        if manifest.kind == "checkpoint" and told is not None and told != (manifest.step, manifest.attempt):
+        if told is not None and manifest.kind != "checkpoint":
+            raise Broken(f"it holds {manifest.kind}, no checkpoint")
+        if told is not None and told != (manifest.step, manifest.attempt):
             raise Broken(f"its manifest is that of step {manifest.step}, attempt {manifest.attempt}")
         there = set(os.listdir(folder)) - {MANIFEST}
     except OSError as error:
@@ -76,7 +78,7 @@ def verify(folder: Path, *, full: bool = True, run: str | None = None, disk_cach
         if name not in there:
             raise Broken(f"{name} is missing")
     for name in sorted(there - set(manifest.files)):
-        raise Broken(f"{name} does not belong to it")
+        raise Broken(f"{name!r} does not belong to it")  # quoted: anybody may have named it, with any bytes
     for name, sealed in manifest.files.items():
         _verify_file(folder / name, sealed, full=full, disk_cache=disk_cache)
     return manifest
