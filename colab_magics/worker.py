@@ -49,7 +49,7 @@ def spawn(
         Variables on top of this process's own. Tokens travel here and nowhere else.
     """
     Control(folder).clear()
-    environment = {**os.environ, **_importable(), **(env or {})}
+    environment = {**os.environ, **importable(), **(env or {})}
     environment.setdefault("PYTHONUNBUFFERED", "1")
     environment.setdefault("PYTHONFAULTHANDLER", "1")
     # One allocation policy that does not shatter the card into holes when document lengths vary.
@@ -81,7 +81,7 @@ def spawn(
     return process
 
 
-def _importable() -> dict[str, str]:
+def importable() -> dict[str, str]:
     """How the worker finds this package when it is used from a checkout that is not installed."""
     home = str(Path(__file__).resolve().parents[1])
     if home in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")) or "site-packages" in home:
@@ -93,8 +93,8 @@ def _importable() -> dict[str, str]:
 def _write_info(folder: Path, pid: int, attempt: int) -> None:
     info = {
         "pid": pid,
-        "start_time": _start_time(pid),
-        "boot_id": _boot_id(),
+        "start_time": start_time(pid),
+        "boot_id": boot_id(),
         "host": socket.gethostname(),
         "attempt": attempt,
     }
@@ -112,14 +112,14 @@ def read_info(folder: Path) -> dict[str, Any] | None:
     return info if isinstance(info, dict) else None
 
 
-def _boot_id() -> str:
+def boot_id() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
 
 
-def _start_time(pid: int) -> float | None:
+def start_time(pid: int) -> float | None:
     """The process's start, by which a pid that was given to another process is told apart; None if it is gone."""
     import psutil
 
@@ -177,7 +177,7 @@ def alive_pid(folder: Path) -> int | None:
     import psutil
 
     info = read_info(folder)
-    if not info or info.get("boot_id") != _boot_id() or info.get("host") != socket.gethostname():
+    if not info or info.get("boot_id") != boot_id() or info.get("host") != socket.gethostname():
         return None
     try:
         process = psutil.Process(int(info["pid"]))

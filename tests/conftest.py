@@ -50,7 +50,7 @@ def warm_under(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[d
 def _warm_workers(folder: Path, variables: dict[str, str]) -> Iterator[Warm]:
     here = Path(__file__).parent / "warm"
     path = folder / "socket"
-    environment = {**os.environ, **worker._importable(), "OMP_NUM_THREADS": "1", **variables}
+    environment = {**os.environ, **worker.importable(), "OMP_NUM_THREADS": "1", **variables}
     with subprocess.Popen(
         [sys.executable, str(here / "zygote.py"), str(path)], stdout=subprocess.PIPE, text=True, env=environment
     ) as zygote:

@@ -57,7 +57,7 @@ def test_a_folder_without_a_worker_is_not_alive(tmp_path: Path) -> None:
 
 
 def test_a_worker_is_alive_by_its_lock_alone(tmp_path: Path) -> None:
-    environment = {**os.environ, **worker._importable()}
+    environment = {**os.environ, **worker.importable()}
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=environment
     ) as holder:
