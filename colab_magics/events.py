@@ -15,7 +15,7 @@ Event = dict[str, Any]
 
 KINDS = frozenset(
     "started progress data model plan step eval memory checkpoint replica warning oom recovered "
-    "stopping finished failed".split()
+    "resumed stopping finished failed".split()
 )
 
 

@@ -64,6 +64,17 @@ class Run:
         return EventReader(self.folder / "events.jsonl")
 
     @property
+    def id(self) -> str:
+        """What tells this run from every other, also from one of the same name; empty where it has not started."""
+        started = (event.get("run") for event in self.events() if event["kind"] == "started")
+        return str(next(started, None) or "")
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of its checkpoints; it may not be there."""
+        return self.folder / "checkpoints"
+
+    @property
     def attempts(self) -> int:
         """How many attempts have been started."""
         return max((int(event.get("attempt", 0)) for event in self.events()), default=0)
@@ -76,7 +87,7 @@ class Run:
         ends = [event for event in self.events() if event["kind"] in ("started", "finished", "failed")]
         last: Event = ends[-1] if ends else {"kind": "started"}
         if last["kind"] == "finished":
-            return "unfinished" if last.get("reason") == "stopped" else "finished"
+            return "unfinished" if last.get("reason") in ("stopped", "deadline") else "finished"
         error: Mapping[str, Any] = last.get("error") or {}
         stopped = error.get("type") == "Interrupted"  # while it was still preparing
         return "failed" if last["kind"] == "failed" and not stopped else "unfinished"

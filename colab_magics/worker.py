@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-Order = Literal["stop", "stop-now", "save", "pin", "detach"]
+Order = Literal["stop", "stop-now", "save", "detach"]
 
 INFO = "worker.json"
 LOCK = "worker.lock"

@@ -48,9 +48,9 @@ def commit(target: Path, contents: Contents, manifest: Manifest, *, disk: Disk =
     staging = target.parent / f"{STAGING}{target.name}-{secrets.token_hex(4)}"
     disk.make_folder(staging)
     try:
-        sealed = {name: _write(staging / name, pieces, disk) for name, pieces in contents.items()}
+        sealed = {name: write(staging / name, pieces, disk) for name, pieces in contents.items()}
         whole = replace(manifest, files=sealed)
-        _write(staging / MANIFEST, [whole.to_json()], disk)
+        write(staging / MANIFEST, [whole.to_json()], disk)
         disk.flush_folder(staging)
         disk.rename(staging, target)
     except BaseException:
@@ -68,7 +68,8 @@ def commit(target: Path, contents: Contents, manifest: Manifest, *, disk: Disk =
     return whole
 
 
-def _write(path: Path, pieces: Iterable[bytes | memoryview], disk: Disk) -> Sealed:
+def write(path: Path, pieces: Iterable[bytes | memoryview], disk: Disk) -> Sealed:
+    """Write and hash a new file in one pass, and have it on the disk."""
     digest, size = new_hash(), 0
     descriptor = disk.create(path)
     try:

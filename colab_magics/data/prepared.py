@@ -121,7 +121,7 @@ def prepare(
     renderer = Renderer(str(chat_template_of(tokenizer)), tokenizer.special_tokens_map, now)
     key = _key(source, tokenizer, wishes, renderer, whole=whole, now=now, limit=limit)
     folder = cache / "tokens" / key
-    found = _load(folder, cached=True)
+    found = load_prepared(folder, cached=True)
     if found is not None:
         return found
     maker = Maker(tokenizer, renderer, wishes, whole=whole)
@@ -136,7 +136,7 @@ def prepare(
     except BaseException:
         writer.discard()
         raise
-    made = _load(folder, cached=False)
+    made = load_prepared(folder, cached=False)
     if made is None:
         raise ColabMagicsError(
             f"{folder} was damaged while it was written",
@@ -146,7 +146,8 @@ def prepare(
     return made
 
 
-def _load(folder: Path, *, cached: bool) -> Prepared | None:
+def load_prepared(folder: Path, *, cached: bool = True) -> Prepared | None:
+    """The documents that `prepare` left in `folder`, or a copy of it; None if there are none, or they are damaged."""
     meta = read_meta(folder)
     if meta is None:
         return None

@@ -1,6 +1,6 @@
 """The worker: one attempt at a run, in a process of its own.
 
-`python -m colab_magics.training FOLDER --attempt N [--name NAME] [--until data|plan]`
+`python -m colab_magics.training FOLDER --attempt N [--name NAME] [--resume PATH] [--replica WHERE] …`
 
 It tells what it does by events alone, and every way out of it is one: `finished`, or `failed` with the reason.
 Whatever kills it in between leaves a log without an end, which is how a reader knows.
@@ -11,20 +11,19 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-import platform
+import secrets
 import socket
 import sys
 import traceback
-from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 
 from colab_magics import worker
 from colab_magics.errors import ColabMagicsError, Interrupted, redact
 from colab_magics.events import EventLog
+from colab_magics.run import Run
 from colab_magics.training.orders import Orders
 from colab_magics.training.torchao import hide_old_torchao
-from colab_magics.version import __version__
+from colab_magics.training.versions import versions
 
 EXIT_FINISHED, EXIT_FAILED, EXIT_BUSY = 0, 1, 3
 
@@ -35,6 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--attempt", type=int, default=1)
     parser.add_argument("--name", help="the name that a run's temporary folder takes when the preflight has passed")
     parser.add_argument("--until", choices=("data", "plan"), help="stop there; nothing is trained")
+    parser.add_argument("--resume", type=Path, help="a checkpoints folder, or one checkpoint's, to go on from")
+    parser.add_argument("--anew", action="store_true", help="prepare the data from its source, not what the run keeps")
+    parser.add_argument("--deadline", type=float, help="seconds until the session ends")
+    parser.add_argument("--replica", help="where checkpoints are copied to: a folder or an fsspec URL")
     options = parser.parse_args(arguments)
 
     folder: Path = options.folder.absolute()
@@ -45,10 +48,11 @@ def main(arguments: list[str] | None = None) -> int:
     orders = Orders(folder)
     log.append(
         "started",
+        run=Run(folder).id or secrets.token_hex(8),
         name=options.name or folder.name,
         pid=os.getpid(),
         host=socket.gethostname(),
-        versions=_versions(),
+        versions=versions(),
         until=options.until,
     )
     orders.phase = "importing the libraries"
@@ -58,11 +62,19 @@ def main(arguments: list[str] | None = None) -> int:
         # An import makes a million objects and no garbage: looking for it took a sixth of the time. What is frozen is
         # never looked at again.
         gc.disable()
-        from colab_magics.training.attempt import work
+        from colab_magics.training.attempt import Wish, work
 
         gc.freeze()
         gc.enable()
-        work(folder, options.name, options.until, log, orders)
+        wish = Wish(
+            name=options.name,
+            until=options.until,
+            resume=options.resume.absolute() if options.resume is not None else None,
+            anew=options.anew,
+            deadline=options.deadline,
+            replica=options.replica,
+        )
+        work(folder, wish, log, orders)
     except ColabMagicsError as error:
         _fail(log, error, orders)
     except BaseException as error:  # whatever it is, the reader of the log must learn of it
@@ -70,15 +82,6 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         return EXIT_FINISHED
     return EXIT_FAILED
-
-
-def _versions() -> dict[str, str]:
-    """What the attempt runs on, for whoever reads the log later; importing nothing."""
-    found = {"python": platform.python_version(), "colab_magics": __version__}
-    for library in ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets"):
-        with suppress(metadata.PackageNotFoundError):
-            found[library] = metadata.version(library)
-    return found
 
 
 def _unexpected(error: BaseException, phase: str) -> ColabMagicsError:

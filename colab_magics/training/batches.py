@@ -48,15 +48,40 @@ class Order:
     def permutation(self, epoch: int) -> npt.NDArray[np.int64]:
         return np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(self.documents)
 
-    def steps(self, start: int, stop: int) -> Iterator[tuple[int, list[int]]]:
-        """Yield (step, sample ids) for `start <= step < stop`; steps count from 0."""
+    def steps(self, start: int, stop: int, position: int | None = None) -> Iterator[tuple[int, list[int]]]:
+        """Yield (step, sample ids) for `start <= step < stop`; steps count from 0.
+
+        Parameters
+        ----------
+        position : int, optional
+            Samples taken before `start`, where those steps were not all of this effective batch: what was taken is
+            not taken again, and nothing is left out.
+        """
+        if position is None:
+            position = self.position(start)
         epoch, permutation = -1, np.empty(0, np.int64)
         for step in range(start, stop):
-            if self.epoch(step) != epoch:
-                epoch = self.epoch(step)
+            if position // self.documents != epoch:
+                epoch = position // self.documents
                 permutation = self.permutation(epoch)
-            first = (step % self.steps_per_epoch) * self.effective_batch
-            yield step, permutation[first : first + self.effective_batch].tolist()
+            first = position % self.documents
+            ids = permutation[first : first + self.effective_batch].tolist()
+            position += len(ids)
+            yield step, ids
+
+    def position(self, step: int) -> int:
+        """Samples taken before `step`, if all steps were of this effective batch."""
+        inside = (step % self.steps_per_epoch) * self.effective_batch
+        return self.epoch(step) * self.documents + min(inside, self.documents)
+
+    def steps_from(self, position: int, end: int) -> int:
+        """How many steps lead from one position to another, both in samples; the last one may go beyond `end`."""
+        count = 0
+        while position < end:
+            left = self.documents - position % self.documents
+            count += math.ceil(min(left, end - position) / self.effective_batch)
+            position += left
+        return count
 
 
 @dataclass(frozen=True)

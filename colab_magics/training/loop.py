@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -26,6 +26,7 @@ from colab_magics.training.oom import Arrangement, OutOfMemory, attempt, release
 
 OnEvent = Callable[..., None]
 Control = Callable[[], str | None]
+RandomState = tuple[torch.Tensor, torch.Tensor | None]
 
 INITIAL_SCALE = 2.0**12  # torch's 2**16 overflows for the first three steps on a T4 (finetune notes of many projects)
 
@@ -46,6 +47,7 @@ class Progress:
     eval_loss: float | None = None
     best_eval_loss: float = math.inf
     evaluations_without_gain: int = 0
+    evaluated: int = 0  # the last step after which the held-out documents were scored
 
 
 @dataclass(frozen=True)
@@ -89,14 +91,34 @@ class _Abandoned(Exception):
     """The order to stop now came in the middle of a step; the step is as if it had never begun."""
 
 
-def train(task: Task, progress: Progress, on_event: OnEvent, control: Control) -> Outcome:
+class Keeper(Protocol):
+    """Takes checkpoints while the loop runs (`saving.Saver`)."""
+
+    def rests(self, drawn: RandomState | None) -> None: ...
+    def after_step(self, *, best: bool) -> None: ...
+    def now(self, reason: Literal["stop", "failed"], drawn: RandomState | None = None) -> None: ...
+
+
+class _KeepsNothing:
+    def rests(self, drawn: RandomState | None) -> None: ...
+    def after_step(self, *, best: bool) -> None: ...
+    def now(self, reason: Literal["stop", "failed"], drawn: RandomState | None = None) -> None: ...
+
+
+_KEEPS_NOTHING = _KeepsNothing()
+
+
+def train(
+    task: Task, progress: Progress, on_event: OnEvent, control: Control, keeper: Keeper = _KEEPS_NOTHING
+) -> Outcome:
     """Run until the last step, an order, or early stopping.
 
     Parameters
     ----------
     progress : where to start; it is kept up to date, also when this raises
     on_event : called as on_event(kind, **fields) with step, eval, oom, recovered, stopping, warning
-    control : looked at before every micro-batch; "stop" ends after the step, "stop-now" drops it
+    control : looked at before every micro-batch; "stop" and "deadline" end after the step, "stop-now" drops it
+    keeper : told where a checkpoint may be taken
 
     Raises
     ------
@@ -105,20 +127,35 @@ def train(task: Task, progress: Progress, on_event: OnEvent, control: Control) -
     """
     started = time.perf_counter()
     own = 0.0
-    reason = "completed"
     task.model.train()
     set_gradient_checkpointing(task.model, progress.arrangement.gradient_checkpointing)
     task.loss.chunk = progress.arrangement.loss_chunk
     trainable = task.trainable
-    for step, ids in task.order.steps(progress.step, task.total_steps):
+
+    def ended(reason: str) -> Outcome:
+        return Outcome(reason, progress, time.perf_counter() - started, own)
+
+    if _evaluation_is_due(task, progress):  # the attempt before was stopped between a step and its evaluation
+        _evaluate(task, progress, on_event)
+    if _has_converged(task, progress):
+        on_event("stopping", reason="early_stopping", step=progress.step)
+        return ended("early_stopping")
+    for step, ids in task.order.steps(progress.step, task.total_steps, progress.samples):
         begin = time.perf_counter()
         samples = read_samples(task.documents, ids)
+        drawn = random_state(task.device)
+        keeper.rests(drawn)
         try:
-            loss, grad_norm = _finished_step(task, progress, trainable, samples, step + 1, on_event, control)
+            loss, grad_norm = _finished_step(task, progress, trainable, samples, step + 1, drawn, on_event, control)
         except _Abandoned:
-            reason = "stopped"
             on_event("stopping", reason="stop", step=step)
-            break
+            keeper.now("stop", drawn)
+            return ended("stopped")
+        except ColabMagicsError:
+            keeper.now("failed", drawn)  # no weight was touched: a smaller learning_rate may go on from here
+            raise
+        finally:
+            keeper.rests(None)
         rate = task.schedule.get_last_lr()[0]
         _update(task, step + 1)
         if task.scaler is not None:
@@ -138,7 +175,7 @@ def train(task: Task, progress: Progress, on_event: OnEvent, control: Control) -
             "step",
             step=progress.step,
             total_steps=task.total_steps,
-            epoch=progress.step / task.order.steps_per_epoch,
+            epoch=progress.samples / task.order.documents,
             loss=loss,
             learning_rate=rate,
             grad_norm=grad_norm,
@@ -149,19 +186,27 @@ def train(task: Task, progress: Progress, on_event: OnEvent, control: Control) -
         )
         order = control()
         own += time.perf_counter() - end
-        if order in ("stop", "stop-now"):
-            reason = "stopped"
-            on_event("stopping", reason="stop", step=progress.step)
-            break
-        last = progress.step == task.total_steps
-        if task.eval_documents is not None and (last or (task.eval_steps and progress.step % task.eval_steps == 0)):
-            _evaluate(task, progress, on_event)
-            patience = task.early_stopping
-            if patience is not None and progress.evaluations_without_gain >= patience and not last:
-                reason = "early_stopping"
-                on_event("stopping", reason="early_stopping", step=progress.step)
-                break
-    return Outcome(reason, progress, time.perf_counter() - started, own)
+        if order is not None:
+            on_event("stopping", reason="deadline" if order == "deadline" else "stop", step=progress.step)
+            keeper.now("stop")
+            return ended("deadline" if order == "deadline" else "stopped")
+        best = _evaluation_is_due(task, progress) and _evaluate(task, progress, on_event)
+        if _has_converged(task, progress):
+            on_event("stopping", reason="early_stopping", step=progress.step)
+            return ended("early_stopping")
+        keeper.after_step(best=best)
+    return ended("completed")
+
+
+def _evaluation_is_due(task: Task, progress: Progress) -> bool:
+    if task.eval_documents is None or progress.evaluated == progress.step:
+        return False
+    return progress.step == task.total_steps or bool(task.eval_steps and progress.step % task.eval_steps == 0)
+
+
+def _has_converged(task: Task, progress: Progress) -> bool:
+    patience = task.early_stopping
+    return patience is not None and progress.evaluations_without_gain >= patience and progress.step < task.total_steps
 
 
 def _finished_step(
@@ -170,14 +215,14 @@ def _finished_step(
     trainable: list[nn.Parameter],
     samples: list[Sample],
     step: int,
+    random: RandomState,
     on_event: OnEvent,
     control: Control,
 ) -> tuple[float, float]:
     """Leave the step's clipped gradients on the parameters, whatever retries that takes; returns (loss, norm).
 
-    A retry starts from the random state of the step's start, so that dropout falls as it would have fallen.
+    A retry starts from `random`, the random state of the step's start, so that dropout falls as it would have fallen.
     """
-    random = random_state(task.device)
     ran_out = False
     while True:
         flight: list[Sample] = []
@@ -293,14 +338,16 @@ def micro_batch_gradients(task: Task, part: list[Sample], packed: bool, labelled
     return loss.detach()
 
 
-def _evaluate(task: Task, progress: Progress, on_event: OnEvent) -> None:
+def _evaluate(task: Task, progress: Progress, on_event: OnEvent) -> bool:
+    """Score the held-out documents; whether that was the best so far."""
     assert task.eval_documents is not None
     score = evaluate(task.model, task.loss, task.eval_documents, progress.arrangement, task.device, task.autocast)
     if isinstance(score, OutOfMemory):
         on_event("warning", message=f"evaluation at step {progress.step} ran out of memory: {score.message}")
-        return
-    progress.eval_loss = score.loss
-    if score.loss < progress.best_eval_loss:
+        return False
+    progress.eval_loss, progress.evaluated = score.loss, progress.step
+    best = score.loss < progress.best_eval_loss
+    if best:
         progress.best_eval_loss, progress.evaluations_without_gain = score.loss, 0
     else:
         progress.evaluations_without_gain += 1
@@ -311,16 +358,19 @@ def _evaluate(task: Task, progress: Progress, on_event: OnEvent) -> None:
         perplexity=score.perplexity,
         token_accuracy=score.token_accuracy,
     )
+    return best
 
 
-def random_state(device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
+def random_state(device: torch.device) -> RandomState:
+    """torch's random state, the CPU's and (on a GPU) the device's."""
     return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
 
-def restore_random_state(state: tuple[torch.Tensor, torch.Tensor | None], device: torch.device) -> None:
+def restore_random_state(state: RandomState, device: torch.device) -> None:
+    """Make torch draw what it drew from `state` on; a GPU's is left where there is none."""
     host, gpu = state
     torch.set_rng_state(host)
-    if gpu is not None:
+    if gpu is not None and device.type == "cuda":
         torch.cuda.set_rng_state(gpu, device)
 
 

@@ -1,8 +1,9 @@
-"""What the worker has been told to do, by a file in `control/` or by SIGTERM."""
+"""What the worker has been told to do: by a file in `control/`, by SIGTERM, or by the session's coming end."""
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -20,10 +21,16 @@ class Orders:
     ----------
     phase : str
         What the worker is doing, for a message that must say where it was.
+    on_terminate : callable, optional
+        Called when SIGTERM comes during the training, in the middle of whatever is under way.
+    is_late : callable
+        Gives "deadline" once the session's end is near.
     """
 
     def __init__(self, folder: Path) -> None:
         self.phase = "starting"
+        self.on_terminate: Callable[[], None] | None = None
+        self.is_late: Callable[[], str | None] = lambda: None
         self._control = Control(folder)
         self._training = False
         self._terminated = False
@@ -35,6 +42,8 @@ class Orders:
         self._terminated = True
         if not self._training:
             raise self.interrupted()
+        if self.on_terminate is not None:
+            self.on_terminate()
 
     def moved(self, folder: Path) -> None:
         """The run's folder has its name; orders come there from now on."""
@@ -45,11 +54,15 @@ class Orders:
         self._training = True
 
     def __call__(self) -> str | None:
-        """The order to obey: "stop-now", "stop" or none."""
+        """The order to obey: "stop-now", "stop", "deadline" or none."""
         pending = self._control.pending()
-        if "stop-now" in pending:
+        if "stop-now" in pending or self._terminated:  # who sends SIGTERM does not wait for a step
             return "stop-now"
-        return "stop" if "stop" in pending or self._terminated else None
+        return "stop" if "stop" in pending else self.is_late()
+
+    def save_is_asked(self) -> bool:
+        """Whether a checkpoint was asked for since the last time."""
+        return self._control.take("save")
 
     def stop_if_told(self) -> None:
         """End here if a stop was ordered; for the phases in which nothing is there to be finished."""

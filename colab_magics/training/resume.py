@@ -1,0 +1,146 @@
+"""Going on from a checkpoint: which one, under which plan, and what of it is not as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from colab_magics.checkpoints.manifest import MANIFEST, Broken
+from colab_magics.checkpoints.verify import Entry, newest_verified, set_aside, verify
+from colab_magics.errors import ColabMagicsError
+from colab_magics.events import Event
+from colab_magics.plan import Choice, Device, Plan
+from colab_magics.recipe import Recipe
+from colab_magics.recipe.fields import NOT_TRAINED
+from colab_magics.training.batches import Order
+from colab_magics.training.state import Saved, read_saved
+
+# What follows from recipe and data alone; on another device all else is chosen anew.
+_OF_THE_RECIPE = ("max_length", "effective_batch", "total_steps", "warmup_steps", "learning_rate", "eval_every")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The checkpoint from which an attempt begins."""
+
+    saved: Saved
+    entry: Entry
+    skipped: tuple[Entry, ...]
+
+    @property
+    def step(self) -> int:
+        return self.entry.step
+
+
+def find_origin(path: Path) -> Origin:
+    """The checkpoint at `path`, or the newest verified one of a `checkpoints` folder.
+
+    Raises
+    ------
+    ColabMagicsError
+        None there is whole; says what is wrong with each.
+    """
+    if (path / MANIFEST).exists():
+        try:
+            manifest = verify(path)
+        except Broken as broken:
+            raise ColabMagicsError(
+                f"Checkpoint {path.name} cannot be used.",
+                f"It was checked byte by byte: {broken}.",
+                "%checkpoint resume without --from takes the newest that is whole.",
+            ) from None
+        entry = Entry(path, manifest.step, manifest.attempt, manifest)
+        return Origin(read_saved(path), entry, ())
+    search = newest_verified(path)
+    if search.entry is None:
+        raise ColabMagicsError(
+            f"No checkpoint of {path.parent.name} is whole." if search.skipped else f"{path.parent.name} has none yet.",
+            "Each was checked byte by byte." if search.skipped else "It was stopped before its first checkpoint.",
+            "%checkpoint fetch gets those of the replica, if there is one.",
+            "%%finetune with the same recipe starts over.",
+            details=[f"{entry.name}: {entry.broken}" for entry in search.skipped[:3]],
+        )
+    return Origin(read_saved(search.entry.folder), search.entry, search.skipped)
+
+
+def put_aside(origin: Origin) -> list[str]:
+    """Rename the broken ones that were passed over, so that they are looked at once; what could not be."""
+    failed = []
+    for entry in origin.skipped:
+        try:
+            set_aside(entry)
+        except OSError as error:
+            failed.append(f"{entry.name} is broken and could not be renamed: {error.strerror}")
+    return failed
+
+
+def changed_keys(saved: Saved, recipe: Recipe) -> list[list[str]]:
+    """[key, in the checkpoint, in the cell, used] for every key that changes what is trained and differs."""
+    was, now = saved.recipe, recipe.values()
+    keys = [key for key in recipe.KEYS if key not in NOT_TRAINED and was.get(key) != now[key]]
+    return [[key, str(was.get(key)), str(now[key]), str(now[key])] for key in keys]
+
+
+def same_device(saved: Saved, device: Device) -> bool:
+    """Whether the checkpoint was taken on a device of the same kind."""
+    return saved.state.get("device") == device_facts(device)
+
+
+def device_facts(device: Device) -> dict[str, Any]:
+    """What makes two devices of the same kind."""
+    return {
+        "kind": device.kind,
+        "name": device.name,
+        "capability": list(device.capability) if device.capability is not None else None,
+    }
+
+
+def plan_for(saved: Saved, fresh: Plan, *, changed: bool, device: Device) -> Plan:
+    """The plan under which the run goes on.
+
+    With nothing changed it is the checkpoint's own, down to the micro-batch that an out-of-memory had settled on. On
+    another device what follows from recipe and data stays, and the rest is as that device has it.
+    """
+    was = Plan.from_dict(saved.plan)
+    if changed:
+        return fresh
+    if same_device(saved, device):
+        return was
+    return fresh.choosing(**{key: was.choices[key] for key in _OF_THE_RECIPE if key in was.choices})
+
+
+def plan_to_the_end(plan: Plan, recipe: Recipe, saved: Saved, order: Order) -> Plan:
+    """`plan` with the steps that are left, where recipe or data changed: by the samples taken, whatever took them.
+
+    Raises
+    ------
+    ColabMagicsError
+        There is nothing left to train.
+    """
+    step, samples = int(saved.state["progress"]["step"]), int(saved.state["progress"]["samples"])
+    total = int(plan["total_steps"])
+    if recipe.max_steps <= 0:
+        total = step + order.steps_from(samples, order.position(total))
+    if total <= step:
+        raise ColabMagicsError(
+            f"There is nothing left to train: the checkpoint is of step {step}, and the recipe ends there or before.",
+            f"It has taken {samples:,} samples of {order.documents:,} an epoch.",
+            "Raise num_train_epochs or max_steps.",
+        )
+    if total == plan["total_steps"]:
+        return plan
+    return plan.choosing(total_steps=Choice(total, f"{step} steps done, and the samples that are left"))
+
+
+def lost_steps(events: list[Event], attempt: int, step: int) -> int:
+    """How many steps an earlier attempt had done beyond `step`."""
+    done = [int(event["step"]) for event in events if event["kind"] == "step" and event["attempt"] < attempt]
+    return max(0, (done[-1] if done else 0) - step)
+
+
+def data_changed(saved: Saved, fingerprints: Mapping[str, str]) -> bool:
+    """Whether the prepared data is other data than the checkpoint's."""
+    was = saved.state.get("data")
+    return isinstance(was, dict) and was.get("train") != fingerprints.get("train")

@@ -1,0 +1,295 @@
+"""When a checkpoint is taken, and how: a copy on the training thread, all else beside it.
+
+The training waits only while the tensors are copied to the host (the stall). A thread then writes, reads back,
+deletes what is superfluous, and tells. Nothing that a disk does ends the training.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+from colab_magics.checkpoints.commit import commit, discard, sweep
+from colab_magics.checkpoints.files import DISK, Disk
+from colab_magics.checkpoints.interval import SHORTEST, best_interval
+from colab_magics.checkpoints.manifest import Broken, Manifest, folder_name
+from colab_magics.checkpoints.retention import superfluous
+from colab_magics.checkpoints.verify import entries, verify
+from colab_magics.events import read_events
+from colab_magics.training.loop import OnEvent, Progress, RandomState, Task
+from colab_magics.training.state import HostCopies, Snapshot, configs_of, take
+
+Reason = Literal[
+    "interval", "steps", "best", "stop", "save", "terminated", "deadline", "finished", "failed", "resumed"
+]  # fmt: skip
+
+# Before the session's end: a save with time to copy it elsewhere, then a clean stop.
+SAVE_BEFORE, STOP_BEFORE = 15 * 60.0, 5 * 60.0
+# What a kernel gives a process between SIGTERM and SIGKILL is 2.5 seconds (jupyter_client 8).
+GRACE = 2.0
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_SLOW_DISK = 100e6  # bytes a second, until a save has shown what it is
+
+
+@dataclass(frozen=True)
+class Every:
+    """When a save is due: after so many seconds (None: what the measured stall says), or at every so many steps."""
+
+    seconds: float | None = None
+    steps: int | None = None
+
+    @staticmethod
+    def of(save_every: int | str) -> Every:
+        """What the recipe's `save_every` says: auto, seconds, or "25 steps"."""
+        if save_every == "auto":
+            return Every()
+        if isinstance(save_every, str):
+            return Every(steps=int(save_every.split()[0]))
+        return Every(seconds=float(save_every))
+
+
+@dataclass
+class Saver:
+    """Takes a run's checkpoints.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's folder.
+    task, progress : what is saved
+    run, attempt : whose it is
+    every, limit : the recipe's `save_every` and `save_total_limit`
+    facts : mapping
+        What every manifest tells besides step and metrics.
+    state : mapping
+        What every `state.json` holds besides what `take` puts there.
+    on_event : as for the loop; called from the writing thread too
+    asked : callable
+        Whether a person has asked for a save; asking resets it.
+    deadline : float, optional
+        The session's end, on the clock of `clock`.
+    """
+
+    folder: Path
+    task: Task
+    progress: Progress
+    run: str
+    attempt: int
+    every: Every
+    limit: int
+    facts: Mapping[str, Any]
+    state: Mapping[str, Any]
+    on_event: OnEvent
+    asked: Callable[[], bool] = lambda: False
+    deadline: float | None = None
+    parent: str | None = None
+    clock: Callable[[], float] = time.monotonic
+    disk: Disk = DISK
+    stalls: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._checkpoints = self.folder / "checkpoints"
+        self._checkpoints.mkdir(exist_ok=True)
+        sweep(self._checkpoints, disk=self.disk)
+        self._configs = configs_of(self.task.model)
+        self._copies = HostCopies()
+        self._writing: threading.Thread | None = None
+        self._drawn: RandomState | None = None
+        self._saved_step = -1
+        self._last = self.clock()
+        self._early_done = False
+        self._speed = _SLOW_DISK
+        self._bytes = 0
+
+    # --- called by the loop ------------------------------------------------------------------------------------------
+
+    def rests(self, drawn: RandomState | None) -> None:
+        """Between these two calls (a state, then None) weights and optimizer are what they were at the step's start."""
+        self._drawn = drawn
+
+    def after_step(self, *, best: bool = False) -> None:
+        """Save if one is due. `best`: an evaluation of this step was the best so far."""
+        reason = self._due(best=best)
+        if reason is not None:
+            self.now(reason)
+
+    def stops(self) -> str | None:
+        """ "deadline" once the session's end is so near that the run must stop."""
+        return "deadline" if self.deadline is not None and self.clock() >= self.deadline - STOP_BEFORE else None
+
+    def _due(self, *, best: bool) -> Reason | None:
+        if self.asked():
+            return "save"
+        if best:
+            return "best"
+        if self.deadline is not None and not self._early_done and self.clock() >= self.deadline - SAVE_BEFORE:
+            self._early_done = True
+            return "deadline"
+        if self.every.steps is not None:
+            return "steps" if self.progress.step % self.every.steps == 0 else None
+        busy = self._writing is not None and self._writing.is_alive()
+        return "interval" if not busy and self.clock() - self._last >= self.interval else None
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two saves, where none are given in steps."""
+        if self.every.seconds is not None:
+            return self.every.seconds
+        return best_interval(max(self.stalls[-5:])) if self.stalls else SHORTEST
+
+    # --- taking ------------------------------------------------------------------------------------------------------
+
+    def now(self, reason: Reason, drawn: RandomState | None = None) -> None:
+        """Take a checkpoint of the present step, unless there is one; returns when it has been copied.
+
+        Parameters
+        ----------
+        drawn : RandomState, optional
+            torch's random state at the step's start, where one is under way.
+        """
+        if self._saved_step == self.progress.step:
+            return
+        begin = time.perf_counter()
+        self.wait()  # the host's copy is that of the save before, until it is written
+        metrics = {"loss": self.progress.last_loss}
+        if self.progress.evaluated == self.progress.step:
+            metrics["eval_loss"] = self.progress.eval_loss
+        manifest = Manifest(
+            "checkpoint",
+            self.run,
+            {},
+            self.progress.step,
+            self.attempt,
+            {
+                **self.facts,
+                "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "samples": self.progress.samples,
+                "total_steps": self.task.total_steps,
+                "reason": reason,
+                "parent": self.parent,
+                "metrics": metrics,
+            },
+        )
+        try:
+            snapshot = take(self.task, self.progress, self._copies, facts=self.state, drawn=drawn)
+        except (MemoryError, RuntimeError) as error:  # the host's memory is full
+            self._tell_failure(self.progress.step, f"it could not be copied: {str(error).partition(chr(10))[0]}")
+            return
+        now = self.clock()
+        since, self._last, self._saved_step = now - self._last, now, self.progress.step
+        self._bytes = snapshot.bytes
+        stall = time.perf_counter() - begin
+        self.stalls.append(stall)
+        told = {
+            "reason": reason,
+            "stall": stall,
+            "stall_share": stall / since if since > 0 else None,
+            "every": self.interval if self.every.steps is None else None,
+        }
+        self._writing = threading.Thread(target=self._write, args=(snapshot, manifest, told), name="checkpoint")
+        self._writing.start()
+
+    def terminated(self) -> None:
+        """SIGTERM has come, in the middle of whatever the training thread did."""
+        seconds = self._bytes / self._speed
+        if seconds > GRACE:
+            self.on_event(
+                "warning",
+                message=f"The machine is ending this process. A checkpoint takes about {seconds:.0f} s here and there "
+                f"may be {GRACE:.0f}: the newest may remain that of step {max(0, self._saved_step)}.",
+            )
+        if self._drawn is not None:
+            self.now("terminated", self._drawn)
+
+    def wait(self) -> None:
+        """Until what is being written is written."""
+        if self._writing is not None:
+            self._writing.join()
+            self._writing = None
+
+    # --- beside the training -----------------------------------------------------------------------------------------
+
+    def _write(self, snapshot: Snapshot, manifest: Manifest, told: Mapping[str, Any]) -> None:
+        target = self._checkpoints / folder_name(manifest.step, manifest.attempt)
+        begin = time.perf_counter()
+        try:
+            try:
+                whole = self._commit(target, snapshot, manifest)
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                # a full disk: what a shorter list of checkpoints would not keep goes first, then once more
+                self._prune(limit=1)
+                whole = self._commit(target, snapshot, manifest)
+        except (OSError, Broken) as error:
+            self._saved_step = -1
+            self._tell_failure(manifest.step, self._why(error, snapshot.bytes))
+            return
+        seconds = time.perf_counter() - begin
+        self._speed = max(1.0, whole.size / max(seconds, 1e-3))
+        self.parent = target.name
+        self.on_event(
+            "checkpoint",
+            action="saved",
+            name=target.name,
+            step=manifest.step,
+            bytes=whole.size,
+            seconds=seconds,
+            **told,
+        )
+        self._prune(limit=self.limit, verified=target.name)
+
+    def _commit(self, target: Path, snapshot: Snapshot, manifest: Manifest) -> Manifest:
+        whole = commit(target, snapshot.contents(self._configs), manifest, disk=self.disk)
+        verify(target, disk_cache=False)
+        return whole
+
+    def _prune(self, *, limit: int, verified: str | None = None) -> None:
+        found = entries(self._checkpoints, run=self.run)
+        if verified is None:  # the newest that was read back when it was written
+            verified = next((entry.name for entry in found if entry.manifest is not None), None)
+        for entry in superfluous(
+            found, limit=limit, verified=verified, confirmed=confirmed(self.folder), pinned=pins(self.folder)
+        ):
+            try:
+                discard(entry.folder, run=self.run, disk=self.disk)
+            except (OSError, Broken) as error:
+                self.on_event("warning", message=f"checkpoint {entry.name} could not be deleted: {error}")
+            else:
+                self.on_event("checkpoint", action="deleted", name=entry.name, step=entry.step)
+
+    def _tell_failure(self, step: int, message: str) -> None:
+        self.on_event("checkpoint", action="failed", step=step, message=message)
+
+    def _why(self, error: OSError | Broken, need: int) -> str:
+        if isinstance(error, Broken):
+            return f"what was read back is not what was written: {error}"
+        why = error.strerror or str(error)
+        if error.errno in _FULL:
+            with suppress(OSError):
+                free = shutil.disk_usage(self.folder).free
+                why += f": it needs {need:,} bytes, and {free:,} are free"
+        return why
+
+
+def confirmed(folder: Path) -> str | None:
+    """The newest checkpoint of which the durable store is known to have every byte."""
+    told = [event for event in read_events(folder / "replica.jsonl") if event.get("state") == "confirmed"]
+    return str(told[-1].get("checkpoint")) if told else None
+
+
+def pins(folder: Path) -> frozenset[str]:
+    """The names of the checkpoints that a person has pinned."""
+    try:
+        return frozenset(os.listdir(folder / "pins"))
+    except OSError:
+        return frozenset()
