@@ -1,0 +1,98 @@
+"""A real kill -9 at every system call of a real process, by strace.
+
+The process is a fork of this one, which strace attaches to: only what it does is traced and counted, not the start of
+an interpreter.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from checkpoints.acts import Act, scenes
+from colab_magics.checkpoints.files import DISK
+
+CHANGING = ("openat", "write", "fsync", "close", "rename", "mkdir", "rmdir", "unlink", "truncate")
+_MARK = "/no-such-file-marks-the-beginning"
+
+
+def strace_refuses() -> str | None:
+    """Why no process can be traced here; None if one can."""
+    if shutil.which("strace") is None:
+        return "strace is not installed"
+    try:
+        _traced(lambda: None, Path(os.devnull), log=False)
+    except RuntimeError as error:
+        return str(error)
+    return None
+
+
+def _traced(act: Callable[[], object], output: Path, *inject: str, log: bool = True) -> tuple[int, list[str]]:
+    """How a process that does `act` ended under strace, and the names of its calls."""
+    for _ in range(20):
+        hear, go = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                os.close(go)
+                os.read(hear, 1)
+                Path(_MARK).exists()
+                act()
+                code = 0
+            finally:
+                os._exit(code)
+        os.close(hear)
+        calls = f"trace={','.join(CHANGING)},stat,newfstatat"
+        command = ["strace", "-qq", "-o", str(output), "-e", calls, *inject, "-p", str(pid)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE) as strace:
+            while f"TracerPid:\t{strace.pid}\n" not in Path(f"/proc/{pid}/status").read_text():
+                if strace.poll() is not None:
+                    os.close(go)
+                    os.waitpid(pid, 0)
+                    assert strace.stderr is not None
+                    raise RuntimeError(f"strace cannot attach: {strace.stderr.read().decode().strip()[:200]}")
+                time.sleep(0.001)
+            time.sleep(0.002)
+            os.close(go)
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        told = re.findall(r"^(\w+)\((.*)", output.read_text(errors="replace"), re.MULTILINE) if log else []
+        if not log or (told and _MARK in told[0][1]):  # else it had begun before strace was ready
+            return code, [name for name, _ in told[1:]]
+    raise RuntimeError("strace is never ready in time")
+
+
+def calls_by_strace(act: Act, log: Path, scene: Path) -> list[str]:
+    """The system calls of `act` that could change the disk."""
+    code, calls = _traced(lambda: act.run(scene, DISK), log)
+    if code:
+        raise RuntimeError(f"{act.name} ended with {code}")
+    return [call for call in calls if call in CHANGING]
+
+
+def system_calls_of(act: Act, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Kills a process at each system call of `act` that could change the disk, before the call is made.
+
+    Yields what it was, and the folder as it was left.
+
+    Raises
+    ------
+    RuntimeError
+        strace cannot be used, or a kill did not come where it was meant to.
+    """
+    log = folder / "strace.log"
+    fresh = scenes(folder, act.prepare)
+    for name, count in Counter(calls_by_strace(act, log, next(fresh))).items():
+        for number in range(1, count + 1):
+            scene = next(fresh)
+            inject = ("-e", f"inject={name}:signal=SIGKILL:when={number}")
+            code, made = _traced(lambda scene=scene: act.run(scene, DISK), log, *inject)
+            if code != -9 or made.count(name) != number or made[-1] != name:
+                raise RuntimeError(f"the kill at {name} {number} did not come there")
+            yield f"{act.name}: {name} {number}", scene
