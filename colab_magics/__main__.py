@@ -5,27 +5,47 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from colab_magics.errors import ColabMagicsError
+
+if TYPE_CHECKING:
+    from colab_magics.magics.checkpoint_line import Line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, or 1 after a message on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m colab_magics", description=__doc__)
-    parser.add_argument("command", choices=("status", "attach", "detach", "stop", "list"))
-    parser.add_argument("run", nargs="?", help="its name; without one the living run, else the newest")
-    parser.add_argument("--root", help="where runs are kept (else COLAB_MAGICS_ROOT, else ./runs)")
-    parser.add_argument("--now", action="store_true", help="stop: at once, without waiting for the step's end")
-    options = parser.parse_args(arguments)
     try:
-        _run(options)
+        _run(_read(sys.argv[1:] if arguments is None else list(arguments)))
     except ColabMagicsError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def _run(options: argparse.Namespace) -> None:
+def _read(arguments: list[str]) -> argparse.Namespace | Line:
+    if arguments[:1] == ["checkpoint"]:
+        from colab_magics.magics.checkpoint_line import read_words
+
+        return read_words(arguments[1:])
+    parser = argparse.ArgumentParser(
+        prog="python -m colab_magics", description=__doc__, epilog="checkpoint COMMAND: see checkpoint --help"
+    )
+    parser.add_argument("command", choices=("status", "attach", "detach", "stop", "list", "checkpoint"))
+    parser.add_argument("run", nargs="?", help="its name; without one the living run, else the newest")
+    parser.add_argument("--root", help="where runs are kept (else COLAB_MAGICS_ROOT, else ./runs)")
+    parser.add_argument("--now", action="store_true", help="stop: at once, without waiting for the step's end")
+    return parser.parse_args(arguments)
+
+
+def _run(asked: argparse.Namespace | Line) -> None:
+    if isinstance(asked, argparse.Namespace):
+        _run_command(asked)
+    else:
+        _run_checkpoint(asked)
+
+
+def _run_command(options: argparse.Namespace) -> None:
     from colab_magics.magics import commands
     from colab_magics.magics.display import Terminal
     from colab_magics.run import runs_root
@@ -45,6 +65,26 @@ def _run(options: argparse.Namespace) -> None:
                 commands.watch(options.run, root, Terminal())
             except KeyboardInterrupt:
                 print("\nThe run trains on; python -m colab_magics stop ends it.")
+
+
+def _run_checkpoint(asked: Line) -> None:
+    from colab_magics.magics import checkpoint_commands as commands
+    from colab_magics.magics.checkpoint import HELP
+    from colab_magics.magics.display import screen_for
+    from colab_magics.run import runs_root
+
+    if asked.help:
+        print(HELP.replace("%checkpoint", "python -m colab_magics checkpoint"), end="")
+        return
+    root = runs_root(asked.root)
+    if asked.command in commands.STARTS:
+        screen = screen_for("off" if asked.quiet else asked.panel or "auto", in_kernel=False)
+        commands.start(asked, commands.cell_of(asked, namespace={}, root=root, screen=screen))
+        return
+    try:
+        print(commands.perform(asked, root)["text/plain"])
+    except KeyboardInterrupt:
+        print(f"\nStopped before {asked.command} had ended.")
 
 
 if __name__ == "__main__":

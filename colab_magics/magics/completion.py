@@ -1,9 +1,10 @@
-"""Tab completion of `%finetune` and `%%finetune`: subcommands, options, keys of the recipe, runs."""
+"""Tab completion of the magics: subcommands, options, keys of the recipe, runs, steps."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from colab_magics.magics.checkpoint_line import ALWAYS, COMMANDS
 from colab_magics.magics.options import OWN, PANELS, SUBCOMMANDS
 
 _NAMES_A_RUN = ("recipe", "status", "attach", "detach", "stop")
@@ -12,13 +13,16 @@ _NAMES_A_RUN = ("recipe", "status", "attach", "detach", "stop")
 def complete(shell: Any, event: Any) -> list[str]:
     """What could stand at the cursor; called by IPython with the line so far. Never raises."""
     try:
-        return _candidates(shell, event.text_until_cursor, event.symbol)
+        text, symbol = event.text_until_cursor, event.symbol
+        magic, *before = text[: len(text) - len(symbol)].split()
+        if magic.lstrip("%") == "checkpoint":
+            return _of_checkpoint(shell, before, symbol)
+        return _of_finetune(shell, before, symbol)
     except Exception:  # a completer that raises takes the whole completion with it
         return []
 
 
-def _candidates(shell: Any, text: str, symbol: str) -> list[str]:
-    before = text[: len(text) - len(symbol)].split()[1:]
+def _of_finetune(shell: Any, before: list[str], symbol: str) -> list[str]:
     if symbol.startswith("-"):
         from colab_magics.recipe.fields import rules
 
@@ -32,8 +36,49 @@ def _candidates(shell: Any, text: str, symbol: str) -> list[str]:
     return []
 
 
-def _runs(shell: Any) -> list[str]:
-    from colab_magics.magics.finetune import configured_root
-    from colab_magics.run import list_runs, runs_root
+def _of_checkpoint(shell: Any, before: list[str], symbol: str) -> list[str]:
+    if not before:
+        return list(COMMANDS)
+    command, last = before[0], before[-1]
+    if command not in COMMANDS:
+        return []
+    grammar = COMMANDS[command]
+    if symbol.startswith("-"):
+        return [f"--{name.replace('_', '-')}" for name in (*grammar.options, *ALWAYS)]
+    match {**grammar.options, **ALWAYS}.get(last.removeprefix("--")) if last.startswith("--") else None:
+        case "STEP":
+            return _steps(shell, before)
+        case "KIND":
+            return list(PANELS)
+        case str(kind) if kind:
+            return []  # a path or a new name: IPython completes files itself
+    plain = [word for word in before[1:] if not word.startswith("-")]
+    offered = _runs(shell) if "RUN" in grammar.words else []
+    if "STEP" in grammar.words:
+        offered += _steps(shell, before)
+    if command == "export" and not plain:
+        return []  # its path comes first
+    return offered
 
-    return [run.name for run in list_runs(runs_root(configured_root(shell)))]
+
+def _runs(shell: Any) -> list[str]:
+    from colab_magics.run import list_runs
+
+    return [run.name for run in list_runs(_root(shell))]
+
+
+def _steps(shell: Any, before: list[str]) -> list[str]:
+    """Steps of the run that the line names, else of the one that is meant without a name."""
+    from colab_magics.checkpoints.verify import entries
+    from colab_magics.run import find_run
+
+    runs = set(_runs(shell))
+    named = next((word for word in before[1:] if word in runs), None)
+    return [str(entry.step) for entry in entries(find_run(named, _root(shell)).folder / "checkpoints")]
+
+
+def _root(shell: Any) -> Any:
+    from colab_magics.magics.finetune import configured_root
+    from colab_magics.run import runs_root
+
+    return runs_root(configured_root(shell))

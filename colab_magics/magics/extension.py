@@ -5,16 +5,19 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
+from colab_magics.magics.checkpoint import CheckpointMagics
 from colab_magics.magics.completion import complete
 from colab_magics.magics.finetune import FinetuneMagics
 
-_COMPLETED = ("%finetune", "%%finetune", "finetune")
+_MAGICS = {"finetune": FinetuneMagics, "checkpoint": CheckpointMagics}
+_NAMES = {kind.__name__ for kind in _MAGICS.values()}
+_COMPLETED = ("%finetune", "%%finetune", "finetune", "%checkpoint", "checkpoint")
 
 
 def load(shell: Any) -> None:
-    """Register `%finetune`, `%%finetune` and their completion; a second time changes nothing."""
+    """Register the magics and their completion; a second time changes nothing."""
     unload(shell)
-    shell.register_magics(FinetuneMagics)
+    shell.register_magics(*_MAGICS.values())
     for word in _COMPLETED:
         shell.set_hook("complete_command", complete, str_key=word)
 
@@ -22,12 +25,15 @@ def load(shell: Any) -> None:
 def unload(shell: Any) -> None:
     """Remove all that `load` registered. IPython has no call for it."""
     manager = shell.magics_manager
-    for kind in ("line", "cell"):
-        owner = getattr(manager.magics[kind].get("finetune"), "__self__", None)
-        if type(owner).__name__ == "FinetuneMagics":
-            del manager.magics[kind]["finetune"]
-    manager.registry.pop("FinetuneMagics", None)
-    shell.configurables[:] = [one for one in shell.configurables if type(one).__name__ != "FinetuneMagics"]
+    # by their names: after %reload_ext the classes are others
+    for magics in manager.magics.values():
+        for name, kind in _MAGICS.items():
+            owner = getattr(magics.get(name), "__self__", None)
+            if type(owner).__name__ == kind.__name__:
+                del magics[name]
+    for name in _NAMES:
+        manager.registry.pop(name, None)
+    shell.configurables[:] = [one for one in shell.configurables if type(one).__name__ not in _NAMES]
     hooks = shell.strdispatchers.get("complete_command")
     for word in _COMPLETED:
         chain = hooks.strs.get(word) if hooks is not None else None

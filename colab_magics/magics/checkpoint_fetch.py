@@ -1,0 +1,122 @@
+"""`%checkpoint fetch`: a run from the durable store into the root."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from colab_magics import worker
+from colab_magics.errors import ColabMagicsError, nearest
+from colab_magics.magics.checkpoint_line import Line
+from colab_magics.magics.checkpoint_survey import survey
+from colab_magics.panel import words
+from colab_magics.run import Run
+
+REPLICA_VARIABLE = "COLAB_MAGICS_REPLICA"
+_INTERVAL = 0.5  # seconds between two lines of progress
+
+
+def bring(line: Line, root: Path, replica: str, said: Callable[[str], None]) -> str:
+    """Fetch the run that the line names, or the only one that the replica holds; what came, in a few lines.
+
+    Raises
+    ------
+    ColabMagicsError
+        No replica is named, it holds no such run, or a worker is alive on the run here.
+    """
+    from colab_magics.checkpoints.remote import fetch, look
+
+    where = replica_of(line, root, replica)
+    held = {found.name: found for found in look(where)}
+    name = line.run
+    if name is None:
+        if len(held) != 1:
+            raise _which(where, list(held))
+        (name,) = held
+    if name not in held:
+        raise _none_called(name, where, list(held))
+    if worker.is_alive(root / name):
+        raise ColabMagicsError(
+            f"{name} is being trained here.",
+            "What it saves here is newer than what the replica holds.",
+            f"%checkpoint list {name} shows what there is.",
+        )
+    said(f"Fetching {name} from {where} …")
+    fetch(where, name, into=root, progress=Progress())
+    return f"Fetched {name} into {root / name}.\n{survey(Run(root / name)).resume}"
+
+
+def replica_of(line: Line, root: Path, configured: str) -> str:
+    """Where to fetch from: what the line says, else the run's recipe, else `%config`, else the environment.
+
+    Raises
+    ------
+    ColabMagicsError
+        Nobody says where.
+    """
+    where = line.source or _recipe_replica(line, root) or configured or os.environ.get(REPLICA_VARIABLE, "")
+    if not where:
+        raise ColabMagicsError(
+            "No replica is named.",
+            "A run is fetched from the place to which it was copied.",
+            "Name it: %checkpoint fetch --from WHERE, a folder or a URL such as s3://bucket/runs.",
+            f"Or set it for all: %config CheckpointMagics.replica = 'WHERE', or {REPLICA_VARIABLE}.",
+        )
+    return where
+
+
+def _recipe_replica(line: Line, root: Path) -> str:
+    if line.run is None:
+        return ""
+    try:
+        return Run(root / line.run).recipe.replica or ""
+    except (OSError, ColabMagicsError):
+        return ""
+
+
+def _which(where: str, names: list[str]) -> ColabMagicsError:
+    if not names:
+        return ColabMagicsError(
+            f"There is no run in {where}.",
+            "A run is copied there if its recipe says replica:, from its first checkpoint on.",
+            "Name another place with --from.",
+        )
+    shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    return ColabMagicsError(
+        f"There are {len(names)} runs in {where}.", f"They are {shown}.", f"Name one: %checkpoint fetch {names[0]}."
+    )
+
+
+def _none_called(name: str, where: str, names: list[str]) -> ColabMagicsError:
+    close = nearest(name, names)
+    shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    return ColabMagicsError(
+        f"There is no run called {name!r} in {where}.",
+        f"There is {shown}." if names else "There is no run at all.",
+        f"Did you mean {close}?" if close else "Name another place with --from.",
+    )
+
+
+class Progress:
+    """One line that is written again and again in its place; in a file or a pipe, nothing."""
+
+    def __init__(self) -> None:
+        self._at, self._width = float("-inf"), 0
+
+    def __call__(self, done: int, total: int) -> None:
+        last = done >= total
+        if (not last and time.monotonic() - self._at < _INTERVAL) or not _redraws():
+            return
+        now = f"{words.size(done)} of {words.size(total)}"
+        end = "\n" if last else ""
+        sys.stdout.write("\r" + now.ljust(self._width) + end)
+        sys.stdout.flush()
+        self._at, self._width = time.monotonic(), len(now)
+
+
+def _redraws() -> bool:
+    """A terminal does, and so does a notebook's output."""
+    return sys.stdout.isatty() or "ipykernel" in sys.modules
