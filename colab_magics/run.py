@@ -59,6 +59,11 @@ class Run:
         """All events so far, of every attempt."""
         return read_events(self.folder / "events.jsonl")
 
+    def history(self) -> list[Event]:
+        """The events of the worker and of the process that copies its checkpoints, in the order of their time."""
+        both = [*self.events(), *read_events(self.folder / "replica.jsonl")]
+        return sorted(both, key=lambda event: str(event.get("time", "")))
+
     def reader(self) -> EventReader:
         """A reader that gives the events from the first one on, and later what has come since."""
         return EventReader(self.folder / "events.jsonl")

@@ -153,12 +153,13 @@ def is_alive(folder: Path) -> bool:
 
     The pid counts only on the machine and boot that wrote it, and a zombie (killed, not yet waited for) does not.
     """
-    return _lock_is_held(folder) or alive_pid(folder) is not None
+    return lock_is_held(folder / LOCK) or alive_pid(folder) is not None
 
 
-def _lock_is_held(folder: Path) -> bool:
+def lock_is_held(path: Path) -> bool:
+    """Whether a process holds the lock file `path` for its life."""
     try:
-        fd = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
     try:

@@ -8,24 +8,45 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from colab_magics.checkpoints.verify import Entry, entries
 from colab_magics.errors import ColabMagicsError
 from colab_magics.magics.options import Options
 from colab_magics.magics.starting import INPUTS, living_run
 from colab_magics.recipe import Recipe
 from colab_magics.run import Run, family, following_name
 
+# The shapes of the weights follow from these: a checkpoint of others cannot be put into the model.
+_SHAPES = ("model", "method", "r", "target_modules", "modules_to_save", "use_dora")
+
 
 @dataclass(frozen=True)
 class Begin:
-    """Start a worker for the run `name`. With `replaced`, that run is started over as a further attempt."""
+    """Start a worker for the run `name`, in a temporary folder.
+
+    Attributes
+    ----------
+    replaced : Run, optional
+        The run of that name, whose further attempt this is.
+    resume : Path, optional
+        The checkpoints to go on from.
+    """
 
     name: str
     said: str = ""
     replaced: Run | None = None
+    resume: Path | None = None
 
     @property
     def attempt(self) -> int:
         return 1 if self.replaced is None else self.replaced.attempts + 1
+
+
+@dataclass(frozen=True)
+class Continue:
+    """Go on with the run, as it is, from its newest verified checkpoint."""
+
+    run: Run
+    said: str
 
 
 @dataclass(frozen=True)
@@ -44,7 +65,9 @@ class Attach:
     starting: Path | None = None
 
 
-def decide(name: str, root: Path, recipe: Recipe, inputs: Mapping[str, Any], options: Options) -> Begin | Show | Attach:
+def decide(
+    name: str, root: Path, recipe: Recipe, inputs: Mapping[str, Any], options: Options
+) -> Begin | Continue | Show | Attach:
     """What to do for the cell that names `name`.
 
     A changed cell has made `name-2` of `name`. Run once more, the same cell means that one: of `name`, `name-2`, …
@@ -60,10 +83,11 @@ def decide(name: str, root: Path, recipe: Recipe, inputs: Mapping[str, Any], opt
     Raises
     ------
     ColabMagicsError
-        The run is unfinished and was started with another recipe: shows the difference.
+        The run is unfinished and was started with another recipe: shows the difference. Or what `--override` asks
+        for cannot be had of its checkpoints.
     """
     if options.fork is not None:
-        return _fork(name, options.fork, root)
+        return _fork(name, options.fork, root, recipe)
     if (living := living_run(name, root)) is not None:
         return Attach(*living)
     run = Run(root / name)
@@ -86,15 +110,45 @@ def decide(name: str, root: Path, recipe: Recipe, inputs: Mapping[str, Any], opt
             new = following_name(name, root)
             return Begin(new, f"{run.name} is kept; the same is trained again as {new}.")
         return Show(run, f"{run.name} has been trained with this recipe and data. --again trains it once more.")
-    if run.state == "failed" or not changes or options.override:
-        how = "failed" if run.state == "failed" else "is unfinished"
+    if options.again:
+        new = following_name(name, root)
+        return Begin(new, f"{run.name} is kept as it is; {new} starts at step 0.")
+    how = "failed" if run.state == "failed" else "is unfinished"
+    newest = newest_entry(run)
+    if newest is None:
         recipe_said = ", with the changed recipe" if changes else ""
-        return Begin(
-            run.name,
-            f"{run.name} {how} and has no checkpoint: it starts over from step 0{recipe_said}.",
-            replaced=run,
+        if run.state == "failed" or not changes or options.override:
+            said = f"{run.name} {how} and has no checkpoint: it starts over from step 0{recipe_said}."
+            return Begin(run.name, said, replaced=run)
+        raise _changed(run, changes, newest)
+    if not changes:
+        return Continue(run, f"{run.name} {how}: it goes on from its newest checkpoint, step {newest.step:,}.")
+    if not options.override:
+        raise _changed(run, changes, newest)
+    _check_shapes(run, recipe, "--override")
+    keys = ", ".join(key for key, _, _ in changes)
+    return Begin(
+        run.name,
+        f"{run.name} {how}: it goes on from step {newest.step:,}, with what the cell says of {keys}.",
+        replaced=run,
+        resume=run.checkpoints,
+    )
+
+
+def newest_entry(run: Run) -> Entry | None:
+    """The newest checkpoint that is whole by its sizes; the worker reads every byte before it uses one."""
+    return next((entry for entry in entries(run.checkpoints) if entry.manifest is not None), None)
+
+
+def _check_shapes(run: Run, recipe: Recipe, asked: str) -> None:
+    fixed = [(key, was, now) for key, was, now in run.recipe.diff(recipe) if key in _SHAPES]
+    if fixed:
+        key, was, now = fixed[0]
+        raise ColabMagicsError(
+            f"{asked} cannot change {key} from {was} to {now}.",
+            "The checkpoint's weights have the shapes of the old value.",
+            f"Set {key}: {was}, or start a new run under another name.",
         )
-    raise _changed(name, changes)
 
 
 def _where(folder: Path, living: tuple[Path, Path | None] | None) -> Path:
@@ -126,15 +180,23 @@ def identity_of(inputs: Mapping[str, Any], split: str) -> str | None:
     return str(part.get("identity")) if isinstance(part, Mapping) else None
 
 
-def table(rows: list[tuple[str, str, str]]) -> list[str]:
-    """Three columns: key, in the run, in the cell."""
-    cells = [("key", "in the run", "in the cell"), *rows]
-    cells = [tuple(text if len(text) <= 40 else text[:39] + "…" for text in row) for row in cells]  # type: ignore[misc]
-    widths = [max(len(row[column]) for row in cells) for column in range(3)]
-    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+def table(rows: list[tuple[str, str, str]], *, checkpoint: bool = False) -> list[str]:
+    """Columns: key, in the run, in the cell; with a checkpoint also what is used if the change is asked for."""
+    cells: list[tuple[str, ...]]
+    if checkpoint:
+        cells = [("key", "checkpoint", "cell", "used with --override"), *((*row, _used(row)) for row in rows)]
+    else:
+        cells = [("key", "in the run", "in the cell"), *rows]
+    short = [[text if len(text) <= 40 else text[:39] + "…" for text in row] for row in cells]
+    widths = [max(len(row[column]) for row in short) for column in range(len(cells[0]))]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in short]
 
 
-def _fork(name: str, fork: str, root: Path) -> Begin:
+def _used(row: tuple[str, str, str]) -> str:
+    return "cannot change" if row[0] in _SHAPES else row[2]
+
+
+def _fork(name: str, fork: str, root: Path, recipe: Recipe) -> Begin:
     if not (root / name).exists():
         raise ColabMagicsError(
             f"There is no run {name} to fork.",
@@ -145,15 +207,22 @@ def _fork(name: str, fork: str, root: Path) -> Begin:
         raise ColabMagicsError(
             f"There is a run {fork} already.", "A fork is a new run.", f"Try --fork {following_name(fork, root)}."
         )
-    return Begin(fork, f"{name} has no checkpoint to fork from: {fork} starts at step 0.")
+    run = Run(root / name)
+    newest = newest_entry(run)
+    if newest is None:
+        return Begin(fork, f"{name} has no checkpoint to fork from: {fork} starts at step 0.")
+    _check_shapes(run, recipe, "--fork")
+    return Begin(fork, f"{fork} begins where {name} stands, at step {newest.step:,}.", resume=run.checkpoints)
 
 
-def _changed(name: str, changes: list[tuple[str, str, str]]) -> ColabMagicsError:
-    shown = table(changes)
-    details = shown if len(shown) <= 5 else [*shown[:4], f"… and {len(shown) - 4} more"]
+def _changed(run: Run, changes: list[tuple[str, str, str]], newest: Entry | None) -> ColabMagicsError:
+    shown = table(changes, checkpoint=newest is not None)
+    details = shown if len(shown) <= 4 else [*shown[:3], f"… and {len(shown) - 3} more"]
+    over = f"goes on from step {newest.step:,}" if newest is not None else "starts over"
     return ColabMagicsError(
-        f"{name} is unfinished, and was started with another recipe or other data.",
+        f"{run.name} is unfinished, and was started with another recipe or other data.",
         "",
-        f"%%finetune {name} --override starts over with what is in the cell; --fork NAME makes it a new run.",
+        f"%checkpoint resume {run.name} goes on without the changes." if newest is not None else "",
+        f"%%finetune {run.name} --override {over} with what is in the cell; --fork NAME makes it a new run.",
         details=details,
     )

@@ -14,7 +14,7 @@ from typing import Any
 from colab_magics import worker
 from colab_magics.credentials import token_environment
 from colab_magics.errors import ColabMagicsError, Interrupted, clean, redact
-from colab_magics.magics.again import Attach, Begin, Show, decide
+from colab_magics.magics.again import Attach, Begin, Continue, Show, decide, newest_entry
 from colab_magics.magics.display import Panel, Screen
 from colab_magics.magics.follow import (
     Died,
@@ -73,7 +73,7 @@ def train(cell: Cell) -> Run:
     if options.background:
         _check_background()
     for name in filter(None, (options.name, options.fork)):
-        _check_free(name)
+        check_free(name)
     parsed = parse(cell.body, options.recipe, preset=options.preset, namespace=cell.namespace)
     for note in parsed.notes:
         cell.say(note)
@@ -89,10 +89,15 @@ def train(cell: Cell) -> Run:
         match decide(name, cell.root, recipe, inputs, options):
             case Show(run=run, said=said):
                 cell.say(said)
-                cell.screen.finish(PanelState(name=run.name).fold_all(run.events()))
+                cell.screen.finish(PanelState(name=run.name).fold_all(run.history()))
                 return cell.bind(run)
             case Attach(run_folder=run_folder, starting=starting):
                 living = (run_folder, starting)
+            case Continue(run=run, said=said):
+                living = living_run(run.name, cell.root)
+                if living is None:
+                    cell.say(said)
+                    return go_on(cell, run, run.checkpoints, panel)
             case Begin() as begin:
                 folder = temporary.call(begin.name)
                 environment = token_environment()
@@ -105,18 +110,48 @@ def train(cell: Cell) -> Run:
 
 
 def _begin(cell: Cell, begin: Begin, folder: Path, panel: Panel, environment: Mapping[str, str]) -> Run:
-    """Start the worker in `folder` and follow it."""
+    """Start the worker in the temporary `folder` and follow it."""
     if begin.replaced is not None:
         keep_log_of(begin.replaced, folder)
-    run = Run(cell.root / begin.name)
+    arguments = ["--name", begin.name]
+    if begin.resume is not None:
+        arguments += ["--resume", os.fspath(begin.resume), "--anew"]
+    return follow_worker(
+        cell, Run(cell.root / begin.name), begin.attempt, arguments, panel, environment, starting=folder
+    )
+
+
+def go_on(cell: Cell, run: Run, origin: Path, panel: Panel) -> Run:
+    """Start a further attempt at `run` from the checkpoint `origin`, or the newest of a `checkpoints` folder."""
+    arguments = ["--resume", os.fspath(origin)]
+    return follow_worker(cell, run, run.attempts + 1, arguments, panel, token_environment())
+
+
+def follow_worker(
+    cell: Cell,
+    run: Run,
+    attempt: int,
+    arguments: list[str],
+    panel: Panel,
+    environment: Mapping[str, str],
+    starting: Path | None = None,
+) -> Run:
+    """Start a worker in the run's folder, or in the temporary one where it prepares, and follow it to its end."""
+    if cell.options.deadline is not None:
+        arguments = [*arguments, "--deadline", str(cell.options.deadline)]
+    folder = starting or run.folder
     with interrupts() as presses:
-        process = worker.spawn(folder, begin.attempt, arguments=("--name", begin.name), env=environment)
-        follower = Follower(
-            run.folder, begin.attempt, starting=folder, process=process, state=PanelState(name=begin.name)
-        )
-        passed: Callable[[PanelState], bool] = lambda _: cell.options.background and not folder.exists()  # noqa: E731
-        followed = follower.follow(panel, presses, until=passed)
-    return conclude(cell, run, followed, follower.folder, begin.attempt)
+        process = worker.spawn(folder, attempt, arguments=tuple(arguments), env=environment)
+        state = PanelState(name=run.name)
+        follower = Follower(run.folder, attempt, starting=starting, process=process, state=state)
+        followed = follower.follow(panel, presses, until=_has_passed(cell, attempt))
+    return conclude(cell, run, followed, follower.folder, attempt)
+
+
+def _has_passed(cell: Cell, attempt: int) -> Callable[[PanelState], bool]:
+    """Whether a cell in the background may return: the preflight is over, and no mistake is left to be told."""
+    loading = ("downloading", "loading", "training")
+    return lambda state: cell.options.background and state.attempt == attempt and state.phase in loading
 
 
 def _shown_on(panel: Panel, name: str) -> Callable[[str, int, int | None, str], None]:
@@ -165,6 +200,8 @@ def conclude(cell: Cell, run: Run, followed: Followed, folder: Path, attempt: in
         case Finished(event=event):
             if event.get("reason") == "stopped" or followed.interrupts:
                 raise _interrupted(run, followed)
+            if event.get("reason") == "deadline":
+                cell.say(f"{run.name} stopped in good order before the session's end; in a new one, {_what_next(run)}.")
             return run
         case LeftRunning():
             _say_left(cell, run)
@@ -188,13 +225,20 @@ def _interrupted(run: Run, followed: Followed) -> Interrupted:
     state = followed.state
     if isinstance(followed.outcome, Finished) and followed.outcome.event.get("reason") != "stopped":
         return Interrupted(f"{run.name} had just finished, so nothing was cut short; run the cells below when ready.")
-    if not state.marks:
+    if not state.marks and not state.resumed:
         return Interrupted(f"{run.name} was stopped before its first step; run the cell again to start it.")
-    where = f"step {state.step:,}" + (f" of {state.total_steps:,}" if state.total_steps else "")
-    if isinstance(followed.outcome, Finished):
-        result = f"what it learnt is in {run.adapter_path or run.folder}"
-        return Interrupted(f"{run.name} stopped after {where}; {result}; run the cell again to start over from step 0.")
-    return Interrupted(f"{run.name} was ended at once at {where}; run the cell again to start over from step 0.")
+    step = max(state.step, state.resumed_step)
+    where = f"step {step:,}" + (f" of {state.total_steps:,}" if state.total_steps else "")
+    how = "stopped after" if isinstance(followed.outcome, Finished) else "was ended at once at"
+    return Interrupted(f"{run.name} {how} {where}; {_what_next(run)}.")
+
+
+def _what_next(run: Run) -> str:
+    """How to go on, and from where."""
+    newest = newest_entry(run)
+    if newest is None:
+        return "there is no checkpoint yet; run the cell again to start over from step 0"
+    return f"%checkpoint resume {run.name} (or the cell again) goes on from step {newest.step:,}"
 
 
 def _died(run: Run, exit_code: int | None, state: PanelState, folder: Path, attempt: int) -> ColabMagicsError:
@@ -215,7 +259,7 @@ def _died(run: Run, exit_code: int | None, state: PanelState, folder: Path, atte
         f"The worker of {run.name} ended without a word {at}.",
         why,
         f"The whole log is {kept}." if kept.exists() else "",
-        "Run the cell again to start over.",
+        f"{_what_next(run)}.",
         details=[redact(clean(line))[:160] for line in tail[-4:]],
     )
 
@@ -238,7 +282,8 @@ def _check_background() -> None:
         )
 
 
-def _check_free(name: str) -> None:
+def check_free(name: str) -> None:
+    """Raise unless a run may be called `name`."""
     if name in RESERVED:
         raise ColabMagicsError(
             f"A run cannot be called {name!r}: that is a subcommand of %finetune.",

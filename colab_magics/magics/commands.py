@@ -11,7 +11,7 @@ from pathlib import Path
 
 from colab_magics import worker
 from colab_magics.errors import ColabMagicsError
-from colab_magics.events import EventReader, read_events
+from colab_magics.events import EventReader
 from colab_magics.magics import cell as cells
 from colab_magics.magics.display import Panel, Screen
 from colab_magics.magics.starting import living_run, preparing_runs
@@ -60,7 +60,7 @@ def find(name: str | None, root: Path, command: str = "status") -> Place:
 def status(name: str | None, root: Path) -> PanelState:
     """The run as a panel would show it now."""
     place = find(name, root)
-    state = PanelState(name=place.run.name).fold_all(read_events(place.folder / "events.jsonl"))
+    state = PanelState(name=place.run.name).fold_all(Run(place.folder).history())
     if worker.is_alive(place.folder):
         return state if state.ended else state.put_aside()
     return state if state.ended else state.ended_without_a_word(stopped=worker.was_killed(place.folder))
@@ -71,7 +71,7 @@ def listing(root: Path) -> str:
     rows = [("run", "state", "step", "loss", "model", "data")]
     rows += [(name, "preparing", "", "", "", "") for name in preparing_runs(root)]
     for run in list_runs(root):
-        state = PanelState(name=run.name).fold_all(run.events())
+        state = PanelState(name=run.name).fold_all(run.history())
         step = f"{state.step}/{state.total_steps}" if state.total_steps else str(state.step)
         loss = words.number(state.loss) if state.step else ""
         model = state.model.id if state.model else ""

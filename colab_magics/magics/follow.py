@@ -19,6 +19,7 @@ from colab_magics.events import Event, EventReader
 from colab_magics.magics.display import Panel
 from colab_magics.panel.state import PanelState
 
+REPLICA_LOCK = "replica.lock"
 _POLL = 0.1  # seconds between two looks at the log
 _EXIT = 15.0  # seconds that a worker has to go, once it has said its last word
 
@@ -120,6 +121,7 @@ class Follower:
 
     def __post_init__(self) -> None:
         self._reader = EventReader(self.folder / "events.jsonl")
+        self._replica = EventReader(self.run / "replica.jsonl")  # there once the run has its name
         worker.Control(self.folder).take("detach")  # an old one was not meant for us
 
     @property
@@ -162,6 +164,9 @@ class Follower:
             self.state = self.state.fold(event)
             if event.get("attempt") == self.attempt and event["kind"] in ("finished", "failed"):
                 self._end = event
+        for event in self._replica.read():
+            if event.get("attempt") == self.attempt:
+                self.state = self.state.fold(event)
 
     def _preparing(self) -> bool:
         """Whether there is no step to finish yet."""
@@ -190,14 +195,25 @@ class Follower:
                 self._kill()
                 break
             time.sleep(0.02)
+        self._await_replica(panel, presses)
         end = self._end or {}
         if end["kind"] == "finished":
             return self._done(panel, Finished(end), presses)
         error = ColabMagicsError.from_dict(end.get("error") or {})
         return self._done(panel, Failed(error, str(end.get("traceback") or "")), presses)
 
+    def _await_replica(self, panel: Panel, presses: Interrupts) -> None:
+        """Until all is copied or given up: a notebook that ends may take its machine along. An interrupt goes on."""
+        before = presses.count
+        while worker.lock_is_held(self.run / REPLICA_LOCK) and presses.count == before:
+            self._read()
+            panel.update(self.state)
+            time.sleep(_POLL)
+        self._read()
+
     def _done(self, panel: Panel, outcome: Outcome, presses: Interrupts) -> Followed:
         self._reader.close()
+        self._replica.close()
         if isinstance(outcome, Died | Killed):
             self.state = self.state.ended_without_a_word(stopped=isinstance(outcome, Killed))
         # the error itself is raised below the panel, which need not say it too

@@ -136,7 +136,7 @@ def _facts(state: PanelState) -> str:
 
 
 def _notices(state: PanelState) -> str:
-    notes = []
+    notes = [f'<div class="cm-dim">{escape(line)}</div>' for line in state.resumed]
     if state.notices_left_out:
         notes.append(f'<div class="cm-dim">{state.notices_left_out} earlier warnings are in the event log.</div>')
     for notice in state.notices:

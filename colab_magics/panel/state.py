@@ -95,6 +95,27 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Saved:
+    """The newest checkpoint of this attempt; bytes, and the seconds that the training waited for it."""
+
+    step: int
+    size: int | None
+    stall: float | None
+    share: float | None
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What the durable copy is at: `state` is one of the replica's words."""
+
+    state: str
+    where: str
+    step: int | None
+    left: int | None
+    message: str
+
+
+@dataclass(frozen=True)
 class PanelState:
     """A run as the panel shows it. Times in seconds, memory in bytes."""
 
@@ -118,6 +139,11 @@ class PanelState:
     curve: Curve = field(default_factory=Curve)
     evals: tuple[Eval, ...] = ()
     memory: Memory | None = None
+    resumed: tuple[str, ...] = ()  # from where this attempt goes on, and what was lost
+    resumed_step: int = 0
+    saved: Saved | None = None
+    copied: Copied | None = None
+    copied_step: int | None = None  # of the newest checkpoint that the durable store is known to have
     notices: tuple[Notice, ...] = ()
     notices_left_out: int = 0
     marks: tuple[tuple[int, float], ...] = ()  # (step, clock) of the newest steps
@@ -185,6 +211,9 @@ def _started(state: PanelState, event: Mapping[str, Any]) -> PanelState:
         notices=(),
         notices_left_out=0,
         memory=None,
+        resumed=(),
+        resumed_step=0,
+        saved=None,
         seconds=None,
         path="",
         failure=(),
@@ -327,6 +356,47 @@ def _recovered(state: PanelState, event: Mapping[str, Any]) -> PanelState:
     return _noticed(state, "recovered", f"{text}; nothing is lost")
 
 
+def _resumed(state: PanelState, event: Mapping[str, Any]) -> PanelState:
+    step, lost = _count(event, "step") or 0, _count(event, "lost_steps") or 0
+    line = f"Goes on from step {step:,}, checkpoint {_shown(event.get('checkpoint'), 40)}"
+    lines = [f"{line}; {lost:,} step{'s' if lost != 1 else ''} since then are run again." if lost else f"{line}."]
+    for item in _items(event.get("skipped"))[:5]:
+        if isinstance(item, Mapping):
+            lines.append(f"Passed over {_shown(item.get('name'), 40)}: {_shown(item.get('reason'), 160)}.")
+    for row in _items(event.get("changes"))[:8]:
+        if isinstance(row, list | tuple) and len(row) == 4:
+            key, was, now, used = (_shown(one, 60) for one in row)
+            lines.append(f"{key}: {was} in the checkpoint, {now} in the cell, {used} used.")
+    lines += [f"Not as it was: {_shown(text, 200)}." for text in _items(event.get("differs"))[:5]]
+    return replace(state, resumed=tuple(lines), resumed_step=step)
+
+
+def _checkpoint(state: PanelState, event: Mapping[str, Any]) -> PanelState:
+    step = _count(event, "step") or 0
+    if event.get("action") == "failed":
+        text = f"The checkpoint of step {step:,} could not be written: {_shown(event.get('message'))}"
+        return _noticed(state, "warning", f"{text}. Training goes on.")
+    if event.get("action") != "saved":
+        return state
+    saved = Saved(step, _count(event, "bytes"), _number(event, "stall"), _number(event, "stall_share"))
+    return replace(state, saved=saved)
+
+
+def _replica(state: PanelState, event: Mapping[str, Any]) -> PanelState:
+    copied = Copied(
+        state=_shown(event.get("state"), 20),
+        where=_shown(event.get("where"), 200),
+        step=_count(event, "step"),
+        left=_count(event, "bytes_left"),
+        message=_shown(event.get("message")),
+    )
+    step = copied.step if copied.state == "confirmed" else state.copied_step
+    state = replace(state, copied=copied, copied_step=step)
+    if copied.message and copied.state in ("waiting", "full", "refused", "given up", "local"):
+        return _noticed(state, "warning", f"Replica: {copied.message}")
+    return state
+
+
 def _stopping(state: PanelState, event: Mapping[str, Any]) -> PanelState:
     return replace(state, phase="stopping", reason=_shown(event.get("reason"), 40))
 
@@ -337,7 +407,7 @@ def _finished(state: PanelState, event: Mapping[str, Any]) -> PanelState:
     first = _number(event, "first_loss", finite=False)
     return replace(
         state,
-        phase="stopped" if reason == "stopped" else "finished",
+        phase="stopped" if reason in ("stopped", "deadline") else "finished",
         reason=reason,
         progress=None,
         step=_count(event, "step") or state.step,
@@ -371,6 +441,9 @@ _FOLDS = {
     "warning": _warning,
     "oom": _oom,
     "recovered": _recovered,
+    "resumed": _resumed,
+    "checkpoint": _checkpoint,
+    "replica": _replica,
     "stopping": _stopping,
     "finished": _finished,
     "failed": _failed,

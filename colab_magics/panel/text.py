@@ -18,6 +18,7 @@ def text(state: PanelState) -> str:
     subject = words.subject(state)
     if subject:
         lines.append(subject)
+    lines.extend(state.resumed)
     fraction, done = words.progress(state)
     if fraction is not None:
         lines.append(f"[{_bar(fraction)}] {fraction:4.0%}  {done}")

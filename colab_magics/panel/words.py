@@ -119,6 +119,10 @@ def facts(state: PanelState) -> list[tuple[str, str]]:
         if state.memory.peak is not None:
             value += f", peak {size(state.memory.peak)}"
         shown.append(("GPU memory", value))
+    if state.saved is not None:
+        shown.append(("checkpoint", checkpoint(state)))
+    if state.copied is not None:
+        shown.append(("replica", replica(state)))
     if state.tokens and state.ended:
         shown.append(("tokens", count(state.tokens)))
     if state.seconds is not None:
@@ -126,6 +130,32 @@ def facts(state: PanelState) -> list[tuple[str, str]]:
     elif state.seconds_left is not None:
         shown.append(("time left", duration(state.seconds_left)))
     return shown
+
+
+def checkpoint(state: PanelState) -> str:
+    """The newest checkpoint, and what it cost."""
+    if state.saved is None:
+        return ""
+    value = f"step {state.saved.step:,}, {size(state.saved.size)}"
+    if state.saved.stall is not None:
+        waited = state.saved.stall
+        shown = f"{waited * 1000:.0f} ms" if waited < 1 else f"{waited:.1f} s"
+        share = f" ({state.saved.share:.1%})" if state.saved.share is not None else ""
+        value += f", training waited {shown}{share}"
+    return value
+
+
+def replica(state: PanelState) -> str:
+    """What the durable copy is at, in the words that the store deserves."""
+    if state.copied is None:
+        return ""
+    now = state.copied
+    value = f"{now.state} step {now.step:,}" if now.step is not None else now.state
+    if now.left:
+        value += f", {size(now.left)} left"
+    if now.state != "confirmed" and state.copied_step is not None:
+        value += f", confirmed step {state.copied_step:,}"
+    return value
 
 
 def loss(state: PanelState) -> str:

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
 # What the recipe keeps for parts of the package that this version does not have.
 _KEPT = {
-    "save_every": "this version writes the result at the end, and no checkpoints before it",
-    "save_total_limit": "this version writes the result at the end, and no checkpoints before it",
-    "replica": "this version writes no replica",
     "report_to": "this version reports to the panel and to events.jsonl only",
     "gpus": "this version trains on one GPU",
 }

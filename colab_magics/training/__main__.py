@@ -62,7 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
         # An import makes a million objects and no garbage: looking for it took a sixth of the time. What is frozen is
         # never looked at again.
         gc.disable()
-        from colab_magics.training.attempt import Wish, work
+        from colab_magics.training.attempt import work
+        from colab_magics.training.preflight import Wish
 
         gc.freeze()
         gc.enable()

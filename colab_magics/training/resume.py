@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from colab_magics.checkpoints.manifest import MANIFEST, Broken
+from colab_magics.checkpoints.linked import commit_linked
+from colab_magics.checkpoints.manifest import MANIFEST, Broken, folder_name
 from colab_magics.checkpoints.verify import Entry, newest_verified, set_aside, verify
 from colab_magics.errors import ColabMagicsError
 from colab_magics.events import Event
@@ -32,6 +33,13 @@ class Origin:
     @property
     def step(self) -> int:
         return self.entry.step
+
+    def moved(self, before: Path, after: Path) -> Origin:
+        """The same, once the folder `before` is called `after`."""
+        if not self.entry.folder.is_relative_to(before):
+            return self
+        folder = after / self.entry.folder.relative_to(before)
+        return Origin(replace(self.saved, folder=folder), replace(self.entry, folder=folder), self.skipped)
 
 
 def find_origin(path: Path) -> Origin:
@@ -63,6 +71,28 @@ def find_origin(path: Path) -> Origin:
             details=[f"{entry.name}: {entry.broken}" for entry in search.skipped[:3]],
         )
     return Origin(read_saved(search.entry.folder), search.entry, search.skipped)
+
+
+def take_over(origin: Origin, folder: Path, run: str) -> Origin:
+    """Bring the checkpoint of another run into `folder`, as the first one of the run `run`; one of its own stays.
+
+    A fork must not depend on a run that may go on, prune, or lie in a place that is gone tomorrow.
+    """
+    manifest = origin.entry.manifest
+    if manifest is None or manifest.run == run:
+        return origin
+    target = folder / "checkpoints" / folder_name(manifest.step, 0)
+    target.parent.mkdir(exist_ok=True)
+    facts = {**manifest.facts, "parent": f"{manifest.facts.get('name', '')}/{origin.entry.name}"}
+    files = [origin.entry.folder / name for name in manifest.files]
+    taken = commit_linked(target, files, replace(manifest, run=run, attempt=0, facts=facts))
+    if dict(taken.files) != dict(manifest.files):
+        raise ColabMagicsError(
+            f"Checkpoint {origin.entry.name} changed while it was copied.",
+            "Its run deleted it, or its disk is failing.",
+            "Run the cell again.",
+        )
+    return Origin(read_saved(target), Entry(target, manifest.step, 0, taken), origin.skipped)
 
 
 def put_aside(origin: Origin) -> list[str]:

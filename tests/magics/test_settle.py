@@ -25,9 +25,9 @@ def _folder(folder: Path, *attempts: int) -> Path:
 
 
 def _settled(root: Path, *attempts: int) -> Path:
-    from colab_magics.training.attempt import _settle
+    from colab_magics.training.settle import settle
 
-    return _settle(_folder(starting_folder(root, "a"), *attempts), "a")
+    return settle(_folder(starting_folder(root, "a"), *attempts), "a")
 
 
 def test_a_living_run_is_not_replaced(tmp_path: Path) -> None:

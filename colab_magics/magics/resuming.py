@@ -1,0 +1,136 @@
+"""`%checkpoint resume`: go on with a run, without its cell's body, here or on a machine that has only the replica."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from colab_magics.checkpoints.manifest import folder_name
+from colab_magics.checkpoints.verify import Entry, entries
+from colab_magics.credentials import token_environment
+from colab_magics.errors import ColabMagicsError
+from colab_magics.magics.again import newest_entry
+from colab_magics.magics.cell import Cell, attach, check_free, follow_worker, go_on
+from colab_magics.magics.display import Panel
+from colab_magics.magics.starting import INPUTS, living_run, temporary_run
+from colab_magics.run import Run, following_name
+
+
+@dataclass(frozen=True)
+class Resume:
+    """What the line asks for.
+
+    Attributes
+    ----------
+    step, attempt : int, optional
+        The checkpoint to go on from; without one the newest that is whole.
+    fork : str, optional
+        The name of a new run that begins there.
+    """
+
+    step: int | None = None
+    attempt: int | None = None
+    fork: str | None = None
+
+
+def resume(cell: Cell, run: Run, asked: Resume) -> Run:
+    """Go on with `run`, which lies in the root, and follow it.
+
+    Raises
+    ------
+    ColabMagicsError
+        There is no such checkpoint, or nothing is left to do.
+    Interrupted
+        The run was stopped before its end.
+    """
+    living = living_run(run.name, cell.root)
+    if living is not None and asked.fork is None:
+        cell.say(f"{run.name} is being trained already: this shows it.")
+        return attach(cell, *living)
+    origin = _origin(run, asked)
+    if asked.fork is not None:
+        return _fork(cell, run, origin, asked.fork)
+    if run.state == "finished":
+        raise ColabMagicsError(
+            f"{run.name} is finished: there is nothing left to resume.",
+            f"Its result is in {run.adapter_path}." if run.adapter_path else "It came to its end.",
+            f"%%finetune {run.name} --override with more num_train_epochs or max_steps trains it on.",
+        )
+    if origin is None:
+        raise _nothing_to_resume(run)
+    cell.say(f"{run.name} goes on from step {origin.step:,}.")
+    exactly = asked.step is not None
+    return go_on(cell, run, origin.folder if exactly else run.checkpoints, Panel(cell.screen))
+
+
+def _origin(run: Run, asked: Resume) -> Entry | None:
+    if asked.step is None:
+        return newest_entry(run)
+    found = [entry for entry in entries(run.checkpoints) if entry.step == asked.step]
+    if asked.attempt is not None:
+        found = [entry for entry in found if entry.name == folder_name(asked.step, asked.attempt)]
+    whole = [entry for entry in found if entry.manifest is not None]
+    if whole:
+        return whole[0]
+    if found:
+        raise ColabMagicsError(
+            f"The checkpoint of step {asked.step} cannot be used.",
+            f"{found[0].name}: {found[0].broken}.",
+            "%checkpoint list shows those that are whole.",
+        )
+    steps = ", ".join(f"{entry.step}" for entry in entries(run.checkpoints) if entry.manifest is not None)
+    raise ColabMagicsError(
+        f"{run.name} has no checkpoint of step {asked.step}.",
+        f"There are those of {steps}." if steps else "It has none at all.",
+        "%checkpoint list shows them." if steps else "",
+    )
+
+
+def _nothing_to_resume(run: Run) -> ColabMagicsError:
+    broken = entries(run.checkpoints)
+    return ColabMagicsError(
+        f"{run.name} has no checkpoint to go on from.",
+        "None of those there is whole." if broken else "It ended before its first one.",
+        f"%%finetune {run.name} with the same recipe starts over from step 0.",
+        details=[f"{entry.name}: {entry.broken}" for entry in broken[:3]],
+    )
+
+
+def _fork(cell: Cell, run: Run, origin: Entry | None, name: str) -> Run:
+    check_free(name)
+    if (cell.root / name).exists():
+        raise ColabMagicsError(
+            f"There is a run {name} already.",
+            "A fork is a new run.",
+            f"Try --fork {following_name(name, cell.root)}.",
+        )
+    if origin is None:
+        raise _nothing_to_resume(run)
+    with temporary_run(cell.root, name) as temporary:
+        copy_to_start(run, temporary.folder)
+        cell.say(f"{name} begins where {run.name} was at step {origin.step:,}.")
+        arguments = ["--name", name, "--resume", os.fspath(origin.folder)]
+        return follow_worker(
+            cell, Run(cell.root / name), 1, arguments, Panel(cell.screen), token_environment(), temporary.folder
+        )
+
+
+def copy_to_start(run: Run, folder: Path, linked: Callable[[str, str], object] = os.link) -> None:
+    """Give a new run what the old one was started with: recipe, inputs, and the data as it was prepared."""
+    shutil.copyfile(run.folder / "recipe.yaml", folder / "recipe.yaml")
+    inputs = json.loads((run.folder / INPUTS).read_text(encoding="utf-8"))
+    (folder / INPUTS).write_text(json.dumps(inputs, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def take(source: str, target: str) -> object:
+        try:
+            return linked(source, target)
+        except OSError:  # another disk: /kaggle/input, say
+            return shutil.copyfile(source, target)
+
+    for part in ("data", "prepared"):
+        if (run.folder / part).is_dir():
+            shutil.copytree(run.folder / part, folder / part, copy_function=take, symlinks=True)
