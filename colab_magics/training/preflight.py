@@ -1,0 +1,207 @@
+"""The worker's first phase: everything that can go wrong before a weight is loaded goes wrong here."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from colab_magics.checkpoints.manifest import Broken
+from colab_magics.checkpoints.verify import verify
+from colab_magics.data import Documents, Prepared, Source, load_prepared, prepare
+from colab_magics.data.report import data_event
+from colab_magics.errors import ColabMagicsError
+from colab_magics.events import EventLog, read_events
+from colab_magics.memory.devices import this_device
+from colab_magics.memory.estimate import peak
+from colab_magics.plan import DataFacts, Device, ModelShape, Plan, choose_max_length, make_plan
+from colab_magics.recipe import Recipe
+from colab_magics.training.batches import Order
+from colab_magics.training.model import describe
+from colab_magics.training.optim import check_bitsandbytes
+from colab_magics.training.orders import Orders
+from colab_magics.training.probe import probe
+from colab_magics.training.resume import Origin, changed_keys, data_changed, plan_for, plan_to_the_end
+from colab_magics.training.source import ModelSource, imported_meanwhile, load_tokenizer, open_model
+
+_BETWEEN_PROGRESS = 0.25  # seconds: more would fill the log and tell nobody anything
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the command line asks of an attempt.
+
+    Attributes
+    ----------
+    name : str, optional
+        What a run's temporary folder is called once the preflight has passed.
+    until : str, optional
+        Stop after that phase ("data" or "plan").
+    resume : Path, optional
+        A `checkpoints` folder, or one checkpoint's, to go on from.
+    anew : bool
+        Prepare the data from its source, although the run keeps what was prepared: the recipe changed.
+    deadline : float, optional
+        Seconds until the session ends.
+    replica : str, optional
+        Where the checkpoints are copied to.
+    """
+
+    name: str | None = None
+    until: str | None = None
+    resume: Path | None = None
+    anew: bool = False
+    deadline: float | None = None
+    replica: str | None = None
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What the preflight has found and decided; nothing of the model's weights is loaded yet."""
+
+    recipe: Recipe
+    source: ModelSource
+    tokenizer: Any
+    shape: ModelShape
+    device: Device
+    plan: Plan
+    data: Prepared
+    documents: Documents
+    eval_data: Prepared | None
+    eval_documents: Documents | None
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What tells each split's tokens from others."""
+        splits = {"train": self.data, "eval": self.eval_data}
+        return {split: data.fingerprint for split, data in splits.items() if data is not None}
+
+
+class Reporter:
+    """Turns what the phases tell into `progress` events, not more than four a second, and looks for orders."""
+
+    def __init__(self, log: EventLog, orders: Orders) -> None:
+        self._log = log
+        self._orders = orders
+        self._last = ("", 0.0)
+
+    def __call__(self, phase: str, done: float, total: float | None, unit: str) -> None:
+        self._orders.phase = phase
+        self._orders.stop_if_told()
+        now = time.monotonic()
+        last_phase, last_time = self._last
+        if phase != last_phase or done == total or now - last_time >= _BETWEEN_PROGRESS:
+            self._last = (phase, now)
+            self._log.append("progress", phase=phase, done=done, total=total, unit=unit)
+
+
+def preflight(folder: Path, wish: Wish, origin: Origin | None, log: EventLog, report: Reporter) -> Ready | None:
+    """Everything that can go wrong before a weight is loaded goes wrong here."""
+    recipe = Recipe.from_yaml((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    inputs = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
+    cache = cache_folder()
+    report("reading the model's config", 0, None, "files")
+    source = open_model(recipe)
+    tokenizer = load_tokenizer(source, recipe)
+
+    def prepared(split: Literal["train", "eval"], limit: int | None) -> Prepared | None:
+        if split not in inputs:
+            return None
+        if origin is not None and not wish.anew and (kept := _kept_data(folder, split)) is not None:
+            return kept
+        where = Source.from_dict(inputs[split])
+        if where.path is not None:
+            where = Source(where.kind, where.name, os.fspath(folder / where.path), where.split)
+        if origin is not None and where.path is not None and not Path(where.path).is_file():
+            raise _data_is_gone(folder, where)
+        clock = first_start(folder)
+        return prepare(
+            where,
+            tokenizer,
+            recipe,
+            split=split,
+            cache=cache,
+            now=clock,
+            progress=report,
+            limit=limit,
+        )
+
+    with imported_meanwhile(source):
+        data = prepared("train", recipe.max_train_samples)
+        eval_data = prepared("eval", recipe.max_eval_samples)
+    assert data is not None
+    shape = describe(source, recipe)
+    max_length = choose_max_length(recipe, data.lengths, shape.positions)
+    documents = data.documents(max_length.value)
+    eval_documents = eval_data.documents(max_length.value) if eval_data is not None else None
+    for split, found, views in (("train", data, documents), ("eval", eval_data, eval_documents)):
+        if found is not None and views is not None:
+            log.append("data", split=split, **data_event(found, views, inputs[split], tokenizer))
+    if wish.until == "data":
+        return None
+
+    report("probing", 0, None, "layers")
+    verdict = probe(source.config, cache, trust_remote_code=recipe.trust_remote_code)
+    device = this_device(cuda=torch.version.cuda is not None)
+    facts = DataFacts(documents.lengths, len(eval_documents or ()), max_length)
+    plan = make_plan(recipe, shape, device, facts, verdict, peak)
+    ready = Ready(recipe, source, tokenizer, shape, device, plan, data, documents, eval_data, eval_documents)
+    if origin is not None:
+        changed = bool(changed_keys(origin.saved, recipe)) or data_changed(origin.saved, ready.fingerprints)
+        plan = plan_for(origin.saved, plan, changed=changed, device=device)
+        if changed:
+            order = Order(len(documents), plan["effective_batch"], recipe.seed)
+            plan = plan_to_the_end(plan, recipe, origin.saved, order)
+        ready = replace(ready, plan=plan)
+    check_bitsandbytes(plan["method"], plan["optim"], device.kind)
+    _check_disk(folder, shape, plan)
+    log.append("plan", choices=plan.to_dict(), device=device.shown)
+    return ready
+
+
+def _kept_data(folder: Path, split: str) -> Prepared | None:
+    """The data that the run keeps for its resumes, if every byte of it is as it was."""
+    kept = folder / "prepared" / split
+    try:
+        verify(kept)
+    except Broken:
+        return None
+    return load_prepared(kept)
+
+
+def _data_is_gone(folder: Path, source: Source) -> ColabMagicsError:
+    return ColabMagicsError(
+        f"The data of {folder.name} is gone: {source.name} is not there any more.",
+        f"What was prepared of it is not in {folder / 'prepared'} either, or was altered.",
+        "Upload the data again, or %checkpoint fetch the run from its replica.",
+    )
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("COLAB_MAGICS_CACHE") or Path.home() / ".cache" / "colab_magics").expanduser()
+
+
+def first_start(folder: Path) -> datetime:
+    """When the run's first attempt began: the clock under which templates that print a date are rendered."""
+    first = next(event for event in read_events(folder / "events.jsonl") if event["kind"] == "started")
+    return datetime.fromisoformat(first["time"])
+
+
+def _check_disk(folder: Path, shape: ModelShape, plan: Plan) -> None:
+    """The result must fit, twice for a moment: it is written beside an older one and then takes its place."""
+    weights = shape.parameters if plan["method"] == "full" else shape.lora_parameters
+    need = 2 * 4 * weights + 32 * 2**20
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise ColabMagicsError(
+            f"The disk of {folder.parent} is too full for the result.",
+            f"It needs about {need / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free.",
+            "Make room, or name another place with --root.",
+        )
