@@ -26,12 +26,12 @@ HELP = """\
   export PATH [RUN] [--step STEP] [--force]     weights, tokenizer and README for others:
                              a folder, or an archive if PATH ends in .zip
   fetch [RUN] [--from WHERE]     bring a run here from its replica, a folder or a URL
-  import PATH NAME [--trust-pickle]     make a run NAME of a checkpoint of HF Trainer, TRL or Unsloth
+  import PATH NAME [--trust-pickle]     a run NAME from a checkpoint-N of HF Trainer, TRL, Unsloth
 
   --root DIR                 where runs are kept (else COLAB_MAGICS_ROOT, else ./runs)
   %config CheckpointMagics.replica = 'WHERE'     where runs are copied to and fetched from
 
-From another notebook or a terminal, also while a cell trains: python -m colab_magics checkpoint COMMAND ...
+Also from another notebook or a terminal, while a cell trains: python -m colab_magics checkpoint
 """
 
 

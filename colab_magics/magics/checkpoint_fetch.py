@@ -27,9 +27,9 @@ def bring(line: Line, root: Path, replica: str, said: Callable[[str], None]) -> 
     ColabMagicsError
         No replica is named, it holds no such run, or a worker is alive on the run here.
     """
+    where = replica_of(line, root, replica)
     from colab_magics.checkpoints.remote import fetch, look
 
-    where = replica_of(line, root, replica)
     held = {found.name: found for found in look(where)}
     name = line.run
     if name is None:

@@ -67,9 +67,15 @@ class Survey:
     resume: str
 
 
+def found_in(run: Run) -> list[Entry]:
+    """The run's checkpoints after a quick look, the newest first; without those that its worker has just deleted."""
+    found = entries(run.checkpoints, run=run.id or None)
+    return [entry for entry in found if entry.manifest is not None or entry.folder.exists()]
+
+
 def survey(run: Run) -> Survey:
     """A quick look at the run's folder: no file is read but manifests and logs."""
-    found = entries(run.checkpoints, run=run.id or None)
+    found = found_in(run)
     copies = _copies(run.folder)
     whole = [entry for entry in found if entry.manifest is not None]
     best, pins = best_of(whole), pinned(run.folder)
@@ -82,7 +88,7 @@ def survey(run: Run) -> Survey:
         if entry.name in pins:
             marks[entry.name].append("pinned")
     rows = tuple(_row(entry, copies, tuple(marks[entry.name])) for entry in found)
-    return Survey(run.name, rows, _set_aside(run.checkpoints), _resume(run, whole))
+    return Survey(run.name, rows, _set_aside(run.checkpoints), _resume(run, found))
 
 
 def _row(entry: Entry, copies: Mapping[str, str] | None, marks: tuple[str, ...]) -> Row:
@@ -160,14 +166,15 @@ def _set_aside(checkpoints: Path) -> tuple[str, ...]:
         return ()
 
 
-def _resume(run: Run, whole: list[Entry]) -> str:
+def _resume(run: Run, found: list[Entry]) -> str:
     """What a resume would use, in one line."""
     state = run.state
     if state == "finished":
         return f"{run.name} is finished: there is nothing to resume."
+    whole = [entry for entry in found if entry.manifest is not None]
     if not whole:
         then = "If it ended now, it would start over" if state == "running" else "It would start over"
-        return f"{run.name} has no whole checkpoint. {then} from step 0."
+        return f"{run.name} has no {'whole ' if found else ''}checkpoint. {then} from step 0."
     step = whole[0].step
     attempt = max((int(event.get("attempt", 0)) for event in run.events()), default=0)
     reached = [event["step"] for event in run.events() if event["kind"] == "step" and event["attempt"] == attempt]
@@ -186,7 +193,7 @@ def chosen(run: Run, line: Line) -> Entry:
     ColabMagicsError
         There is none: names the nearest step. Or it is broken: says how.
     """
-    found = entries(run.checkpoints, run=run.id or None)
+    found = found_in(run)
     if not found:
         raise no_checkpoint(run)
     meant = [

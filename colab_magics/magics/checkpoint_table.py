@@ -59,9 +59,7 @@ def text(found: Survey, now: float) -> str:
         if row is not None and row.broken:
             line = f"{_aligned(cells[0], widths.get(0, 4), 0)}  broken: {_safe(row.broken)}"
         lines.append(line)
-    if not found.rows:
-        lines = [f"{found.name} has no checkpoint."]
-    return "\n".join([*lines, *_foot(found)])
+    return "\n".join([*(lines if found.rows else []), *_foot(found)])
 
 
 def html(found: Survey, now: float) -> str:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from colab_magics import worker
 from colab_magics.checkpoints.commit import discard, sweep
+from colab_magics.checkpoints.files import DISK, Disk
 from colab_magics.checkpoints.manifest import Broken, folder_name
 from colab_magics.checkpoints.retention import superfluous
-from colab_magics.checkpoints.verify import Entry, entries, newest_verified, verify
+from colab_magics.checkpoints.verify import Entry, newest_verified, verify
 from colab_magics.errors import ColabMagicsError
 from colab_magics.magics.checkpoint_line import Line
-from colab_magics.magics.checkpoint_survey import PINS, chosen, newest_confirmed, no_checkpoint, pinned
+from colab_magics.magics.checkpoint_survey import PINS, chosen, found_in, newest_confirmed, no_checkpoint, pinned
 from colab_magics.panel import words
 from colab_magics.run import Run
 
@@ -35,7 +36,7 @@ def check(run: Run, *, full: bool, said: Said) -> str:
     ColabMagicsError
         None of them can be used.
     """
-    found = entries(run.checkpoints, run=run.id or None)
+    found = found_in(run)
     if not found:
         raise no_checkpoint(run)
     good: list[Entry] = []
@@ -43,6 +44,8 @@ def check(run: Run, *, full: bool, said: Said) -> str:
     good_word = "whole" if full else "sizes agree"
     for entry in found:
         reason = entry.broken or (_reason(entry.folder, run) if full else "")
+        if reason and not entry.folder.exists():
+            continue  # its worker has deleted it meanwhile
         if reason:
             broken.append(f"step {entry.step}: {reason}")
         else:
@@ -90,7 +93,7 @@ def _verdict(run: Run, good: list[Entry], broken: list[str], *, full: bool) -> s
     return "\n".join(lines)
 
 
-def prune(run: Run, *, keep: int | None, dry_run: bool) -> str:
+def prune(run: Run, *, keep: int | None, dry_run: bool, disk: Disk = DISK) -> str:
     """Delete what the retention rule does not keep, after the newest has been verified.
 
     Raises
@@ -99,9 +102,16 @@ def prune(run: Run, *, keep: int | None, dry_run: bool) -> str:
         A worker is alive: it prunes by itself. Or none is whole: then nothing may be deleted.
     """
     if dry_run:
-        return _prune(run, keep, dry_run=True)
+        return _prune(run, keep, None)
     # held meanwhile, so that no worker starts to read what is being deleted
-    lock = worker.hold_lock(run.folder) if not worker.is_alive(run.folder) else None
+    try:
+        lock = worker.hold_lock(run.folder) if not worker.is_alive(run.folder) else None
+    except OSError as error:
+        raise ColabMagicsError(
+            f"Nothing of {run.name} can be deleted.",
+            error.strerror or str(error),
+            f"%checkpoint prune {run.name} --dry-run shows what could go.",
+        ) from None
     if lock is None:
         raise ColabMagicsError(
             f"{run.name} is being trained, and its worker prunes by itself.",
@@ -109,25 +119,25 @@ def prune(run: Run, *, keep: int | None, dry_run: bool) -> str:
             f"%checkpoint prune {run.name} --dry-run shows what could go.",
         )
     try:
-        sweep(run.checkpoints)
-        return _prune(run, keep, dry_run=False)
+        sweep(run.checkpoints, disk=disk)
+        return _prune(run, keep, disk)
     finally:
         os.close(lock)
 
 
-def _prune(run: Run, keep: int | None, *, dry_run: bool) -> str:
-    checkpoints = run.checkpoints
-    found = entries(checkpoints, run=run.id or None)
+def _prune(run: Run, keep: int | None, disk: Disk | None) -> str:
+    """Delete on `disk`; without one, only say what would be deleted."""
+    found = found_in(run)
     if not found:
         raise no_checkpoint(run)
-    newest = newest_verified(checkpoints, run=run.id or None).entry
+    newest = newest_verified(run.checkpoints, run=run.id or None).entry
     if newest is None:
         raise ColabMagicsError(
             f"No checkpoint of {run.name} is whole, so none is deleted.",
             "What is kept must be known to be good first.",
             f"%checkpoint verify {run.name} --full says what is wrong with each.",
         )
-    limit = run.recipe.save_total_limit if keep is None else keep
+    limit = _save_total_limit(run) if keep is None else keep
     going = superfluous(
         found,
         limit=limit,
@@ -141,16 +151,27 @@ def _prune(run: Run, keep: int | None, *, dry_run: bool) -> str:
     for entry in going:
         size = entry.manifest.size if entry.manifest is not None else 0
         try:
-            if not dry_run:
-                discard(entry.folder, run=run.id)
+            if disk is not None:
+                discard(entry.folder, run=run.id, disk=disk)
         except (OSError, Broken) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             lines.append(f"Warning: step {entry.step:,} could not be deleted: {reason}.")
             continue
         lines.append(f"step {entry.step:,}  {words.size(size)}")
         freed, gone = freed + size, gone + 1
-    told = "Would delete" if dry_run else "Deleted"
+    told = "Would delete" if disk is None else "Deleted"
     return "\n".join([*lines, f"{told} {_counted(gone)}, {words.size(freed)}; {run.name} keeps {len(found) - gone}."])
+
+
+def _save_total_limit(run: Run) -> int:
+    try:
+        return run.recipe.save_total_limit
+    except (OSError, ColabMagicsError):
+        raise ColabMagicsError(
+            f"The recipe of {run.name} cannot be read.",
+            "It says how many checkpoints are kept.",
+            f"Say it here: %checkpoint prune {run.name} --keep 2.",
+        ) from None
 
 
 def _counted(number: int) -> str:
