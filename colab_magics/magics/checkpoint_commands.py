@@ -84,7 +84,11 @@ def start(line: Line, cell: Cell) -> Run:
     cell : Cell
         With the line's options, and the screen on which the run is shown.
     """
-    raise ColabMagicsError(f"%checkpoint {line.command} of {cell.options.name or 'a run'} is not there yet.")
+    if line.command == "resume":
+        from colab_magics.magics.resuming import Resume, resume
+
+        return resume(cell, _place(line, cell.root).run, Resume(line.step, line.attempt, line.fork))
+    raise ColabMagicsError(f"%checkpoint {line.command} is not there yet.")
 
 
 def cell_of(line: Line, *, namespace: MutableMapping[str, Any], root: Path, screen: Screen) -> Cell:
@@ -93,6 +97,7 @@ def cell_of(line: Line, *, namespace: MutableMapping[str, Any], root: Path, scre
         name=line.run,
         out=line.out,
         fork=line.fork,
+        deadline=line.deadline,
         panel=line.panel,
         background=line.background,
         quiet=line.quiet,

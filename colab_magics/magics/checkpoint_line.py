@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from colab_magics.errors import ColabMagicsError, nearest
-from colab_magics.magics.options import PANELS
+from colab_magics.magics.options import PANELS, seconds
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,6 @@ COMMANDS: Mapping[str, Grammar] = {
 ALWAYS: Mapping[str, str] = {"root": "DIR", "help": ""}
 
 _CHECKPOINT = re.compile(r"(?P<step>[0-9]{1,8})(-a(?P<attempt>[0-9]{1,6}))?")
-_TIME = re.compile(r"(?:(?P<h>[0-9]+(?:\.[0-9]+)?)h)?(?:(?P<m>[0-9]+(?:\.[0-9]+)?)m(?:in)?)?(?:(?P<s>[0-9]+)s?)?")
 
 
 def read_line(line: str) -> Line:
@@ -186,7 +185,7 @@ def _value(option: str, name: str, kind: str, given: str) -> dict[str, Any]:
         case "WHERE":
             return {"source": given}
         case "TIME":
-            return {name: _seconds(given, option)}
+            return {name: seconds(given, option)}
         case "N":
             if not given.isdecimal() or int(given) < 1:
                 raise ColabMagicsError(
@@ -218,20 +217,6 @@ def _step(word: str, option: str) -> dict[str, Any]:
             "%checkpoint list shows the steps that have a checkpoint.",
         )
     return {"step": int(found["step"]), "attempt": int(found["attempt"]) if found["attempt"] else None}
-
-
-def _seconds(word: str, option: str) -> float:
-    """A time such as 11h, 90min, 1h30m or 3600 (seconds)."""
-    found = _TIME.fullmatch(word.lower())
-    parts = {unit: float(value) for unit, value in found.groupdict().items() if value} if found else {}
-    seconds = parts.get("h", 0) * 3600 + parts.get("m", 0) * 60 + parts.get("s", 0)
-    if seconds <= 0:
-        raise ColabMagicsError(
-            f"{option} {word} is no time.",
-            "It is how long this machine still lives, from now on.",
-            "Write it as 11h, 90m, 1h30m, or in seconds.",
-        )
-    return seconds
 
 
 def _placed(line: Line, grammar: Grammar, plain: list[str]) -> Line:
