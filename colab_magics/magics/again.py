@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from colab_magics.checkpoints.verify import Entry, entries
-from colab_magics.errors import ColabMagicsError
+from colab_magics.errors import MOST_LINES, ColabMagicsError
 from colab_magics.magics.options import Options
 from colab_magics.magics.starting import INPUTS, living_run
 from colab_magics.recipe import Recipe
@@ -217,7 +217,8 @@ def _fork(name: str, fork: str, root: Path, recipe: Recipe) -> Begin:
 
 def _changed(run: Run, changes: list[tuple[str, str, str]], newest: Entry | None) -> ColabMagicsError:
     shown = table(changes, checkpoint=newest is not None)
-    details = shown if len(shown) <= 4 else [*shown[:3], f"… and {len(shown) - 3} more"]
+    room = MOST_LINES - 2 if newest is None else MOST_LINES - 3  # beside the sentence and what to do next
+    details = shown if len(shown) <= room else [*shown[: room - 1], f"… and {len(shown) - room + 1} more"]
     over = f"goes on from step {newest.step:,}" if newest is not None else "starts over"
     return ColabMagicsError(
         f"{run.name} is unfinished, and was started with another recipe or other data.",

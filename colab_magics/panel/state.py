@@ -11,7 +11,7 @@ from typing import Any
 from colab_magics.errors import ColabMagicsError, Interrupted, clean, redact
 from colab_magics.panel.curve import Curve
 
-ENDED = ("finished", "stopped", "failed")
+ENDED = ("finished", "stopped", "unfinished", "failed")
 _NOTICES = 6  # the newest warnings that are shown; the others are counted
 _EVALS = 50
 _MARKS = 30  # steps over which the speed is measured
@@ -184,7 +184,7 @@ class PanelState:
         if stopped:
             return replace(self, phase="stopped", progress=None)
         lines = ("The worker ended without a word.",)
-        return replace(self, phase="failed", progress=None, failure=lines)
+        return replace(self, phase="unfinished", progress=None, failure=lines)
 
     def put_aside(self) -> PanelState:
         """The state of a run that trains on, but is no longer followed here."""

@@ -18,6 +18,7 @@ _PHASES = {
     "stopping": "stopping after this step",
     "finished": "finished",
     "stopped": "stopped",
+    "unfinished": "unfinished",
     "failed": "failed",
 }
 
@@ -210,17 +211,17 @@ def data_facts(data: Data) -> list[tuple[str, str]]:
 def footer(state: PanelState) -> list[str]:
     """What the person can do now."""
     name = state.name or "NAME"
-    if state.phase == "failed":
+    if state.phase in ("failed", "unfinished"):
         return []
     if state.ended:
         return [f"The result is in {state.path}."] if state.path else []
     if state.reason == "detached":
         return [f"It trains on without this cell: %finetune attach {name} shows it, %finetune stop {name} ends it."]
     interrupt = (
-        "Interrupt this cell to stop in good order: the step is finished and what was learnt is kept. "
+        "Interrupt this cell to stop in good order: the step is finished and saved, and a resume goes on from it. "
         "Interrupt twice to stop at once."
     )
     return [
         interrupt,
-        f"From another notebook or a terminal: python -m colab_magics attach | stop | detach {name}",
+        f"From another notebook or a terminal: python -m colab_magics attach | save | stop | detach {name}",
     ]

@@ -31,7 +31,7 @@ def test_interrupted_once_the_step_is_finished_the_result_written_and_run_all_st
     assert reply.error == "Interrupted"
     assert len(reply.traceback) == 1
     assert "stopped after step" in said(reply)
-    assert "run the cell again" in said(reply)
+    assert "%checkpoint resume once (or the cell again) goes on from step" in said(reply)
     assert kernel.reply(queued).status == "aborted"
 
     assert kernel.value("run.name, run.state, signal.getsignal(signal.SIGINT) is before") == (
@@ -45,9 +45,10 @@ def test_interrupted_once_the_step_is_finished_the_result_written_and_run_all_st
     assert not worker.is_alive(home.runs / "once")
 
 
-def test_the_unfinished_cell_again_starts_over_and_interrupted_twice_it_is_ended_at_once(
+def test_the_unfinished_cell_again_goes_on_and_interrupted_twice_it_is_ended_at_once(
     kernel: Kernel, home: Home
 ) -> None:
+    stopped = max(event["step"] for event in home.events("once") if event["kind"] == "step")
     cell = kernel.send(f"%%finetune once --out run\n{LONG}")
     wait_for(lambda: home.steps("once", attempt=2) > 60)
     kernel.interrupt()
@@ -55,7 +56,9 @@ def test_the_unfinished_cell_again_starts_over_and_interrupted_twice_it_is_ended
     reply = kernel.reply(cell)
     assert reply.error == "Interrupted"
     assert len(reply.traceback) == 1
-    assert "has no checkpoint: it starts over from step 0" in reply.text
+    assert f"it goes on from its newest checkpoint, step {stopped}" in reply.text
+    (resumed,) = [event for event in home.events("once") if event["kind"] == "resumed"]
+    assert (resumed["step"], resumed["lost_steps"], resumed["exact"]) == (stopped, 0, True)
     assert {event["attempt"] for event in home.events("once")} == {1, 2}
     assert not worker.is_alive(home.runs / "once")
 
@@ -104,4 +107,4 @@ def test_a_killed_worker_ends_the_cell_with_the_reason_and_is_not_alive(kernel: 
     assert not worker.is_alive(home.runs / "killed")
     assert kernel.value("killed_run.state") == "'unfinished'"
     (frames,) = reply.displays.values()
-    assert "failed" in frames[-1]["text/plain"]
+    assert "unfinished" in frames[-1]["text/plain"]
