@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from colab_magics import worker
-from colab_magics.errors import ColabMagicsError, nearest
+from colab_magics.errors import ColabMagicsError, clean, nearest, redact
 from colab_magics.magics.checkpoint_line import Line
 from colab_magics.magics.checkpoint_survey import survey
 from colab_magics.panel import words
@@ -25,28 +25,33 @@ def bring(line: Line, root: Path, replica: str, said: Callable[[str], None]) -> 
     Raises
     ------
     ColabMagicsError
-        No replica is named, it holds no such run, or a worker is alive on the run here.
+        No replica is named or it does not answer, it holds no such run, or a worker is alive on the run here.
     """
     where = replica_of(line, root, replica)
     from colab_magics.checkpoints.remote import fetch, look
+    from colab_magics.checkpoints.stores import shown
 
     held = {found.name: found for found in look(where)}
-    name = line.run
-    if name is None:
-        if len(held) != 1:
-            raise _which(where, list(held))
-        (name,) = held
+    if line.run is None and len(held) != 1:
+        raise _which(shown(where), list(held))
+    name = line.run or next(iter(held))
     if name not in held:
-        raise _none_called(name, where, list(held))
+        raise _none_called(name, shown(where), list(held))
     if worker.is_alive(root / name):
         raise ColabMagicsError(
             f"{name} is being trained here.",
             "What it saves here is newer than what the replica holds.",
             f"%checkpoint list {name} shows what there is.",
         )
-    said(f"Fetching {name} from {where} …")
-    fetch(where, name, into=root, progress=Progress())
-    return f"Fetched {name} into {root / name}.\n{survey(Run(root / name)).resume}"
+    said(f"Fetching {name} from {shown(where)}.")
+    came = fetch(where, name, root, progress=Progress())
+    step = f"step {came.step:,}" if came.checkpoint is not None else "no whole checkpoint"
+    lines = [f"Fetched {name}, {step}, {words.size(came.bytes)}: {came.folder}"]
+    lines += [f"Skipped {one}: {reason}" for one, reason in came.skipped]
+    lease = held[name].lease
+    if lease is not None:
+        lines.append(f"Warning: it may still be trained elsewhere ({lease.holder}).")
+    return redact(clean("\n".join([*lines, survey(Run(came.folder)).resume])))
 
 
 def replica_of(line: Line, root: Path, configured: str) -> str:
