@@ -1,0 +1,152 @@
+"""The replica process: two threads, one that talks to the store, and one that only ever touches the run's own disk.
+
+A call on a dead mount may never return, and then nothing in its thread ever happens again. So the other one watches,
+says in the run's folder that the store does not answer, and ends the process when its time is up.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path, PurePath
+from typing import Any
+
+from colab_magics import worker
+from colab_magics.checkpoints.replica import LOCK, LOG
+from colab_magics.checkpoints.replica.copying import Replication
+from colab_magics.checkpoints.replica.telling import Teller, trouble
+from colab_magics.checkpoints.stores import FolderStore, Store, open_store, shown
+from colab_magics.events import read_events
+
+BOUND = 1800.0
+"""Seconds after the worker's end after which the copy is given up."""
+POLL = 1.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 300.0
+
+
+def replicate(folder: Path, where: str, limit: int, *, bound: float = BOUND) -> int:
+    """Copy the run in `folder` until its worker has ended and all is there; 0 if that was reached."""
+    lock = hold(folder / LOCK, where, limit)
+    if lock is None:
+        print(f"Another process copies {folder.name} to {shown(where)}.")
+        return 0
+    teller = Teller(folder, where)
+    job = Job(folder, where, limit, teller)
+    threading.Thread(target=job.run, daemon=True).start()
+    died: float | None = None
+    while not job.done.wait(POLL):
+        died = None if worker.is_alive(folder) else died or time.monotonic()
+        job.watch()
+        if died is not None and time.monotonic() - died > bound:
+            teller.say("given up", message=f"{teller.where} did not take the last checkpoint in {bound:,.0f} s.")
+            # not sys.exit: that would wait for a thread that may never return
+            sys.stdout.flush()
+            os._exit(1)
+    return 0
+
+
+def hold(path: Path, where: str, limit: int, *, wait: float = 10.0) -> int | None:
+    """Take the lock for life; None if a process that copies to the same place has it.
+
+    One that copies elsewhere is ended: the person has named another place since.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError:
+            there = _holder(descriptor)
+            if there.get("where") == shown(where) or time.monotonic() > deadline:
+                os.close(descriptor)
+                return None
+            pid = there.get("pid")
+            if isinstance(pid, int) and pid > 1 and worker.start_time(pid) == there.get("start_time"):
+                with suppress(OSError):
+                    os.kill(pid, signal.SIGTERM)
+            time.sleep(0.1)
+    told = {"pid": os.getpid(), "start_time": worker.start_time(os.getpid()), "where": shown(where), "limit": limit}
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps(told).encode(), 0)
+    return descriptor
+
+
+def _holder(descriptor: int) -> dict[str, Any]:
+    try:
+        told = json.loads(os.pread(descriptor, 65_536, 0))
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+class Job:
+    """The thread that talks to the store."""
+
+    def __init__(self, folder: Path, where: str, limit: int, teller: Teller) -> None:
+        self.done = threading.Event()
+        self._folder, self._where, self._limit, self._teller = folder, where, limit, teller
+        self._store: Store | None = None
+        self._since: float | None = None
+
+    def run(self) -> None:
+        """Copy until all is there."""
+        replication: Replication | None = None
+        pause = _FIRST_PAUSE
+        while True:
+            ended = not worker.is_alive(self._folder)
+            self._pulse()
+            try:
+                if replication is None:
+                    replication = Replication(
+                        self._folder, self._open(), self._limit, self._teller.say, pulse=self._pulse
+                    )
+                busy = replication.turn(ended=ended)
+                if ended and not busy and replication.finished:
+                    replication.close()
+                    break
+            except Exception as error:  # a store's library raises what it likes; the copy is tried again
+                state, reason, message = trouble(error, self._teller.where)
+                self._teller.say(state, message=message, reason=reason)
+                self._since = None
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                continue
+            self._since = None
+            pause = _FIRST_PAUSE
+            if not busy:
+                time.sleep(POLL)
+        standing = replication.newest_standing
+        self._teller.say("done", message=f"Everything is {standing}." if standing else "There was nothing to copy.")
+        self.done.set()
+
+    def watch(self) -> None:
+        """Say that the store does not answer, if the last call on it takes too long."""
+        since, patience = self._since, self._store.patience if self._store is not None else 30.0
+        if since is not None and time.monotonic() - since > patience:
+            message = f"{self._teller.where} has not answered for {patience:,.0f} s. The training goes on without it."
+            self._teller.say("waiting", message=message, reason="hang")
+
+    def _pulse(self) -> None:
+        self._since = time.monotonic()
+
+    def _open(self) -> Store:
+        importlib.invalidate_caches()  # what was missing may have been installed
+        known = [
+            PurePath(str(event["mount"]))
+            for event in read_events(self._folder / LOG)
+            if event.get("mount") and event.get("where") == self._teller.where
+        ]
+        self._store = store = open_store(self._where, run_folder=self._folder, known=known[-1:])
+        if isinstance(store, FolderStore):
+            store.ready()
+            if store.mount_point and not known:  # for the next process: where a plain folder must not be made
+                self._teller.say("copying", message="The copy begins.", mount=store.mount_point)
+        return store

@@ -1,0 +1,125 @@
+"""What the replica process says of itself: trouble once per change, progress every few seconds, no secret ever."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from colab_magics import worker
+from colab_magics.checkpoints.lease import Refused
+from colab_magics.checkpoints.mounts import COLAB_DRIVE
+from colab_magics.checkpoints.replica import LOG
+from colab_magics.checkpoints.replica.copying import Full
+from colab_magics.checkpoints.stores import is_full, shown
+from colab_magics.events import EventLog
+
+_TELL_EVERY = 2.0
+_TROUBLE = frozenset(("waiting", "full", "refused"))
+_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|KEY", re.IGNORECASE)
+
+
+class Teller:
+    """Writes the `replica` events of the run's own folder; from any thread."""
+
+    def __init__(self, folder: Path, where: str) -> None:
+        self.where = shown(where)
+        self._folder = folder
+        self._log = EventLog(folder / LOG, 1)
+        self._lock = threading.Lock()
+        self._trouble = ""
+        self._said_local = False
+        self._told = float("-inf")
+        self._least = 0
+
+    def say(
+        self,
+        state: str,
+        *,
+        checkpoint: str = "",
+        step: int | None = None,
+        done: int = 0,
+        total: int = 0,
+        left: int = 0,
+        message: str = "",
+        reason: str = "",
+        mount: str = "",
+    ) -> None:
+        """Append an event, if it is news. `reason` is what makes two troubles the same one."""
+        with self._lock:
+            self._log.attempt = int((worker.read_info(self._folder) or {}).get("attempt") or 1)
+            if state == "undeleted":
+                self._log.append("warning", message=without_secrets(f"{checkpoint} could not be deleted: {message}."))
+                return
+            if not self._is_news(state, done, total, reason):
+                return
+            fields: dict[str, Any] = {"state": state, "where": self.where}
+            if checkpoint:
+                fields |= {"checkpoint": checkpoint, "step": step}
+            fields |= {"bytes_done": done, "bytes_total": total, "bytes_left": left}
+            self._log.append(
+                "replica", **fields, message=without_secrets(message), **({"mount": mount} if mount else {})
+            )
+
+    def _is_news(self, state: str, done: int, total: int, reason: str) -> bool:
+        now = time.monotonic()
+        if state in _TROUBLE:
+            if f"{state} {reason}" == self._trouble:
+                return False
+            self._trouble = f"{state} {reason}"
+        elif state == "copying":
+            # while it fails again and again, a new try is news only once it comes further than those before it
+            if (self._trouble and done <= self._least) or (0 < done < total and now - self._told < _TELL_EVERY):
+                return False
+            self._least, self._told, self._trouble = done, now, ""
+        else:
+            self._trouble, self._least = "", 0
+        return True
+
+
+def without_secrets(text: str) -> str:
+    """`text` without the values of variables that hold a secret: a library may name one in its errors."""
+    for name, value in os.environ.items():
+        if len(value) >= 8 and _SECRET_NAME.search(name):
+            text = text.replace(value, "***")
+    return text
+
+
+def trouble(error: BaseException, where: str) -> tuple[str, str, str]:
+    """(state, what makes it the same trouble, message)."""
+    if isinstance(error, Refused):
+        return (
+            "refused",
+            str(error),
+            f"{where} is left alone: {error}. %%finetune --fork NAME goes on under another name.",
+        )
+    if isinstance(error, Full) or is_full(error):
+        need = f" The next copy needs {amount(error.need)}" if isinstance(error, Full) else ""
+        free = f", {amount(error.free)} is free" if isinstance(error, Full) and error.free is not None else ""
+        drive = " Empty Drive's trash: it counts too." if where.startswith(str(COLAB_DRIVE)) else ""
+        return "full", "", f"{where} is full.{need}{free}{'.' if need else ''}{drive} The training goes on."
+    if isinstance(error, ImportError):
+        return "waiting", "import", f"{where} needs a library: {error}. Install it; the copy begins by itself."
+    reason = error.strerror or str(error) if isinstance(error, OSError) else str(error) or type(error).__name__
+    print(without_secrets("".join(traceback.format_exception(error))), flush=True)
+    return (
+        "waiting",
+        type(error).__name__ + reason[:40],
+        f"{where} does not answer: {_first_line(reason)}. It is tried again.",
+    )
+
+
+def _first_line(text: str) -> str:
+    return text.splitlines()[0][:200].rstrip(". ") if text.strip() else "no reason given"
+
+
+def amount(size: int) -> str:
+    """Bytes in words."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} bytes"

@@ -1,0 +1,436 @@
+"""The durable stores: a folder on another disk or mount, or whatever fsspec can reach.
+
+Both hold the same tree and answer to the same few calls. A copy is whole if its manifest's own hash holds and every
+file has the size and hash that it names, read back from the store: never because a call returned, nor because a name
+is there, nor by the order in which things arrived.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Literal, Protocol
+
+from colab_magics.checkpoints.commit import DELETING, STAGING, commit, discard, remove, write
+from colab_magics.checkpoints.files import DISK, Disk, write_all
+from colab_magics.checkpoints.manifest import (
+    MANIFEST,
+    Broken,
+    Manifest,
+    Sealed,
+    may_be_named,
+    new_hash,
+    parse_folder_name,
+)
+from colab_magics.checkpoints.mounts import absolute, missing_mount, mount_of, mounts
+from colab_magics.checkpoints.verify import ASIDE
+
+Standing = Literal["local", "handed over", "confirmed"]
+Told = Callable[[int], None]
+"""Is told of bytes as they are taken."""
+
+PIECE = 4 * 2**20
+MOST_MANIFEST = 2**20
+# What we write is of these kinds and no other: nothing else is copied there, nor fetched from there.
+_OURS = re.compile(r".+\.(safetensors|json|jsonl|npy|jinja|model|txt|md)")
+_STAGED = re.compile(re.escape(STAGING) + r"(?P<name>.+)-[0-9a-f]{8}")
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file of that name may be one that we made."""
+    return may_be_named(name) and _OURS.fullmatch(name) is not None
+
+
+def committed_name(name: str) -> str:
+    """What a folder is called once its commit has ended: the same, but for one whose rename was cut short."""
+    staged = _STAGED.fullmatch(name)
+    return staged["name"] if staged else name
+
+
+@dataclass(frozen=True)
+class Item:
+    """One name in a folder of a store: a file, or a folder. Nothing else is shown, links least of all."""
+
+    name: str
+    size: int
+    is_folder: bool
+
+
+class Store(Protocol):
+    """Where copies go. Paths are relative to `where`; an `OSError` (or fsspec's own) means that it does not answer."""
+
+    where: str
+    lease_every: float
+    """Seconds between two renewals of a lease."""
+    patience: float
+    """Seconds without a byte taken after which the store is said not to answer."""
+
+    def ready(self) -> None:
+        """See that what should be mounted is; make the place itself."""
+
+    def standing(self) -> Standing:
+        """What may be said of bytes that were read back."""
+
+    def proven(self, path: str, manifest: Manifest) -> bool:
+        """Whether something stronger than reading back says that a folder is where it should be."""
+
+    def ends(self, path: str, manifest: Manifest) -> bool:
+        """Whether no more will ever be known of a folder that was handed over."""
+
+    def names(self, path: str) -> list[Item]:
+        """What lies in a folder; nothing, where there is none."""
+
+    def pieces(self, path: str, *, cached: bool = True) -> Iterator[bytes]:
+        """A file's bytes; `cached` False asks for what the store holds, not for what memory does."""
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write a small file, or replace it."""
+
+    def put_folder(self, path: str, source: Path, manifest: Manifest, told: Told) -> None:
+        """Write a folder of which every file is as `manifest` says, else raise `Broken`."""
+
+    def delete(self, path: str) -> None:
+        """Delete a small file, if it is there."""
+
+    def discard(self, path: str, run: str) -> None:
+        """Delete a folder that carries a manifest of the run `run`."""
+
+    def tidy(self, path: str, run: str) -> None:
+        """End what a process that died there had begun."""
+
+    def free(self) -> int | None:
+        """Bytes that still fit, where that can be known."""
+
+
+# --- a folder's bytes, on the way there and back ----------------------------------------------------------------------
+
+
+def sealed_pieces(path: Path, sealed: Sealed, told: Told = lambda _: None) -> Iterator[bytes]:
+    """The bytes of a local file, which must turn out to be those that were committed.
+
+    Raises
+    ------
+    Broken
+        They are not, or cannot be read: whatever receives them must not keep them.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise Broken(f"{path.name} is no file")
+            yield from checked(path.name, iter(lambda: file.read(PIECE), b""), sealed, told)
+    except OSError as error:
+        raise Broken(f"{path.name} cannot be read: {error.strerror}") from None
+
+
+def checked(name: str, pieces: Iterator[bytes], sealed: Sealed, told: Told = lambda _: None) -> Iterator[bytes]:
+    """`pieces`, as long as they can be the bytes of `sealed`; `Broken` once they are not."""
+    digest, size = new_hash(), 0
+    for piece in pieces:
+        size += len(piece)
+        if size > sealed.size:
+            raise Broken(f"{name} has more than its {sealed.size:,} bytes")
+        digest.update(piece)
+        yield piece
+        told(len(piece))
+    if size != sealed.size:
+        raise Broken(f"{name} has {size:,} bytes instead of {sealed.size:,}")
+    if digest.hexdigest() != sealed.blake2b:
+        raise Broken(f"{name} was altered")
+
+
+def read(store: Store, path: str, most: int) -> bytes | None:
+    """A small file's bytes; None if it is not there.
+
+    Raises
+    ------
+    Broken
+        It is larger than `most` bytes, or no file.
+    """
+    parent, name = str(PurePosixPath(path).parent), PurePosixPath(path).name
+    found = {item.name: item for item in store.names(parent)}.get(name)
+    if found is None:
+        return None
+    if found.is_folder or found.size > most:
+        raise Broken(f"{name} is no file of at most {most:,} bytes")
+    data = bytearray()
+    for piece in store.pieces(path):
+        data += piece
+        if len(data) > most:
+            raise Broken(f"{name} has more than {most:,} bytes")
+    return bytes(data)
+
+
+def whole(
+    store: Store, path: str, *, run: str | None = None, full: bool = True, told: Told = lambda _: None
+) -> Manifest:
+    """The manifest of a folder in a store of which every file has its size and, if `full`, its hash.
+
+    Files that the manifest does not name are no matter: a store may have its own, and they are never fetched.
+
+    Raises
+    ------
+    Broken
+        How it differs from what was committed. That the store does not answer is no `Broken`.
+    """
+    there = {item.name: item for item in store.names(path)}
+    if MANIFEST not in there:
+        raise Broken("it has no manifest: it was not finished")
+    text = read(store, f"{path}/{MANIFEST}", MOST_MANIFEST)
+    if text is None:
+        raise Broken("it has no manifest: it was not finished")
+    manifest = Manifest.from_json(text)
+    if run is not None and manifest.run != run:
+        raise Broken("it belongs to another run")
+    named = parse_folder_name(committed_name(PurePosixPath(path).name))
+    if manifest.kind == "checkpoint" and named is not None and named != (manifest.step, manifest.attempt):
+        raise Broken(f"its manifest is that of step {manifest.step}, attempt {manifest.attempt}")
+    for name, sealed in manifest.files.items():
+        if not is_ours(name):
+            raise Broken(f"it names {name}, which cannot be ours")
+        if name not in there or there[name].is_folder:
+            raise Broken(f"{name} is missing")
+        if there[name].size != sealed.size:
+            raise Broken(f"{name} has {there[name].size:,} bytes instead of {sealed.size:,}")
+    if full:
+        for name, sealed in manifest.files.items():
+            for _ in checked(name, store.pieces(f"{path}/{name}", cached=False), sealed, told):
+                pass
+    return manifest
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+class FolderStore:
+    """A folder: another disk, a persistent home, a mount.
+
+    Parameters
+    ----------
+    known : sequence of PurePath
+        Mount points on which it lay before: if one of them is not mounted now, nothing is written.
+    """
+
+    lease_every = 60.0
+    patience = 30.0
+    truncates = False
+
+    def __init__(self, root: Path, *, run_folder: Path | None = None, known: Sequence[PurePath] = ()) -> None:
+        self.root = absolute(root)
+        self.where = str(self.root)
+        self.disk: Disk = DISK
+        self._run_folder = run_folder
+        self._known = [*known]
+        self._appended: dict[str, int] = {}
+
+    def ready(self) -> None:
+        there = mounts()
+        gone = missing_mount(self.root, among=there, known=self._known)
+        if gone is not None:
+            # a plain folder made there would take every byte, and end with the machine
+            raise OSError(errno.ENOTCONN, f"nothing is mounted on {gone}")
+        mount = mount_of(self.root, there)
+        if mount is not None and len(mount.point.parts) > 1 and mount.point not in self._known:
+            self._known.append(mount.point)
+        for folder in (*reversed(self.root.parents), self.root):
+            if not folder.is_dir():
+                with suppress(FileExistsError):
+                    self.disk.make_folder(folder)
+
+    @property
+    def mount_point(self) -> str:
+        """The point of the mount on which it lies; empty for the root's own disk."""
+        return str(self._known[-1]) if self._known else ""
+
+    def standing(self) -> Standing:
+        mount = mount_of(self.root)
+        if mount is not None and mount.is_memory:
+            return "local"
+        if self._run_folder is not None and self.root.stat().st_dev == self._run_folder.stat().st_dev:
+            return "local"
+        return "handed over" if mount is not None and mount.is_fuse else "confirmed"
+
+    def proven(self, path: str, manifest: Manifest) -> bool:  # noqa: ARG002
+        return False
+
+    def ends(self, path: str, manifest: Manifest) -> bool:  # noqa: ARG002
+        return True
+
+    def _open(self, path: str, flags: int) -> int:
+        """Open below the root, following no link on the way."""
+        *folders, last = PurePosixPath(path).parts or (".",)
+        at = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for name in folders:
+                if name == "..":
+                    raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
+                below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+                os.close(at)
+                at = below
+            if last == "..":
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
+            return os.open(last, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=at)
+        finally:
+            os.close(at)
+
+    def names(self, path: str) -> list[Item]:
+        try:
+            descriptor = self._open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                return []
+            raise
+        found = []
+        try:
+            with os.scandir(descriptor) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):
+                        told = entry.stat(follow_symlinks=False)
+                        if stat.S_ISREG(told.st_mode) or stat.S_ISDIR(told.st_mode):
+                            found.append(Item(entry.name, told.st_size, stat.S_ISDIR(told.st_mode)))
+        finally:
+            os.close(descriptor)
+        return found
+
+    def pieces(self, path: str, *, cached: bool = True) -> Iterator[bytes]:
+        with os.fdopen(self._open(path, os.O_RDONLY), "rb", buffering=0) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise Broken(f"{PurePosixPath(path).name} is no file")
+            if not cached and hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            while piece := file.read(PIECE):
+                yield piece
+
+    def _made(self, path: str) -> Path:
+        """The folder at `path`, made where it is missing, after a look that it lies where it should."""
+        self.ready()
+        folder = self.root
+        for name in PurePosixPath(path).parts:
+            folder = folder / name
+            try:
+                mode = folder.lstat().st_mode
+            except FileNotFoundError:
+                self.disk.make_folder(folder)
+                continue
+            if not stat.S_ISDIR(mode):
+                raise OSError(errno.ENOTDIR, f"{folder} is no folder of ours")
+        return folder
+
+    def put(self, path: str, data: bytes) -> None:
+        target = self._made(str(PurePosixPath(path).parent)) / PurePosixPath(path).name
+        before = self._appended.pop(path, None)
+        if path.endswith(".jsonl") and before is not None and before <= len(data):
+            # a log only grows: what is new is added, and no old version is left for a Drive to count
+            self._add(target, before, data[before:])
+        else:
+            staged = target.with_name(f"{STAGING}{target.name}-{secrets.token_hex(4)}")
+            try:
+                write(staged, [data], self.disk)
+                self.disk.rename(staged, target)
+            except BaseException:
+                with suppress(OSError):
+                    self.disk.unlink(staged)
+                raise
+            self.disk.flush_folder(target.parent)
+        self._appended[path] = len(data)
+
+    def _add(self, target: Path, before: int, data: bytes) -> None:
+        descriptor = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if os.fstat(descriptor).st_size != before:
+                raise OSError(errno.EIO, f"{target.name} is not as it was left")
+            write_all(self.disk, descriptor, memoryview(data))
+            self.disk.flush(descriptor)
+        finally:
+            self.disk.close(descriptor)
+
+    def put_folder(self, path: str, source: Path, manifest: Manifest, told: Told) -> None:
+        target = self._made(str(PurePosixPath(path).parent)) / PurePosixPath(path).name
+        if target.exists() or target.is_symlink():
+            # torn, or altered, or of other data; never ours to judge, so it is kept out of the way
+            self.disk.rename(target, target.with_name(f"{ASIDE}{target.name}-{secrets.token_hex(2)}"))
+        contents = {name: sealed_pieces(source / name, sealed, told) for name, sealed in manifest.files.items()}
+        commit(target, contents, manifest, disk=self.disk)
+
+    def delete(self, path: str) -> None:
+        with suppress(FileNotFoundError):
+            self.disk.unlink(self.root / path)
+
+    def discard(self, path: str, run: str) -> None:
+        self.ready()
+        discard(self.root / path, run=run, disk=self.disk, truncate=self.truncates)
+
+    def tidy(self, path: str, run: str) -> None:
+        folder = self.root / path
+        for item in self.names(path):
+            here = folder / item.name
+            if item.name.startswith(STAGING) and not item.is_folder:
+                self.disk.unlink(here)
+            elif item.name.startswith((STAGING, DELETING)):
+                if item.name.startswith(STAGING) and self._finished(path, item.name, run):
+                    continue
+                remove(here, disk=self.disk, truncate=self.truncates)
+
+    def _finished(self, path: str, staged: str, run: str) -> bool:
+        """Whether only the rename was missing, and now is done: no byte of it is copied again."""
+        target = self.root / path / committed_name(staged)
+        if target.name == staged or target.exists():
+            return False
+        try:
+            whole(self, f"{path}/{staged}", run=run)
+        except Broken:
+            return False
+        self.disk.rename(target.with_name(staged), target)
+        self.disk.flush_folder(target.parent)
+        return True
+
+    def free(self) -> int | None:
+        return shutil.disk_usage(self.root).free
+
+
+def open_store(where: str, *, run_folder: Path | None = None, known: Sequence[PurePath] = ()) -> Store:
+    """The store that `where` names: a folder, or a URL of fsspec's.
+
+    Parameters
+    ----------
+    run_folder : Path, optional
+        Whose copy goes there: on the same disk, it is none that outlives the disk.
+    known : sequence of PurePath
+        Mount points on which it lay before.
+
+    Raises
+    ------
+    ImportError
+        The library that speaks with that kind of store is not installed.
+    """
+    if "://" in where:
+        from colab_magics.checkpoints.urls import UrlStore, hub_store
+
+        return hub_store(where) if where.startswith("hf://") else UrlStore(where, run_folder=run_folder)
+    root = absolute(where)
+    mount = mount_of(root)
+    if mount is not None and mount.is_drive:
+        from colab_magics.checkpoints.drive import DriveStore
+
+        return DriveStore(root, run_folder=run_folder, known=known)
+    return FolderStore(root, run_folder=run_folder, known=known)
+
+
+def shown(where: str) -> str:
+    """`where` as it may be printed: without a password in a URL, nor what follows a question mark."""
+    return re.sub(r"(?<=://)[^/@]*@|\?.*", "", where)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a store said that nothing more fits."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
