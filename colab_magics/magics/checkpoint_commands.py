@@ -122,7 +122,7 @@ def find(line: Line, root: Path) -> Run:
     if not place.run.folder.exists():
         raise ColabMagicsError(
             f"{place.run.name} is still preparing.",
-            "There is nothing to save before its first step.",
+            "It has no checkpoint before its first step.",
             f"%finetune status {place.run.name} shows where it is.",
         )
     return place.run

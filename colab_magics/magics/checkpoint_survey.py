@@ -59,11 +59,22 @@ class Row:
 
 @dataclass(frozen=True)
 class Survey:
-    """A run's checkpoints, the newest first, those set aside as broken, and what a resume would use."""
+    """A run's checkpoints, the newest first.
+
+    Attributes
+    ----------
+    aside : tuple of str
+        The folders that were set aside as broken.
+    replica : str
+        Where copies go, and why not if they do not; empty without a replica.
+    resume : str
+        What a resume would use.
+    """
 
     name: str
     rows: tuple[Row, ...]
     aside: tuple[str, ...]
+    replica: str
     resume: str
 
 
@@ -76,7 +87,8 @@ def found_in(run: Run) -> list[Entry]:
 def survey(run: Run) -> Survey:
     """A quick look at the run's folder: no file is read but manifests and logs."""
     found = found_in(run)
-    copies = _copies(run.folder)
+    told = replica_events(run.folder)
+    copies = _copies(told)
     whole = [entry for entry in found if entry.manifest is not None]
     best, pins = best_of(whole), pinned(run.folder)
     marks: dict[str, list[str]] = {entry.name: [] for entry in found}
@@ -88,7 +100,7 @@ def survey(run: Run) -> Survey:
         if entry.name in pins:
             marks[entry.name].append("pinned")
     rows = tuple(_row(entry, copies, tuple(marks[entry.name])) for entry in found)
-    return Survey(run.name, rows, _set_aside(run.checkpoints), _resume(run, found))
+    return Survey(run.name, rows, _set_aside(run.checkpoints), _replica(told), _resume(run, found))
 
 
 def _row(entry: Entry, copies: Mapping[str, str] | None, marks: tuple[str, ...]) -> Row:
@@ -133,13 +145,19 @@ def replica_events(folder: Path) -> list[Event]:
     return [event for event in read_events(folder / REPLICA_LOG) if event["kind"] == "replica"]
 
 
-def _copies(folder: Path) -> dict[str, str] | None:
+def _replica(told: list[Event]) -> str:
+    where = next((str(event["where"]) for event in reversed(told) if event.get("where")), "")
+    newest = told[-1] if told else {}
+    why = newest.get("message") if newest.get("state") in ("local", *_NOT_THERE) else None
+    return f"{where}: {why}" if why else where
+
+
+def _copies(told: list[Event]) -> dict[str, str] | None:
     """Checkpoint -> the newest that is known of its copy, in words; None if the run has no replica."""
-    events = replica_events(folder)
-    if not events:
+    if not told:
         return None
     found = {}
-    for event in events:
+    for event in told:
         state, name = event.get("state"), event.get("checkpoint")
         if isinstance(name, str) and name:
             if state in ("local", "handed over", "confirmed"):
@@ -154,7 +172,7 @@ def _copies(folder: Path) -> dict[str, str] | None:
 
 def newest_confirmed(folder: Path, found: list[Entry]) -> str | None:
     """The name of the newest of these checkpoints of which the store is known to hold every byte."""
-    copies = _copies(folder) or {}
+    copies = _copies(replica_events(folder)) or {}
     confirmed = [entry for entry in found if copies.get(entry.name) == "confirmed"]
     return max(confirmed, key=lambda entry: entry.age_order).name if confirmed else None
 

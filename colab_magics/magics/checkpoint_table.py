@@ -112,10 +112,9 @@ def _aligned(cell: str, width: int, index: int) -> str:
 
 
 def _foot(found: Survey) -> list[str]:
-    lines = [found.resume]
-    if found.aside:
-        lines.insert(0, f"Set aside as broken: {', '.join(_safe(name) for name in found.aside)}")
-    return lines
+    aside = [f"Set aside as broken: {', '.join(_safe(name) for name in found.aside)}"] if found.aside else []
+    replica = [f"Replica: {_safe(found.replica)}"] if found.replica else []
+    return [*aside, *replica, found.resume]
 
 
 def _safe(said: str) -> str:

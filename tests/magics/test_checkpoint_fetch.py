@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from colab_magics import worker
 from colab_magics.errors import ColabMagicsError
 from colab_magics.magics.checkpoint_commands import perform
+from colab_magics.magics.checkpoint_fetch import Progress
 from colab_magics.magics.checkpoint_line import read_line
 
 from .checkpointed import Left, flip, tree
@@ -125,3 +128,23 @@ def test_a_password_in_a_url_is_not_shown(tmp_path: Path) -> None:
     with pytest.raises(ColabMagicsError) as raised:
         fetched(tmp_path / "runs", "fetch --from ftp://user:geheim@127.0.0.1:1/runs")
     assert "geheim" not in str(raised.value)
+
+
+class Redrawn(io.StringIO):
+    """A terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_one_line_that_is_redrawn_and_nothing_where_it_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    for screen, drawn in (
+        (Redrawn(), "\r0 bytes of 2.0 KiB\r2.0 KiB of 2.0 KiB\n"),
+        (io.StringIO(), ""),
+    ):
+        monkeypatch.setattr(sys, "stdout", screen)
+        progress = Progress()
+        for done in (0, 10, 20, 2048):
+            progress(done, 2048)
+        assert screen.getvalue() == drawn

@@ -71,6 +71,14 @@ def test_the_state_of_a_copy_is_the_newest_that_its_replica_told(left: Left) -> 
     }
 
 
+def test_the_place_of_the_copies_is_named_and_why_they_do_not_get_there(left: Left) -> None:
+    left.save(20)
+    left.copied(20, "handed over")
+    assert "Replica: /drive" in shown(left)
+    left.copied(20, "full", message="it needs 9 bytes and 3 are free")
+    assert "Replica: /drive: it needs 9 bytes and 3 are free" in shown(left)
+
+
 def test_a_torn_checkpoint_is_listed_with_the_reason_and_is_not_what_a_resume_would_use(left: Left) -> None:
     left.save(20)
     truncate(left.save(40) / "optimizer.safetensors")
