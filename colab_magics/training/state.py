@@ -285,12 +285,14 @@ def _put_weights(model: nn.Module, saved: Saved) -> None:
     read, live = read_tensors(path), weights_of(model)
     if odd := sorted(set(read) ^ set(live)):
         raise _does_not_fit(saved, f"{odd[0]} is only in {'the checkpoint' if odd[0] in read else 'this model'}.")
-    for name, tensor in live.items():
+    for name, tensor in live.items():  # all are looked at before the first is touched
         found = read[name]
         if found.shape != tuple(tensor.shape) or _TORCH[found.dtype] != tensor.dtype:
-            raise _does_not_fit(saved, f"{name} is {found.dtype} {found.shape} there, and {tuple(tensor.shape)} here.")
-        with torch.no_grad():
-            tensor.copy_(_tensor(found))
+            here = f"{_DTYPES[tensor.dtype]} {tuple(tensor.shape)}"
+            raise _does_not_fit(saved, f"{name} is {found.dtype} {found.shape} there, and {here} here.")
+    with torch.no_grad():
+        for name, tensor in live.items():
+            tensor.copy_(_tensor(read[name]))
 
 
 def _does_not_fit(saved: Saved, why: str) -> ColabMagicsError:
@@ -337,11 +339,12 @@ def arrangement_of(saved: Saved) -> Arrangement:
 
 def _put_schedule(schedule: torch.optim.lr_scheduler.LRScheduler, step: int) -> None:
     """Put the schedule after `step` steps. All of ours are functions of the step, so that no history is needed."""
+    assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
     schedule.last_epoch = step
     schedule._step_count = step + 1
-    rates = schedule.get_lr()
-    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
+    factors = [factor(step) for factor in schedule.lr_lambdas]
+    for group, base, factor in zip(schedule.optimizer.param_groups, schedule.base_lrs, factors, strict=True):
+        group["lr"] = base * factor
     schedule._last_lr = [group["lr"] for group in schedule.optimizer.param_groups]
 
 
