@@ -101,7 +101,8 @@ def decide(
             run = Run(root / member)
             break
     changes = differences(run, recipe, inputs)
-    if run.state == "finished":
+    newest = newest_entry(run)
+    if run.state == "finished" and not (changes and options.override and newest is not None):
         if changes:
             new = following_name(name, root)
             keys = ", ".join(key for key, _, _ in changes)
@@ -113,8 +114,7 @@ def decide(
     if options.again:
         new = following_name(name, root)
         return Begin(new, f"{run.name} is kept as it is; {new} starts at step 0.")
-    how = "failed" if run.state == "failed" else "is unfinished"
-    newest = newest_entry(run)
+    how = {"failed": "failed", "finished": "is finished"}.get(run.state, "is unfinished")
     if newest is None:
         recipe_said = ", with the changed recipe" if changes else ""
         if run.state == "failed" or not changes or options.override:
@@ -220,10 +220,13 @@ def _changed(run: Run, changes: list[tuple[str, str, str]], newest: Entry | None
     room = MOST_LINES - 2 if newest is None else MOST_LINES - 3  # beside the sentence and what to do next
     details = shown if len(shown) <= room else [*shown[: room - 1], f"… and {len(shown) - room + 1} more"]
     over = f"goes on from step {newest.step:,}" if newest is not None else "starts over"
+    another = f"%%finetune {run.name} --override {over} with what is in the cell; --fork NAME makes it a new run."
+    if newest is not None and any(key in _SHAPES for key, _, _ in changes):
+        another = f"%%finetune {run.name} --again trains what is in the cell from step 0, and keeps {run.name}."
     return ColabMagicsError(
         f"{run.name} is unfinished, and was started with another recipe or other data.",
         "",
         f"%checkpoint resume {run.name} goes on without the changes." if newest is not None else "",
-        f"%%finetune {run.name} --override {over} with what is in the cell; --fork NAME makes it a new run.",
+        another,
         details=details,
     )

@@ -74,8 +74,8 @@ def test_unfinished_and_changed_is_refused_with_the_difference(kernel: Kernel, h
     before = len(home.events("once"))
     reply = kernel.run(f"%%finetune once\n{LONG}\nr: 4")
     assert reply.error == "ColabMagicsError"
-    assert "--override" in said(reply)
-    assert ["r", "16", "4"] in [line.split() for line in reply.traceback]
+    assert "--again" in said(reply)
+    assert ["r", "16", "4", "cannot", "change"] in [line.split() for line in reply.traceback]
     assert len(home.events("once")) == before
 
 
