@@ -22,7 +22,7 @@ REPLICA_LOG = "replica.jsonl"
 NO_REPLICA = "no replica"
 # what is said of a copy that the replica process has not brought to the store
 _NOT_THERE = {
-    "waiting": "local, the store does not answer",
+    "waiting": "local, waiting",
     "full": "local, the store is full",
     "refused": "local, the store refused it",
     "given up": "local, copying was given up",
@@ -149,7 +149,9 @@ def _replica(told: list[Event]) -> str:
     where = next((str(event["where"]) for event in reversed(told) if event.get("where")), "")
     newest = told[-1] if told else {}
     why = newest.get("message") if newest.get("state") in ("local", *_NOT_THERE) else None
-    return f"{where}: {why}" if why else where
+    if not why:
+        return where
+    return str(why) if where in str(why) else f"{where}: {why}"
 
 
 def _copies(told: list[Event]) -> dict[str, str] | None:

@@ -77,6 +77,8 @@ def test_the_place_of_the_copies_is_named_and_why_they_do_not_get_there(left: Le
     assert "Replica: /drive" in shown(left)
     left.copied(20, "full", message="it needs 9 bytes and 3 are free")
     assert "Replica: /drive: it needs 9 bytes and 3 are free" in shown(left)
+    left.copied(20, "waiting", message="/drive has not answered for 30 s.")
+    assert "Replica: /drive has not answered for 30 s." in shown(left)
 
 
 def test_a_torn_checkpoint_is_listed_with_the_reason_and_is_not_what_a_resume_would_use(left: Left) -> None:
