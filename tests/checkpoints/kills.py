@@ -1,14 +1,15 @@
-"""A death, and a loss of power, at every call that changes the disk."""
+"""A death, a loss of power, and an error of the disk, at every call that changes the disk."""
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from checkpoints.acts import ACTS, Act, scenes
-from checkpoints.faults import DyingDisk, ForgetfulDisk, Killed, calls_of
+from checkpoints.faults import SAYS, DyingDisk, FailingDisk, ForgetfulDisk, Killed, calls_of
 from colab_magics.checkpoints.commit import sweep
 
 
@@ -38,6 +39,22 @@ def power_failures_of(act: Act, folder: Path) -> Iterator[tuple[str, Path]]:
             with suppress(Killed):
                 act.run(scene, ForgetfulDisk(at, keep))
             yield f"{act.name}: {call} {at}, {name}", scene
+
+
+def errors_of(act: Act, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Each place where the disk can refuse, with each error, once and for good: what it was, and what was left."""
+    fresh = scenes(folder, act.prepare)
+    for at, call in enumerate(calls_of(lambda disk: act.run(next(fresh), disk))):
+        for error in SAYS:
+            for for_good in (False, True):
+                scene = next(fresh)
+                try:
+                    act.run(scene, FailingDisk(at, error, for_good=for_good))
+                except OSError as raised:
+                    if raised.errno != error:
+                        raise
+                often = "for good" if for_good else "once"
+                yield f"{act.name}: {errno.errorcode[error]} {often} from {call} {at}", scene
 
 
 def deaths_in_a_row(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -10,6 +10,7 @@ import pytest
 
 from checkpoints.acts import ACTS, Act, check_after_a_death, scenes
 from checkpoints.faults import SAYS, FailingDisk, calls_of
+from checkpoints.kills import errors_of
 from checkpoints.scenes import RUN, is_as_saved, save
 from colab_magics.checkpoints.commit import sweep
 from colab_magics.checkpoints.verify import newest_verified
@@ -20,24 +21,12 @@ once_or_for_good = pytest.mark.parametrize("for_good", [False, True], ids=["once
 
 
 @each_act
-@each_error
-@once_or_for_good
-def test_an_error_at_any_call_leaves_a_whole_checkpoint_and_the_run_goes_on(
-    tmp_path: Path, act: Act, error: int, for_good: bool
-) -> None:
-    fresh = scenes(tmp_path, act.prepare)
-    for at, call in enumerate(calls_of(lambda disk: act.run(next(fresh), disk))):
-        scene = next(fresh)
-        disk = FailingDisk(at, error, for_good=for_good)
-        try:
-            act.run(scene, disk)
-        except OSError as raised:
-            if raised.errno != error:
-                raise
+def test_an_error_at_any_call_leaves_a_whole_checkpoint_and_the_run_goes_on(tmp_path: Path, act: Act) -> None:
+    for what, scene in errors_of(act, tmp_path):
         try:
             check_after_a_death(scene, act.after)
         except AssertionError as wrong:
-            raise AssertionError(f"{act.name}: {call} {at}: {wrong}") from wrong
+            raise AssertionError(f"{what}: {wrong}") from wrong
 
 
 @each_error
