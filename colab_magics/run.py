@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -182,20 +182,20 @@ def _slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-._")[:48]
 
 
-def automatic_name(model: str, data: str, root: Path) -> str:
-    """`<model>-<data>-NN`, the first NN that no run has, nor one that is still starting."""
+def automatic_name(model: str, data: str, root: Path, taken: Collection[str] = ()) -> str:
+    """`<model>-<data>-NN`, the first NN that no run has, nor one that is still starting, nor one of `taken`."""
     parts = [_slug(Path(text.split(":")[0]).name.split(".")[0].lower()) for text in (model, data)]
     stem = "-".join(part for part in parts if part)[:56] or "run"
-    taken = _starting_names(root)
+    taken = {*taken, *_starting_names(root)}
     number = 1
     while (root / f"{stem}-{number:02d}").exists() or f"{stem}-{number:02d}" in taken:
         number += 1
     return f"{stem}-{number:02d}"
 
 
-def following_name(name: str, root: Path) -> str:
-    """The first of `name-2`, `name-3`, … that no run has, nor one that is still starting."""
-    taken = _starting_names(root)
+def following_name(name: str, root: Path, taken: Collection[str] = ()) -> str:
+    """The first of `name-2`, `name-3`, … that no run has, nor one that is still starting, nor one of `taken`."""
+    taken = {*taken, *_starting_names(root)}
     number = 2
     while (root / f"{name}-{number}").exists() or f"{name}-{number}" in taken:
         number += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ class Attach:
 
 
 def decide(
-    name: str, root: Path, recipe: Recipe, inputs: Mapping[str, Any], options: Options
+    name: str, root: Path, recipe: Recipe, inputs: Mapping[str, Any], options: Options, taken: Collection[str] = ()
 ) -> Begin | Continue | Show | Attach:
     """What to do for the cell that names `name`.
 
@@ -79,6 +79,8 @@ def decide(
         What the cell wants to train now, and the identity of its data.
     options : Options
         `again`, `override` and `fork` are asked.
+    taken : collection of str
+        Names that runs have in the replica; no new run gets one of them.
 
     Raises
     ------
@@ -104,15 +106,15 @@ def decide(
     newest = newest_entry(run)
     if run.state == "finished" and not (changes and options.override and newest is not None):
         if changes:
-            new = following_name(name, root)
+            new = following_name(name, root, taken)
             keys = ", ".join(key for key, _, _ in changes)
             return Begin(new, f"{name} is finished and {keys} changed: this run is {new}, and {name} is kept.")
         if options.again:
-            new = following_name(name, root)
+            new = following_name(name, root, taken)
             return Begin(new, f"{run.name} is kept; the same is trained again as {new}.")
         return Show(run, f"{run.name} has been trained with this recipe and data. --again trains it once more.")
     if options.again:
-        new = following_name(name, root)
+        new = following_name(name, root, taken)
         return Begin(new, f"{run.name} is kept as it is; {new} starts at step 0.")
     how = {"failed": "failed", "finished": "is finished"}.get(run.state, "is unfinished")
     if newest is None:

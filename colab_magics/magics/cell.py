@@ -14,6 +14,7 @@ from typing import Any
 from colab_magics import worker
 from colab_magics.credentials import token_environment
 from colab_magics.errors import ColabMagicsError, Interrupted, clean, redact
+from colab_magics.magics import durable
 from colab_magics.magics.again import Attach, Begin, Continue, Show, decide, newest_entry
 from colab_magics.magics.display import Panel, Screen
 from colab_magics.magics.follow import (
@@ -42,6 +43,7 @@ class Cell:
     namespace: MutableMapping[str, Any]
     root: Path
     screen: Screen
+    replica: str = ""  # what %config says; the recipe's own comes first
     said: Callable[[str], None] = print
 
     def say(self, line: str) -> None:
@@ -81,12 +83,21 @@ def train(cell: Cell) -> Run:
     if options.name is not None and (living := living_run(options.name, cell.root)) is not None:
         return _attach_instead(cell, recipe, *living)
 
-    name = options.name or automatic_name(recipe.model, recipe.data, cell.root)
+    where = durable.replica_of(recipe.replica, cell.replica)
+    durable.protect(where, cell.say)
+    copies = durable.held(where, cell.say)
+    taken = [found.remote.name for found in copies]
+    name = options.name or automatic_name(recipe.model, recipe.data, cell.root, taken)
+    for found in copies:
+        if found.remote.name == name and not (cell.root / name).exists():
+            if found.remote.lease is not None and options.fork is None:
+                raise durable.trained_elsewhere(found)
+            durable.bring(found, cell.root, cell.say, need_whole=False)
     sweep(cell.root)
     with temporary_run(cell.root, name) as temporary:
         panel = Panel(cell.screen)
         inputs = write_inputs(temporary.folder, recipe, cell.namespace, _shown_on(panel, name))
-        match decide(name, cell.root, recipe, inputs, options):
+        match decide(name, cell.root, recipe, inputs, options, taken):
             case Show(run=run, said=said):
                 cell.say(said)
                 cell.screen.finish(PanelState(name=run.name).fold_all(run.history()))
@@ -97,7 +108,7 @@ def train(cell: Cell) -> Run:
                 living = living_run(run.name, cell.root)
                 if living is None:
                     cell.say(said)
-                    return go_on(cell, run, run.checkpoints, panel)
+                    return go_on(cell, run, run.checkpoints, panel, where)
             case Begin() as begin:
                 folder = temporary.call(begin.name)
                 environment = token_environment()
@@ -105,26 +116,27 @@ def train(cell: Cell) -> Run:
                 living = living_run(begin.name, cell.root)
                 if living is None:
                     cell.say(begin.said)
-                    return _begin(cell, begin, folder, panel, environment)
+                    return _begin(cell, begin, folder, panel, environment, where)
     return _attach_instead(cell, recipe, *living)
 
 
-def _begin(cell: Cell, begin: Begin, folder: Path, panel: Panel, environment: Mapping[str, str]) -> Run:
+def _begin(
+    cell: Cell, begin: Begin, folder: Path, panel: Panel, environment: Mapping[str, str], where: str | None
+) -> Run:
     """Start the worker in the temporary `folder` and follow it."""
     if begin.replaced is not None:
         keep_log_of(begin.replaced, folder)
     arguments = ["--name", begin.name]
     if begin.resume is not None:
         arguments += ["--resume", os.fspath(begin.resume), "--anew"]
-    return follow_worker(
-        cell, Run(cell.root / begin.name), begin.attempt, arguments, panel, environment, starting=folder
-    )
+    run = Run(cell.root / begin.name)
+    return follow_worker(cell, run, begin.attempt, arguments, panel, environment, where, starting=folder)
 
 
-def go_on(cell: Cell, run: Run, origin: Path, panel: Panel) -> Run:
+def go_on(cell: Cell, run: Run, origin: Path, panel: Panel, where: str | None) -> Run:
     """Start a further attempt at `run` from the checkpoint `origin`, or the newest of a `checkpoints` folder."""
     arguments = ["--resume", os.fspath(origin)]
-    return follow_worker(cell, run, run.attempts + 1, arguments, panel, token_environment())
+    return follow_worker(cell, run, run.attempts + 1, arguments, panel, token_environment(), where)
 
 
 def follow_worker(
@@ -134,11 +146,14 @@ def follow_worker(
     arguments: list[str],
     panel: Panel,
     environment: Mapping[str, str],
+    where: str | None,
     starting: Path | None = None,
 ) -> Run:
     """Start a worker in the run's folder, or in the temporary one where it prepares, and follow it to its end."""
     if cell.options.deadline is not None:
         arguments = [*arguments, "--deadline", str(cell.options.deadline)]
+    if where is not None:
+        arguments = [*arguments, "--replica", where]
     folder = starting or run.folder
     with interrupts() as presses:
         process = worker.spawn(folder, attempt, arguments=tuple(arguments), env=environment)

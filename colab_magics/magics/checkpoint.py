@@ -62,7 +62,9 @@ class CheckpointMagics(Magics):  # type: ignore[misc]
 
         root = runs_root(asked.root or configured_root(self.shell))
         if asked.command in commands.STARTS:
-            cell = commands.cell_of(asked, namespace=self.shell.user_ns, root=root, screen=self._screen(asked))
+            cell = commands.cell_of(
+                asked, namespace=self.shell.user_ns, root=root, screen=self._screen(asked), replica=self.replica
+            )
             run = commands.start(asked, cell)
             return None if asked.quiet else run
         shown = commands.perform(asked, root, replica=self.replica)

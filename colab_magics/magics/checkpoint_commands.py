@@ -87,11 +87,11 @@ def start(line: Line, cell: Cell) -> Run:
     if line.command == "resume":
         from colab_magics.magics.resuming import Resume, resume
 
-        return resume(cell, _place(line, cell.root).run, Resume(line.step, line.attempt, line.fork))
+        return resume(cell, Resume(line.step, line.attempt, line.fork))
     raise ColabMagicsError(f"%checkpoint {line.command} is not there yet.")
 
 
-def cell_of(line: Line, *, namespace: MutableMapping[str, Any], root: Path, screen: Screen) -> Cell:
+def cell_of(line: Line, *, namespace: MutableMapping[str, Any], root: Path, screen: Screen, replica: str = "") -> Cell:
     """The cell that a line with `resume` stands for."""
     options = Options(
         name=line.run,
@@ -103,7 +103,7 @@ def cell_of(line: Line, *, namespace: MutableMapping[str, Any], root: Path, scre
         quiet=line.quiet,
         traceback=line.traceback,
     )
-    return Cell(options=options, body="", namespace=namespace, root=root, screen=screen)
+    return Cell(options=options, body="", namespace=namespace, root=root, screen=screen, replica=replica)
 
 
 def _text(said: str) -> dict[str, str]:

@@ -21,8 +21,9 @@ Options
   --out VAR           bind the run to this variable
   --background        return as soon as the data and the plan have been checked
   --again             train a finished run once more, under a new name
-  --override          start an unfinished run over with a changed recipe
-  --fork NAME         make a new run NAME of it
+  --override          go on with an unfinished run although the recipe changed
+  --fork NAME         make a new run NAME that begins at its newest checkpoint
+  --deadline TIME     this machine ends in TIME (11h, 90min): save and stop before
   --root DIR          where runs are kept (else COLAB_MAGICS_ROOT, else ./runs)
   --panel KIND        auto, html, text or off
   --quiet             no panel, no remarks, no result shown
@@ -38,7 +39,9 @@ Runs, also from another notebook or a terminal: python -m colab_magics ...
   %finetune status [RUN]          where it is
   %finetune attach [RUN]          show it until it ends
   %finetune detach [RUN]          end the cell that shows it; it trains on
-  %finetune stop [RUN] [--now]    finish the step, keep what was learnt, and end
+  %finetune stop [RUN] [--now]    finish the step, save, and end; %checkpoint resume goes on
+
+%checkpoint --help: list, save, resume, verify, export, fetch, …
 """
 
 
@@ -119,6 +122,7 @@ class FinetuneMagics(Magics):  # type: ignore[misc]
 
     def _cell(self, options: Options, body: str | None) -> Any:
         from colab_magics.magics.cell import Cell
+        from colab_magics.magics.checkpoint import configured_replica
         from colab_magics.run import runs_root
 
         return Cell(
@@ -127,6 +131,7 @@ class FinetuneMagics(Magics):  # type: ignore[misc]
             namespace=self.shell.user_ns,
             root=runs_root(options.root or self.root),
             screen=self._screen(options),
+            replica=configured_replica(self.shell),
         )
 
     def _screen(self, options: Options) -> Any:

@@ -6,18 +6,21 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from colab_magics import worker
 from colab_magics.checkpoints.manifest import folder_name
 from colab_magics.checkpoints.verify import Entry, entries
 from colab_magics.credentials import token_environment
-from colab_magics.errors import ColabMagicsError
+from colab_magics.errors import ColabMagicsError, nearest
+from colab_magics.magics import durable
 from colab_magics.magics.again import newest_entry
 from colab_magics.magics.cell import Cell, attach, check_free, follow_worker, go_on
+from colab_magics.magics.commands import find
 from colab_magics.magics.display import Panel
-from colab_magics.magics.starting import INPUTS, living_run, temporary_run
-from colab_magics.run import Run, following_name
+from colab_magics.magics.starting import INPUTS, living_run, preparing_runs, temporary_run
+from colab_magics.run import Run, following_name, list_runs
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,76 @@ class Resume:
     fork: str | None = None
 
 
-def resume(cell: Cell, run: Run, asked: Resume) -> Run:
+def resume(cell: Cell, asked: Resume) -> Run:
+    """Go on with the run that the cell names, wherever it was left, and follow it.
+
+    Without a name: the newest run of the root; else the one that a replica, a mounted Drive or a finished version's
+    output holds.
+
+    Raises
+    ------
+    ColabMagicsError
+        There is no such run or checkpoint, nothing is left to do, or somebody else is at it.
+    Interrupted
+        The run was stopped before its end.
+    """
+    name = cell.options.name
+    preparing = name in preparing_runs(cell.root) if name is not None else False
+    here = list_runs(cell.root)
+    if preparing or (here and (name is None or any(run.name == name for run in here))):
+        run = find(name, cell.root, "resume").run
+        if asked.fork is None and newest_entry(run) is None and not worker.is_alive(run.folder):
+            _fetch_what_is_missing(cell, run)
+        return resume_here(cell, run, asked)
+    return _resume_from_elsewhere(cell, name, asked, here)
+
+
+def _fetch_what_is_missing(cell: Cell, run: Run) -> None:
+    """The local checkpoints are gone or broken; the replica's may not be."""
+    for found in durable.held(_replica_of(cell, run), cell.say):
+        if found.remote.id == run.id:
+            durable.bring(found, cell.root, cell.say, need_whole=False)
+
+
+def _resume_from_elsewhere(cell: Cell, name: str | None, asked: Resume, here: list[Run]) -> Run:
+    found = durable.search(cell.replica, cell.say)
+    usable = [one for one in found if (one.remote.name == name if name else one.remote.state != "finished")]
+    if not usable:
+        if name is not None:
+            close = nearest(name, [*(run.name for run in here), *(one.remote.name for one in found)])
+            raise ColabMagicsError(
+                f"There is no run called {name!r} here, nor in a replica.",
+                f"It was looked for in {cell.root} and {_places(found)}.",
+                f"Did you mean {close}?" if close else "Name the place: %checkpoint fetch --from WHERE.",
+            )
+        raise ColabMagicsError(
+            "There is no run to resume.",
+            f"It was looked for in {cell.root} and {_places(found)}.",
+            "Name the place: %checkpoint fetch --from WHERE, or set COLAB_MAGICS_REPLICA.",
+        )
+    if len({one.remote.name for one in usable}) > 1:
+        names = ", ".join(sorted({one.remote.name for one in usable}))
+        raise ColabMagicsError(
+            f"There are several runs to resume: {names}.",
+            f"They are in {_places(usable)}.",
+            f"Name one: %checkpoint resume {usable[0].remote.name}.",
+        )
+    chosen = max(usable, key=lambda one: one.remote.step)
+    if chosen.remote.lease is not None and asked.fork is None:
+        raise durable.trained_elsewhere(chosen)
+    run = durable.bring(chosen, cell.root, cell.say)
+    if chosen.read_only and asked.fork is None:
+        asked = replace(asked, fork=following_name(run.name, cell.root))
+        cell.say(f"{run.name} is a finished version's output, which stays as it is: it goes on as {asked.fork}.")
+    return resume_here(replace(cell, options=replace(cell.options, name=run.name)), run, asked)
+
+
+def _places(found: list[durable.Found]) -> str:
+    where = sorted({one.where for one in found})
+    return ", ".join(where) if where else "no replica (none is named, and no Drive is mounted)"
+
+
+def resume_here(cell: Cell, run: Run, asked: Resume) -> Run:
     """Go on with `run`, which lies in the root, and follow it.
 
     Raises
@@ -63,8 +135,14 @@ def resume(cell: Cell, run: Run, asked: Resume) -> Run:
     if origin is None:
         raise _nothing_to_resume(run)
     cell.say(f"{run.name} goes on from step {origin.step:,}.")
+    where = _replica_of(cell, run)
+    durable.protect(where, cell.say)
     exactly = asked.step is not None
-    return go_on(cell, run, origin.folder if exactly else run.checkpoints, Panel(cell.screen))
+    return go_on(cell, run, origin.folder if exactly else run.checkpoints, Panel(cell.screen), where)
+
+
+def _replica_of(cell: Cell, run: Run) -> str | None:
+    return durable.replica_of(run.recipe.replica, cell.replica)
 
 
 def _origin(run: Run, asked: Resume) -> Entry | None:
@@ -114,9 +192,11 @@ def _fork(cell: Cell, run: Run, origin: Entry | None, name: str) -> Run:
         copy_to_start(run, temporary.folder)
         cell.say(f"{name} begins where {run.name} was at step {origin.step:,}.")
         arguments = ["--name", name, "--resume", os.fspath(origin.folder)]
-        return follow_worker(
-            cell, Run(cell.root / name), 1, arguments, Panel(cell.screen), token_environment(), temporary.folder
-        )
+        where = _replica_of(cell, run)
+        durable.protect(where, cell.say)
+        new = Run(cell.root / name)
+        panel = Panel(cell.screen)
+        return follow_worker(cell, new, 1, arguments, panel, token_environment(), where, temporary.folder)
 
 
 def copy_to_start(run: Run, folder: Path, linked: Callable[[str, str], object] = os.link) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from colab_magics.checkpoints.linked import commit_linked
 from colab_magics.checkpoints.manifest import Manifest
+from colab_magics.checkpoints.replica import start as start_replica
 from colab_magics.events import EventLog
 from colab_magics.plan import Plan
 from colab_magics.run import Run
@@ -60,9 +61,7 @@ def work(folder: Path, wish: Wish, log: EventLog, orders: Orders) -> None:
         origin = origin.moved(before, folder)
     _keep_what_a_resume_needs(folder, before, ready, log)
     if wish.replica is not None:
-        from colab_magics.checkpoints import replica
-
-        replica.start(folder, wish.replica, ready.recipe.save_total_limit)
+        start_replica(folder, wish.replica, ready.recipe.save_total_limit)
     device = torch.device("cuda:0" if ready.device.kind == "cuda" else "cpu")
     cap = ready.recipe.max_memory_bytes
     if cap is not None and device.type == "cuda":

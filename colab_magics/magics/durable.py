@@ -1,0 +1,181 @@
+"""Where a run's durable copy goes, and what is there already: settled in the kernel, before anything is started.
+
+The kernel itself touches no mount that may hang: a child process looks, and has a timeout.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from colab_magics.checkpoints.mounts import COLAB_DRIVE, is_local, mount_of, mounts
+from colab_magics.errors import ColabMagicsError
+from colab_magics.run import Run
+
+VARIABLE = "COLAB_MAGICS_REPLICA"
+_ON_DRIVE = "MyDrive/colab_magics"
+_OFF = ("none", "off")
+_KAGGLE_INPUT = Path("/kaggle/input")
+_DEEP = 4  # folders below /kaggle/input in which a run may lie: a version's output has runs/NAME
+
+Said = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run in a place that is not the root.
+
+    Attributes
+    ----------
+    remote : RemoteRun
+    read_only : bool
+        A finished version's output: what goes on from it is a new run.
+    """
+
+    remote: Any
+    where: str
+    read_only: bool = False
+
+
+def replica_of(recipe: str | None, configured: str) -> str | None:
+    """Where copies go: the recipe's word, else `%config`'s, else the environment's, else a Drive mounted on Colab."""
+    for wish in (recipe, configured, os.environ.get(VARIABLE)):
+        if wish:
+            return None if wish.lower() in _OFF else wish
+    mount = mount_of(Path(COLAB_DRIVE)) if _on_colab() else None
+    return str(COLAB_DRIVE / _ON_DRIVE) if mount is not None and mount.is_drive else None
+
+
+def local_root(root: Path) -> tuple[Path, str | None]:
+    """The root to which runs are written, and the place of their copies where that is what `root` must be.
+
+    On a network or FUSE file system (a mounted Drive) a write may hang, and "saved" may mean nothing. So the run goes
+    to the local disk, and the folder that was named becomes its replica.
+    """
+    if is_local(root):
+        return root, None
+    beside = Path.cwd() / "runs"
+    if not is_local(beside):
+        beside = Path.home() / ".cache" / "colab_magics" / "runs"
+    return beside, os.fspath(root)
+
+
+def protect(where: str | None, say: Said) -> None:
+    """Have the replica's Drive mounted, or say in a line that nothing protects the run.
+
+    Mounting asks in the browser, so it is done here, in the kernel's main thread, before anything trains.
+
+    Raises
+    ------
+    ColabMagicsError
+        The Drive was not mounted.
+    """
+    if where is None:
+        if _on_colab():
+            say(
+                f"This run dies with the machine. To keep it, add: replica: {COLAB_DRIVE / _ON_DRIVE} "
+                "(Drive is then mounted, and asks once)."
+            )
+        elif os.environ.get("KAGGLE_KERNEL_RUN_TYPE"):
+            say("This run dies with the session, unless it ends in a saved version. To keep it, add: replica: hf://…")
+        return
+    below_drive = "://" not in where and Path(where).is_relative_to(COLAB_DRIVE)
+    if not below_drive or any(mount.is_drive for mount in mounts()):
+        return
+    if not _on_colab():
+        return  # the worker's preflight says that nothing is mounted there
+    from google.colab import drive
+
+    try:
+        drive.mount(str(COLAB_DRIVE))
+    except Exception as error:
+        raise ColabMagicsError(
+            "Drive was not mounted, and the run's replica is on it.",
+            f"Colab says: {str(error) or type(error).__name__}.",
+            "Run the cell again and allow it, or leave replica: out (the run then dies with the machine).",
+        ) from None
+
+
+def held(where: str | None, say: Said) -> list[Found]:
+    """The runs that the replica holds; none where there is no replica, or it does not answer (which is said)."""
+    if where is None:
+        return []
+    from colab_magics.checkpoints.remote import look
+
+    try:
+        return [Found(remote, where) for remote in look(where)]
+    except ColabMagicsError as error:
+        say(f"The replica was not looked into: {error.what}")
+        return []
+
+
+def bring(found: Found, root: Path, say: Said, *, need_whole: bool = True) -> Run:
+    """Fetch a run into the root, and say what came.
+
+    Raises
+    ------
+    ColabMagicsError
+        None of its checkpoints is whole, and one is needed.
+    """
+    from colab_magics.checkpoints.remote import fetch
+    from colab_magics.magics.checkpoint_fetch import Progress
+    from colab_magics.panel import words
+
+    remote = found.remote
+    say(f"Fetching {remote.name} from {found.where}.")
+    came = fetch(found.where, remote.name, root, progress=Progress())
+    for name, reason in came.skipped:
+        say(f"Passed over {name} there: {reason}.")
+    if came.checkpoint is None and need_whole:
+        raise ColabMagicsError(
+            f"{remote.name} has no whole checkpoint in {found.where}.",
+            "Its copy had not come so far." if not came.skipped else "Each was checked byte by byte.",
+            f"%%finetune {remote.name} starts over from step 0.",
+        )
+    at = f"checkpoint {came.checkpoint}" if came.checkpoint else "no checkpoint"
+    say(f"{remote.name} came with {at}, {words.size(came.bytes)}.")
+    return Run(came.folder)
+
+
+def trained_elsewhere(found: Found) -> ColabMagicsError:
+    """A run whose lease somebody holds."""
+    return ColabMagicsError(
+        f"{found.remote.name} is being trained elsewhere.",
+        f"{found.remote.lease.holder} copies to {found.where}.",
+        "Stop it there; a machine that is gone gives its place up after 10 minutes.",
+        f"Or begin a run of your own from its newest checkpoint: --fork {found.remote.name}-2.",
+    )
+
+
+def search(configured: str, say: Said) -> list[Found]:
+    """The runs in every place where one may have been left: the replica, a mounted Drive, a version's output."""
+    found = held(replica_of(None, configured), say)
+    for place in _kaggle_roots():
+        found += [Found(one.remote, one.where, read_only=True) for one in held(str(place), say)]
+    return found
+
+
+def _kaggle_roots(top: Path = _KAGGLE_INPUT) -> list[Path]:
+    """The folders below /kaggle/input that hold runs."""
+    roots: list[Path] = []
+    level = [top]
+    for _ in range(_DEEP):
+        below = []
+        for folder in level:
+            try:
+                inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.is_symlink()]
+            except OSError:
+                continue
+            if any((path / "events.jsonl").is_file() and (path / "checkpoints").is_dir() for path in inside):
+                roots.append(folder)
+            below += inside
+        level = below
+    return roots
+
+
+def _on_colab() -> bool:
+    return "google.colab" in sys.modules
