@@ -101,7 +101,18 @@ def _promised(fstab: Path) -> list[Mount]:
     return [mount for mount in mounts(fstab) if not mount.source.startswith("#") and mount.point.is_absolute()]
 
 
-def is_local(path: str | os.PathLike[str], among: Sequence[Mount] | None = None) -> bool:
-    """Whether `path` lies on a disk of this machine, and on no network or FUSE file system."""
-    mount = mount_of(absolute(path), among)
-    return mount is None or not mount.is_network
+def is_local(path: str | os.PathLike[str], among: Sequence[Mount] | None = None, *, _links: int = 0) -> bool:
+    """Whether `path` lies on a disk of this machine, and on no network or FUSE file system.
+
+    Links are followed one by one, and never into a mount that might hang.
+    """
+    there = mounts() if among is None else among
+    where = absolute(path)
+    for place in (*reversed(where.parents), where):
+        mount = mount_of(place, there)
+        if mount is not None and mount.is_network:
+            return False
+        if place.is_symlink() and _links < 40:
+            target = absolute(place.parent / place.readlink())
+            return is_local(target / where.relative_to(place), there, _links=_links + 1)
+    return True

@@ -41,7 +41,7 @@ class Say(Protocol):
         total: int = 0,
         left: int = 0,
         message: str = "",
-    ) -> None: ...
+    ) -> object: ...
 
 
 class Full(OSError):
@@ -225,7 +225,7 @@ class Replication:
 
     def _copy_folder(self, path: str, source: Path, manifest: Manifest) -> None:
         try:
-            self._write(f"{self.name}/{path}", source, manifest, self._telling("", None, manifest.size))
+            self._write(f"{self.name}/{path}", source, manifest, self._telling("", None, manifest.size, self._left()))
         except _SourceGone:
             return  # it was replaced meanwhile, and is read anew
         self._data[path] = manifest
@@ -244,19 +244,23 @@ class Replication:
         kept = [one for one in local[1:] if one.name in pinned or one is best]
         return [one for one in (*local[:1], *kept) if one.name not in self.there]
 
+    def _left(self) -> int:
+        """Bytes of the checkpoints that are still to be copied."""
+        return sum(map(_size, self._wanted()))
+
     def _copy_next(self) -> bool:
         wanted = self._wanted()
         if not wanted or wanted[0].manifest is None:
             return False
         entry, manifest = wanted[0], wanted[0].manifest
-        telling = self._telling(entry.name, entry.step, manifest.size, after=sum(_size(one) for one in wanted[1:]))
+        telling = self._telling(entry.name, entry.step, manifest.size, sum(map(_size, wanted[1:])))
         try:
             self._write(self._path(entry), entry.folder, manifest, telling)
         except _SourceGone as gone:
             # pruned meanwhile (then a newer one is there), or broken on this disk
             self._passed_over.add(entry.name)
             if entry.folder.exists():
-                self._say("waiting", checkpoint=entry.name, step=entry.step, message=f"{entry.name} is broken: {gone}.")
+                self._say("warning", message=f"{entry.name} is not copied: {gone}.")
             return True
         self._send_events()
         self._send_pins()
@@ -274,9 +278,9 @@ class Replication:
     def _stand(self, name: str, step: int, standing: Standing) -> None:
         self.there[name] = standing
         size = self._manifests[name].size
-        self._say(standing, checkpoint=name, step=step, done=size, total=size, left=sum(map(_size, self._wanted())))
+        self._say(standing, checkpoint=name, step=step, done=size, total=size, left=self._left())
 
-    def _telling(self, name: str, step: int | None, total: int, after: int = 0) -> Callable[[int], None]:
+    def _telling(self, name: str, step: int | None, total: int, after: int) -> Callable[[int], None]:
         done = 0
 
         def told(count: int) -> None:
@@ -377,7 +381,7 @@ class Replication:
                 self.store.discard(f"{self.name}/{CHECKPOINTS}/{entry.name}", self.run)
                 deleted = True
             except (OSError, Broken) as error:
-                self._say("undeleted", checkpoint=entry.name, step=entry.step, message=str(error))
+                self._say("warning", message=f"{entry.name} could not be deleted in {self.store.where}: {error}.")
             self.there.pop(entry.name, None)
             self._passed_over.add(entry.name)
             self._pulse()

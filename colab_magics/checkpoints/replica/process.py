@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 from colab_magics import worker
 from colab_magics.checkpoints.replica import LOCK, LOG
 from colab_magics.checkpoints.replica.copying import Replication
-from colab_magics.checkpoints.replica.telling import Teller, trouble
+from colab_magics.checkpoints.replica.telling import Teller, trouble, without_secrets
 from colab_magics.checkpoints.stores import FolderStore, Store, open_store, shown
 from colab_magics.events import read_events
 
@@ -114,7 +115,8 @@ class Job:
                     break
             except Exception as error:  # a store's library raises what it likes; the copy is tried again
                 state, reason, message = trouble(error, self._teller.where)
-                self._teller.say(state, message=message, reason=reason)
+                if self._teller.say(state, message=message, reason=reason):
+                    print(without_secrets("".join(traceback.format_exception(error))), flush=True)
                 self._since = None
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)

@@ -6,7 +6,6 @@ import os
 import re
 import threading
 import time
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -48,24 +47,27 @@ class Teller:
         message: str = "",
         reason: str = "",
         mount: str = "",
-    ) -> None:
-        """Append an event, if it is news. `reason` is what makes two troubles the same one."""
+    ) -> bool:
+        """Append an event, if it is news; whether it was. `reason` is what makes two troubles the same one."""
         with self._lock:
             self._log.attempt = int((worker.read_info(self._folder) or {}).get("attempt") or 1)
-            if state == "undeleted":
-                self._log.append("warning", message=without_secrets(f"{checkpoint} could not be deleted: {message}."))
-                return
-            if not self._is_news(state, done, total, reason):
-                return
+            if state == "warning":
+                self._log.append("warning", message=without_secrets(message))
+                return True
+            if not self._is_news(state, done, reason):
+                return False
+            if state == "local" and not self._said_local:
+                self._said_local = True
+                message = f"{self.where} is on this machine's own disk: the copy ends with the machine."
             fields: dict[str, Any] = {"state": state, "where": self.where}
             if checkpoint:
                 fields |= {"checkpoint": checkpoint, "step": step}
             fields |= {"bytes_done": done, "bytes_total": total, "bytes_left": left}
-            self._log.append(
-                "replica", **fields, message=without_secrets(message), **({"mount": mount} if mount else {})
-            )
+            told = {"message": without_secrets(message), **({"mount": mount} if mount else {})}
+            self._log.append("replica", **fields, **told)
+            return True
 
-    def _is_news(self, state: str, done: int, total: int, reason: str) -> bool:
+    def _is_news(self, state: str, done: int, reason: str) -> bool:
         now = time.monotonic()
         if state in _TROUBLE:
             if f"{state} {reason}" == self._trouble:
@@ -73,7 +75,7 @@ class Teller:
             self._trouble = f"{state} {reason}"
         elif state == "copying":
             # while it fails again and again, a new try is news only once it comes further than those before it
-            if (self._trouble and done <= self._least) or (0 < done < total and now - self._told < _TELL_EVERY):
+            if (self._trouble and done <= self._least) or (0 < done and now - self._told < _TELL_EVERY):
                 return False
             self._least, self._told, self._trouble = done, now, ""
         else:
@@ -105,7 +107,6 @@ def trouble(error: BaseException, where: str) -> tuple[str, str, str]:
     if isinstance(error, ImportError):
         return "waiting", "import", f"{where} needs a library: {error}. Install it; the copy begins by itself."
     reason = error.strerror or str(error) if isinstance(error, OSError) else str(error) or type(error).__name__
-    print(without_secrets("".join(traceback.format_exception(error))), flush=True)
     return (
         "waiting",
         type(error).__name__ + reason[:40],
