@@ -57,17 +57,19 @@ class CheckpointMagics(Magics):  # type: ignore[misc]
 
     def _do(self, asked: Line) -> Any:
         from colab_magics.magics import checkpoint_commands as commands
+        from colab_magics.magics.durable import rooms
         from colab_magics.magics.finetune import configured_root
         from colab_magics.run import runs_root
 
-        root = runs_root(asked.root or configured_root(self.shell))
+        place = rooms(runs_root(asked.root or configured_root(self.shell)))
+        root, replica = place.root, place.copies or self.replica
         if asked.command in commands.STARTS:
             cell = commands.cell_of(
-                asked, namespace=self.shell.user_ns, root=root, screen=self._screen(asked), replica=self.replica
+                asked, namespace=self.shell.user_ns, root=root, screen=self._screen(asked), replica=replica
             )
             run = commands.start(asked, cell)
             return None if asked.quiet else run
-        shown = commands.perform(asked, root, replica=self.replica)
+        shown = commands.perform(asked, root, replica=replica)
         if "text/html" in shown:
             from IPython.display import display
 

@@ -30,7 +30,7 @@ text-align:left;vertical-align:baseline;white-space:nowrap;max-width:none;color:
 margin-right:4px;font-size:11px}
 .cm-checkpoints .cm-broken{white-space:normal}
 .cm-checkpoints .cm-broken::before{content:"";border-left:3px solid #dc2626;margin-right:8px}
-.cm-checkpoints .cm-foot{margin:10px 0 0;font-size:12px;opacity:var(--cm-dim)}
+.cm-checkpoints .cm-foot{margin:6px 0 0;font-size:12px;opacity:var(--cm-dim)}
 """.strip().replace("\n", "")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from colab_magics import worker
@@ -183,14 +184,9 @@ def pin(run: Run, line: Line) -> str:
     entry = chosen(run, line)
     if entry.name in pinned(run.folder):
         return f"Step {entry.step:,} of {run.name} is pinned already."
-    pins = run.folder / PINS
-    try:
-        pins.mkdir(exist_ok=True)
-        (pins / entry.name).touch()
-    except OSError as error:
-        raise ColabMagicsError(
-            f"Step {entry.step} could not be pinned.", error.strerror or str(error), "Make room on that disk."
-        ) from None
+    with _changing_pins(entry.step):
+        (run.folder / PINS).mkdir(exist_ok=True)
+        (run.folder / PINS / entry.name).touch()
     return f"Pinned step {entry.step:,} of {run.name}: it is kept until %checkpoint unpin {entry.step} {run.name}."
 
 
@@ -200,9 +196,23 @@ def unpin(run: Run, line: Line) -> str:
     if not names:
         entry = chosen(run, line)
         return f"Step {entry.step:,} of {run.name} is not pinned."
-    for name in names:
-        (run.folder / PINS / name).unlink(missing_ok=True)
+    with _changing_pins(line.step or 0):
+        for name in names:
+            (run.folder / PINS / name).unlink(missing_ok=True)
     return f"Step {line.step or 0:,} of {run.name} is no longer pinned; the next prune may delete it."
+
+
+@contextmanager
+def _changing_pins(step: int) -> Iterator[None]:
+    """Turns a disk that refuses into words."""
+    try:
+        yield
+    except OSError as error:
+        raise ColabMagicsError(
+            f"The pin of step {step} could not be changed.",
+            error.strerror or str(error),
+            "Make room on the run's disk, or make it writable.",
+        ) from None
 
 
 def _is_meant(name: str, line: Line) -> bool:

@@ -261,6 +261,12 @@ def test_a_broken_checkpoint_cannot_be_pinned(left: Left) -> None:
     assert refused(left, "pin 20")[0] == "The checkpoint of step 20 is broken."
 
 
+def test_a_disk_that_takes_no_pin_is_said_in_words(left: Left) -> None:
+    left.save(20)
+    (left.folder / "pins").write_text("a file, where a folder should be")
+    assert refused(left, "pin 20")[:2] == ["The pin of step 20 could not be changed.", "File exists."]
+
+
 def test_a_pin_whose_checkpoint_is_gone_can_be_taken_back(left: Left) -> None:
     left.save(40)
     do(left, "pin 40")
