@@ -31,7 +31,7 @@ def _read(arguments: list[str]) -> argparse.Namespace | Line:
     parser = argparse.ArgumentParser(
         prog="python -m colab_magics", description=__doc__, epilog="checkpoint COMMAND: see checkpoint --help"
     )
-    parser.add_argument("command", choices=("status", "attach", "detach", "stop", "list", "checkpoint"))
+    parser.add_argument("command", choices=("status", "attach", "detach", "save", "stop", "list", "checkpoint"))
     parser.add_argument("run", nargs="?", help="its name; without one the living run, else the newest")
     parser.add_argument("--root", help="where runs are kept (else COLAB_MAGICS_ROOT, else ./runs)")
     parser.add_argument("--now", action="store_true", help="stop: at once, without waiting for the step's end")
@@ -47,15 +47,20 @@ def _run(asked: argparse.Namespace | Line) -> None:
 
 def _run_command(options: argparse.Namespace) -> None:
     from colab_magics.magics import commands
+    from colab_magics.magics.checkpoint_commands import save
+    from colab_magics.magics.checkpoint_line import Line
     from colab_magics.magics.display import Terminal
+    from colab_magics.magics.durable import rooms
     from colab_magics.run import runs_root
 
-    root = runs_root(options.root)
+    root = rooms(runs_root(options.root)).root
     match options.command:
         case "status":
             Terminal().finish(commands.status(options.run, root))
         case "list":
             print(commands.listing(root))
+        case "save":
+            print(save(Line("save", run=options.run), root))
         case "stop":
             print(commands.stop(options.run, root, now=options.now))
         case "detach":
@@ -71,12 +76,13 @@ def _run_checkpoint(asked: Line) -> None:
     from colab_magics.magics import checkpoint_commands as commands
     from colab_magics.magics.checkpoint import HELP
     from colab_magics.magics.display import screen_for
+    from colab_magics.magics.durable import rooms
     from colab_magics.run import runs_root
 
     if asked.help:
         print(HELP.replace("%checkpoint", "python -m colab_magics checkpoint"), end="")
         return
-    root = runs_root(asked.root)
+    root = rooms(runs_root(asked.root)).root
     if asked.command in commands.STARTS:
         screen = screen_for("off" if asked.quiet else asked.panel or "auto", in_kernel=False)
         commands.start(asked, commands.cell_of(asked, namespace={}, root=root, screen=screen))

@@ -91,13 +91,15 @@ class Fetched:
     bytes: int
 
 
-def look(where: str, *, timeout: float = TIMEOUT) -> list[RemoteRun]:
+def look(where: str, *, may_be_new: bool = False, timeout: float = TIMEOUT) -> list[RemoteRun]:
     """The runs in a replica.
 
     Parameters
     ----------
     where : str
         A folder, or a URL of fsspec's.
+    may_be_new : bool
+        A folder that is not there holds no run, instead of being an error.
     timeout : float
         Seconds.
 
@@ -106,7 +108,7 @@ def look(where: str, *, timeout: float = TIMEOUT) -> list[RemoteRun]:
     ColabMagicsError
         It cannot be reached, or does not answer.
     """
-    told = _ask({"do": "look", "where": where}, timeout)
+    told = _ask({"do": "look", "where": where, "may_be_new": may_be_new}, timeout)
     return [
         RemoteRun(
             **{key: one[key] for key in ("name", "id", "state", "step")},

@@ -76,8 +76,8 @@ def main() -> None:
 
 def _perform(wish: dict[str, Any], answer: Any) -> Any:
     folder = wish.get("run_folder")
-    if wish["do"] != "check":
-        _is_there(wish["where"])
+    if wish["do"] != "check" and not _is_there(wish["where"], may_be_new=wish.get("may_be_new", False)):
+        return []
     store = open_store(wish["where"], run_folder=Path(folder) if folder else None)
     if wish["do"] == "look":
         return look_at(store)
@@ -86,10 +86,10 @@ def _perform(wish: dict[str, Any], answer: Any) -> Any:
     return Fetching(store, wish["name"], Path(wish["into"]), answer).run(wish["checkpoint"])
 
 
-def _is_there(where: str) -> None:
-    """Raise if `where` is a folder that is not there, or below a mount point where nothing is mounted."""
+def _is_there(where: str, *, may_be_new: bool) -> bool:
+    """Whether `where` is there; raises where it must be, and below a mount point where nothing is mounted."""
     if "://" in where:
-        return
+        return True
     gone = missing_mount(absolute(where))
     if gone is not None:
         drive = gone == COLAB_DRIVE
@@ -98,8 +98,10 @@ def _is_there(where: str) -> None:
             f"Nothing is mounted on {gone}.",
             "from google.colab import drive; drive.mount('/content/drive')" if drive else f"Mount {gone} first.",
         )
-    if not absolute(where).is_dir():
+    there = absolute(where).is_dir()
+    if not there and not may_be_new:
         raise ColabMagicsError(f"There is no folder {where}.", "No run was ever copied there.")
+    return there
 
 
 def _explained(error: Exception, where: str, what: str) -> ColabMagicsError:

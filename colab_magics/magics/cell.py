@@ -43,7 +43,8 @@ class Cell:
     namespace: MutableMapping[str, Any]
     root: Path
     screen: Screen
-    replica: str = ""  # what %config says; the recipe's own comes first
+    replica: str = ""  # what the root or %config says; the recipe's own comes first
+    note: str = ""  # on the root, said before a run is written there
     said: Callable[[str], None] = print
 
     def say(self, line: str) -> None:
@@ -83,6 +84,7 @@ def train(cell: Cell) -> Run:
     if options.name is not None and (living := living_run(options.name, cell.root)) is not None:
         return _attach_instead(cell, recipe, *living)
 
+    cell.say(cell.note)
     where = durable.replica_of(recipe.replica, cell.replica)
     durable.protect(where, cell.say)
     copies = durable.held(where, cell.say)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -12,10 +11,10 @@ from colab_magics import worker
 from colab_magics.errors import ColabMagicsError, clean, nearest, redact
 from colab_magics.magics.checkpoint_line import Line
 from colab_magics.magics.checkpoint_survey import survey
+from colab_magics.magics.durable import VARIABLE, replica_of
 from colab_magics.panel import words
 from colab_magics.run import Run
 
-REPLICA_VARIABLE = "COLAB_MAGICS_REPLICA"
 _INTERVAL = 0.5  # seconds between two lines of progress
 
 
@@ -27,7 +26,7 @@ def bring(line: Line, root: Path, replica: str, said: Callable[[str], None]) -> 
     ColabMagicsError
         No replica is named or it does not answer, it holds no such run, or a worker is alive on the run here.
     """
-    where = replica_of(line, root, replica)
+    where = _place_of(line, root, replica)
     from colab_magics.checkpoints.remote import fetch, look
     from colab_magics.checkpoints.stores import shown
 
@@ -54,32 +53,32 @@ def bring(line: Line, root: Path, replica: str, said: Callable[[str], None]) -> 
     return redact(clean("\n".join([*lines, survey(Run(came.folder)).resume])))
 
 
-def replica_of(line: Line, root: Path, configured: str) -> str:
-    """Where to fetch from: what the line says, else the run's recipe, else `%config`, else the environment.
+def _place_of(line: Line, root: Path, configured: str) -> str:
+    """Where to fetch from: what the line says, else where a run of that name would be copied to.
 
     Raises
     ------
     ColabMagicsError
         Nobody says where.
     """
-    where = line.source or _recipe_replica(line, root) or configured or os.environ.get(REPLICA_VARIABLE, "")
-    if not where:
+    where = line.source or replica_of(_recipe_replica(line, root), configured)
+    if where is None:
         raise ColabMagicsError(
             "No replica is named.",
             "A run is fetched from the place to which it was copied.",
             "Name it: %checkpoint fetch --from WHERE, a folder or a URL such as s3://bucket/runs.",
-            f"Or set it for all: %config CheckpointMagics.replica = 'WHERE', or {REPLICA_VARIABLE}.",
+            f"Or set it for all: %config CheckpointMagics.replica = 'WHERE', or {VARIABLE}.",
         )
     return where
 
 
-def _recipe_replica(line: Line, root: Path) -> str:
+def _recipe_replica(line: Line, root: Path) -> str | None:
     if line.run is None:
-        return ""
+        return None
     try:
-        return Run(root / line.run).recipe.replica or ""
+        return Run(root / line.run).recipe.replica
     except (OSError, ColabMagicsError):
-        return ""
+        return None
 
 
 def _which(where: str, names: list[str]) -> ColabMagicsError:

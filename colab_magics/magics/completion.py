@@ -78,7 +78,8 @@ def _steps(shell: Any, before: list[str]) -> list[str]:
 
 
 def _root(shell: Any) -> Any:
+    from colab_magics.magics.durable import rooms
     from colab_magics.magics.finetune import configured_root
     from colab_magics.run import runs_root
 
-    return runs_root(configured_root(shell))
+    return rooms(runs_root(configured_root(shell))).root

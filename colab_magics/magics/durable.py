@@ -50,18 +50,33 @@ def replica_of(recipe: str | None, configured: str) -> str | None:
     return str(COLAB_DRIVE / _ON_DRIVE) if mount is not None and mount.is_drive else None
 
 
-def local_root(root: Path) -> tuple[Path, str | None]:
+@dataclass(frozen=True)
+class Rooms:
+    """Where runs are written, and `copies`: the folder that was named as their root and can only hold copies."""
+
+    root: Path
+    copies: str | None = None
+
+    @property
+    def said(self) -> str:
+        """The line that tells a person that runs are not where he said; empty where they are."""
+        if self.copies is None:
+            return ""
+        return f"{self.copies} is no local disk: the run is kept in {self.root}, and copied there."
+
+
+def rooms(root: Path) -> Rooms:
     """The root to which runs are written, and the place of their copies where that is what `root` must be.
 
     On a network or FUSE file system (a mounted Drive) a write may hang, and "saved" may mean nothing. So the run goes
     to the local disk, and the folder that was named becomes its replica.
     """
     if is_local(root):
-        return root, None
+        return Rooms(root)
     beside = Path.cwd() / "runs"
     if not is_local(beside):
         beside = Path.home() / ".cache" / "colab_magics" / "runs"
-    return beside, os.fspath(root)
+    return Rooms(beside, os.fspath(root))
 
 
 def protect(where: str | None, say: Said) -> None:
@@ -107,7 +122,7 @@ def held(where: str | None, say: Said) -> list[Found]:
     from colab_magics.checkpoints.remote import look
 
     try:
-        return [Found(remote, where) for remote in look(where)]
+        return [Found(remote, where) for remote in look(where, may_be_new=True)]
     except ColabMagicsError as error:
         say(f"The replica was not looked into: {error.what}")
         return []

@@ -39,6 +39,7 @@ Runs, also from another notebook or a terminal: python -m colab_magics ...
   %finetune status [RUN]          where it is
   %finetune attach [RUN]          show it until it ends
   %finetune detach [RUN]          end the cell that shows it; it trains on
+  %finetune save [RUN]            take a checkpoint now
   %finetune stop [RUN] [--now]    finish the step, save, and end; %checkpoint resume goes on
 
 %checkpoint --help: list, save, resume, verify, export, fetch, …
@@ -107,31 +108,39 @@ class FinetuneMagics(Magics):  # type: ignore[misc]
             display(data_report(self._cell(options, body)), raw=True)
 
     def _command(self, command: str, options: Options) -> None:
-        from colab_magics.magics import commands
+        from colab_magics.magics import commands, durable
         from colab_magics.run import runs_root
 
-        root = runs_root(options.root or self.root)
+        root = durable.rooms(runs_root(options.root or self.root)).root
         if command == "status":
             self._screen(options).finish(commands.status(options.name, root))
         elif command == "list":
             print(commands.listing(root))
+        elif command == "save":
+            from colab_magics.magics.checkpoint_commands import save
+            from colab_magics.magics.checkpoint_line import Line
+
+            print(save(Line("save", run=options.name), root))
         elif command == "stop":
             print(commands.stop(options.name, root, now=options.now))
         else:
             print(commands.detach(options.name, root))
 
     def _cell(self, options: Options, body: str | None) -> Any:
+        from colab_magics.magics import durable
         from colab_magics.magics.cell import Cell
         from colab_magics.magics.checkpoint import configured_replica
         from colab_magics.run import runs_root
 
+        rooms = durable.rooms(runs_root(options.root or self.root))
         return Cell(
             options=options,
             body=body or "",
             namespace=self.shell.user_ns,
-            root=runs_root(options.root or self.root),
+            root=rooms.root,
             screen=self._screen(options),
-            replica=configured_replica(self.shell),
+            replica=rooms.copies or configured_replica(self.shell),
+            note=rooms.said,
         )
 
     def _screen(self, options: Options) -> Any:

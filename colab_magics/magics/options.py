@@ -19,11 +19,12 @@ SUBCOMMANDS = {
     "status": False,
     "attach": False,
     "detach": False,
+    "save": False,
     "stop": False,
     "list": False,
 }
 # No run may be called so: these words are, or will be, subcommands.
-RESERVED = frozenset({*SUBCOMMANDS, "save", "help"})
+RESERVED = frozenset({*SUBCOMMANDS, "help"})
 PANELS = ("auto", "html", "text", "off")
 _WITH_VALUE = ("preset", "out", "fork", "root", "panel", "deadline")
 _REPORTS = frozenset({"preset", "root", "quiet", "traceback"})
@@ -34,6 +35,7 @@ _TAKES: dict[str | None, frozenset[str]] = {
     "status": frozenset({"root", "panel", "quiet"}),
     "attach": frozenset({"root", "panel", "quiet", "out", "traceback"}),
     "detach": frozenset({"root"}),
+    "save": frozenset({"root"}),
     "stop": frozenset({"root", "now"}),
     "list": frozenset({"root"}),
 }

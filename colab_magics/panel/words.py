@@ -151,6 +151,8 @@ def replica(state: PanelState) -> str:
     if state.copied is None:
         return ""
     now = state.copied
+    if now.state == "done":
+        return now.message.rstrip(".").lower()
     value = f"{now.state} step {now.step:,}" if now.step is not None else now.state
     if now.left:
         value += f", {size(now.left)} left"

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from colab_magics.checkpoints.manifest import Broken
+from colab_magics.checkpoints.remote import check as check_replica
 from colab_magics.checkpoints.verify import verify
 from colab_magics.data import Documents, Prepared, Source, load_prepared, prepare
 from colab_magics.data.report import data_event
@@ -162,6 +163,10 @@ def preflight(folder: Path, wish: Wish, origin: Origin | None, log: EventLog, re
         ready = replace(ready, plan=plan)
     check_bitsandbytes(plan["method"], plan["optim"], device.kind)
     _check_disk(folder, shape, plan)
+    if wish.replica is not None:
+        report("looking at the replica", 0, None, "files")
+        for note in check_replica(wish.replica, 3 * 4 * _trained(shape, plan), run_folder=folder):
+            log.append("warning", message=note)
     log.append("plan", choices=plan.to_dict(), device=device.shown)
     return ready
 
@@ -194,10 +199,14 @@ def first_start(folder: Path) -> datetime:
     return datetime.fromisoformat(first["time"])
 
 
+def _trained(shape: ModelShape, plan: Plan) -> int:
+    """How many parameters are trained, each of 4 bytes; its optimizer's states are at most twice as much."""
+    return shape.parameters if plan["method"] == "full" else shape.lora_parameters
+
+
 def _check_disk(folder: Path, shape: ModelShape, plan: Plan) -> None:
     """The result must fit, twice for a moment: it is written beside an older one and then takes its place."""
-    weights = shape.parameters if plan["method"] == "full" else shape.lora_parameters
-    need = 2 * 4 * weights + 32 * 2**20
+    need = 2 * 4 * _trained(shape, plan) + 32 * 2**20
     free = shutil.disk_usage(folder).free
     if free < need:
         raise ColabMagicsError(
