@@ -73,8 +73,7 @@ def train(cell: Cell) -> Run:
 
     reap()
     options = cell.options
-    if options.background:
-        _check_background()
+    check_background(options)
     for name in filter(None, (options.name, options.fork)):
         check_free(name)
     parsed = parse(cell.body, options.recipe, preset=options.preset, namespace=cell.namespace)
@@ -290,8 +289,9 @@ def _say_left(cell: Cell, run: Run) -> None:
         cell.say(f"Detached: {run.name} trains on. %finetune attach {run.name} shows it again.")
 
 
-def _check_background() -> None:
-    if os.environ.get("KAGGLE_KERNEL_RUN_TYPE") == "Batch":
+def check_background(options: Options) -> None:
+    """Raise where a run in the background would be cut off with the last cell."""
+    if options.background and os.environ.get("KAGGLE_KERNEL_RUN_TYPE") == "Batch":
         raise ColabMagicsError(
             "--background cannot be used in a Kaggle batch run.",
             "The container ends with the last cell, and would end the training too.",

@@ -16,7 +16,7 @@ from colab_magics.credentials import token_environment
 from colab_magics.errors import ColabMagicsError, nearest
 from colab_magics.magics import durable
 from colab_magics.magics.again import newest_entry
-from colab_magics.magics.cell import Cell, attach, check_free, follow_worker, go_on
+from colab_magics.magics.cell import Cell, attach, check_background, check_free, follow_worker, go_on
 from colab_magics.magics.commands import find
 from colab_magics.magics.display import Panel
 from colab_magics.magics.starting import INPUTS, living_run, preparing_runs, temporary_run
@@ -53,6 +53,7 @@ def resume(cell: Cell, asked: Resume) -> Run:
     Interrupted
         The run was stopped before its end.
     """
+    check_background(cell.options)
     name = cell.options.name
     preparing = name in preparing_runs(cell.root) if name is not None else False
     here = list_runs(cell.root)

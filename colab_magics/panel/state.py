@@ -392,7 +392,7 @@ def _replica(state: PanelState, event: Mapping[str, Any]) -> PanelState:
     )
     step = copied.step if copied.state == "confirmed" else state.copied_step
     state = replace(state, copied=copied, copied_step=step)
-    if copied.message and copied.state in ("waiting", "full", "refused", "given up", "local"):
+    if copied.message and copied.state in ("waiting", "full", "refused", "given up"):
         return _noticed(state, "warning", f"Replica: {copied.message}")
     return state
 

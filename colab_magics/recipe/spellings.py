@@ -89,9 +89,10 @@ NO_EFFECT = _each(
     {
         "a run has a folder of its own: --root, and the name on the %%finetune line": """
             output_dir overwrite_output_dir run_name project logging_dir temporary_location dataset_prepared_path
-            tokenized_path overwrite_cache resume_from_checkpoint auto_resume_from_checkpoints
-            restore_callback_states_from_checkpoint adapter_folder lora_model_dir adapter_name_or_path
+            tokenized_path overwrite_cache adapter_folder lora_model_dir adapter_name_or_path
             create_new_adapter axolotl_config_path""",
+        "an unfinished run goes on from its newest whole checkpoint, and %checkpoint import takes another's": """
+            resume_from_checkpoint auto_resume_from_checkpoints restore_callback_states_from_checkpoint""",
         "every step is in the run's events.jsonl and on the panel": """
             logging_strategy logging_steps logging_first_step logging_nan_inf_filter log_on_each_node log_level
             log_level_replica disable_tqdm include_num_input_tokens_seen include_tokens_per_second include_tkps

@@ -157,6 +157,9 @@ class Saver:
             torch's random state at the step's start, where one is under way.
         """
         if self._saved_step == self.progress.step:
+            if reason == "save":  # whoever asked is waiting for the answer
+                self.wait()
+                self.on_event("checkpoint", action="saved", name=self.parent, step=self.progress.step, reason=reason)
             return
         begin = time.perf_counter()
         self.wait()  # the host's copy is that of the save before, until it is written
