@@ -15,6 +15,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from checkpoints.acts import Act
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[1:1] = [str(ROOT), str(ROOT / "tests")]
@@ -47,7 +51,7 @@ def main() -> int:
 
 
 def calls(_: argparse.Namespace, folder: Path) -> int:
-    from checkpoints.acts import ACTS, check_after_a_death
+    from checkpoints.acts import ACTS, COMMIT
     from checkpoints.kills import deaths_in_a_row, deaths_of, errors_of, power_failures_of
     from checkpoints.straced import strace_refuses, system_calls_of
 
@@ -63,21 +67,23 @@ def calls(_: argparse.Namespace, folder: Path) -> int:
             place.mkdir()
             for what, scene in way(act, place):
                 points += 1
-                unusable += _is_unusable(check_after_a_death, scene, act.after, what)
+                unusable += _is_unusable(scene, act, what)
         print(f"{name:15} {points:6,} points, {unusable} unusable")
         failures += unusable
     (folder / "row").mkdir()
     points = unusable = 0
     for what, scene in deaths_in_a_row(folder / "row"):
         points += 1
-        unusable += _is_unusable(check_after_a_death, scene, (2, 3), what)
+        unusable += _is_unusable(scene, COMMIT, what)
     print(f"{'two deaths':15} {points:6,} points, {unusable} unusable")
     return failures + unusable
 
 
-def _is_unusable(check, scene, after, what: str) -> bool:
+def _is_unusable(scene: Path, act: Act, what: str) -> bool:
+    from checkpoints.acts import check_after_a_death
+
     try:
-        check(scene, after)
+        check_after_a_death(scene, act)
     except AssertionError as wrong:
         print(f"  {what}: {wrong}")
         return True

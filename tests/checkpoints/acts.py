@@ -18,12 +18,16 @@ from colab_magics.checkpoints.verify import newest_verified, set_aside
 
 @dataclass(frozen=True)
 class Act:
-    """What dies: `prepare` makes the scene, `run` is cut short, one of the steps `after` must be the newest then."""
+    """What dies: `prepare` makes the scene, `run` is cut short, one of the steps `after` must be the newest then.
+
+    `torn` is how many broken checkpoints the scene has from the start: no death may add one.
+    """
 
     name: str
     prepare: Callable[[Path], object]
     run: Callable[[Path, Disk], object]
     after: tuple[int, ...]
+    torn: int = 0
 
 
 def _leave_rubbish(checkpoints: Path) -> None:
@@ -77,17 +81,23 @@ ACTS = (
         _two_and_a_torn_one,
         lambda folder, disk: set_aside(newest_verified(folder).skipped[0], disk=disk),
         (2,),
+        torn=1,
     ),
     Act("sweep, commit, discard", _leave_rubbish, _one_of_a_trainings_saves, (2, 4)),
 )
 
 
-def check_after_a_death(checkpoints: Path, after: tuple[int, ...]) -> None:
-    """Raises AssertionError unless the newest verified one is whole, one of `after`, and the run can go on."""
-    found = newest_verified(checkpoints, run=RUN).entry
+COMMIT = next(act for act in ACTS if act.name == "commit")
+
+
+def check_after_a_death(checkpoints: Path, act: Act) -> None:
+    """Raises AssertionError unless the newest verified one is whole and one that may be, and the run can go on."""
+    search = newest_verified(checkpoints, run=RUN)
+    found = search.entry
     step = found.step if found is not None else -1
-    assert step in after, f"the newest verified one is of step {step}"
+    assert step in act.after, f"the newest verified one is of step {step}"
     assert found is None or is_as_saved(found.folder, step)
+    assert len(search.skipped) <= act.torn, f"there is a torn one: {search.skipped[0].name}"
     assert sweep(checkpoints) == []
     assert all(name.startswith(".broken-") for name in hidden(checkpoints))
     following = save(checkpoints, 9, 2)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from checkpoints.acts import ACTS, Act, scenes
+from checkpoints.acts import COMMIT, Act, scenes
 from checkpoints.faults import SAYS, DyingDisk, FailingDisk, ForgetfulDisk, Killed, calls_of
 from colab_magics.checkpoints.commit import sweep
 
@@ -59,14 +59,13 @@ def errors_of(act: Act, folder: Path) -> Iterator[tuple[str, Path]]:
 
 def deaths_in_a_row(folder: Path) -> Iterator[tuple[str, Path]]:
     """A commit dies at each of its calls, and then the sweep after it at each of its own."""
-    commit = next(act for act in ACTS if act.name == "commit")
-    fresh = scenes(folder, commit.prepare)
-    for at in range(len(calls_of(lambda disk: commit.run(next(fresh), disk)))):
+    fresh = scenes(folder, COMMIT.prepare)
+    for at in range(len(calls_of(lambda disk: COMMIT.run(next(fresh), disk)))):
 
         def torn(at: int = at) -> Path:
             scene = next(fresh)
             with suppress(Killed):
-                commit.run(scene, DyingDisk(at))
+                COMMIT.run(scene, DyingDisk(at))
             return scene
 
         for swept in range(len(calls_of(lambda disk: sweep(torn(), disk=disk)))):

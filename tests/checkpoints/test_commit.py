@@ -12,7 +12,7 @@ import pytest
 from checkpoints.faults import SlowlyFillingDisk, WatchedDisk
 from checkpoints.scenes import OTHER_RUN, RUN, contents, hidden, is_as_saved, save
 from colab_magics.checkpoints.commit import DELETING, STAGING, commit, discard, remove, sweep
-from colab_magics.checkpoints.files import Disk
+from colab_magics.checkpoints.files import DISK, Disk
 from colab_magics.checkpoints.manifest import MANIFEST, Broken, Manifest
 from colab_magics.checkpoints.verify import newest_verified, verify
 
@@ -44,6 +44,17 @@ def test_files_are_flushed_before_the_manifest_is_written_and_that_before_the_re
     flushed = [call for call in disk.calls if call != "write"]
     files = ["create", "flush", "close"] * 5
     assert flushed == ["make_folder", *files, "flush_folder", "flush", "rename", "flush_folder", "flush"]
+
+
+def test_a_file_that_was_planted_is_neither_followed_nor_written_over(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    (tmp_path / "link").symlink_to("thesis.tex")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for name in ("thesis.tex", "link", "dangling"):
+        with pytest.raises(FileExistsError):
+            DISK.create(tmp_path / name)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_system_that_takes_few_bytes_at_a_time_gets_them_all(tmp_path: Path) -> None:

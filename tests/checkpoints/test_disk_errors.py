@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints.acts import ACTS, Act, check_after_a_death, scenes
+from checkpoints.acts import ACTS, COMMIT, Act, check_after_a_death, scenes
 from checkpoints.faults import SAYS, FailingDisk, calls_of
 from checkpoints.kills import errors_of
 from checkpoints.scenes import RUN, is_as_saved, save
@@ -24,7 +24,7 @@ once_or_for_good = pytest.mark.parametrize("for_good", [False, True], ids=["once
 def test_an_error_at_any_call_leaves_a_whole_checkpoint_and_the_run_goes_on(tmp_path: Path, act: Act) -> None:
     for what, scene in errors_of(act, tmp_path):
         try:
-            check_after_a_death(scene, act.after)
+            check_after_a_death(scene, act)
         except AssertionError as wrong:
             raise AssertionError(f"{what}: {wrong}") from wrong
 
@@ -34,13 +34,12 @@ def test_an_error_at_any_call_leaves_a_whole_checkpoint_and_the_run_goes_on(tmp_
 def test_a_commit_that_raises_has_committed_nothing_and_one_that_returns_has(
     tmp_path: Path, error: int, for_good: bool
 ) -> None:
-    commit = next(act for act in ACTS if act.name == "commit")
-    fresh = scenes(tmp_path, commit.prepare)
-    for at in range(len(calls_of(lambda disk: commit.run(next(fresh), disk)))):
+    fresh = scenes(tmp_path, COMMIT.prepare)
+    for at in range(len(calls_of(lambda disk: COMMIT.run(next(fresh), disk)))):
         scene = next(fresh)
         disk = FailingDisk(at, error, for_good=for_good)
         try:
-            commit.run(scene, disk)
+            COMMIT.run(scene, disk)
         except OSError:
             returned = False
         else:
@@ -53,24 +52,22 @@ def test_a_commit_that_raises_has_committed_nothing_and_one_that_returns_has(
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT], ids=["ENOSPC", "EDQUOT"])
 def test_a_commit_into_a_full_disk_gives_the_room_back(tmp_path: Path, error: int) -> None:
-    commit = next(act for act in ACTS if act.name == "commit")
-    fresh = scenes(tmp_path, commit.prepare)
-    calls = calls_of(lambda disk: commit.run(next(fresh), disk))
+    fresh = scenes(tmp_path, COMMIT.prepare)
+    calls = calls_of(lambda disk: COMMIT.run(next(fresh), disk))
     for at in range(calls.index("rename")):
         scene = next(fresh)
         with pytest.raises(OSError, match=os.strerror(error)):
-            commit.run(scene, FailingDisk(at, error, for_good=True))
+            COMMIT.run(scene, FailingDisk(at, error, for_good=True))
         assert sorted(path.name for path in scene.iterdir()) == ["00000001-a1", "00000002-a1"]
 
 
 @each_error
 def test_an_error_that_passes_lets_the_same_step_be_saved_again(tmp_path: Path, error: int) -> None:
-    commit = next(act for act in ACTS if act.name == "commit")
-    fresh = scenes(tmp_path, commit.prepare)
-    for at in range(len(calls_of(lambda disk: commit.run(next(fresh), disk)))):
+    fresh = scenes(tmp_path, COMMIT.prepare)
+    for at in range(len(calls_of(lambda disk: COMMIT.run(next(fresh), disk)))):
         scene = next(fresh)
         try:
-            commit.run(scene, FailingDisk(at, error, for_good=False))
+            COMMIT.run(scene, FailingDisk(at, error, for_good=False))
         except OSError:
             sweep(scene)
             save(scene, 3)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints.acts import ACTS, Act, check_after_a_death, scenes
+from checkpoints.acts import ACTS, COMMIT, Act, check_after_a_death, scenes
 from checkpoints.faults import calls_of
 from checkpoints.kills import deaths_in_a_row, deaths_of, power_failures_of
 from checkpoints.straced import calls_by_strace, strace_refuses, system_calls_of
@@ -23,7 +23,7 @@ def test_a_death_at_any_call_leaves_a_whole_checkpoint_and_the_run_goes_on(tmp_p
     for what, scene in deaths_of(act, tmp_path):
         points += 1
         try:
-            check_after_a_death(scene, act.after)
+            check_after_a_death(scene, act)
         except AssertionError as wrong:
             raise AssertionError(f"{what}: {wrong}") from wrong
     assert points > 0
@@ -33,7 +33,7 @@ def test_a_death_at_any_call_leaves_a_whole_checkpoint_and_the_run_goes_on(tmp_p
 def test_power_that_fails_at_any_call_loses_nothing_that_was_committed(tmp_path: Path, act: Act) -> None:
     for what, scene in power_failures_of(act, tmp_path):
         try:
-            check_after_a_death(scene, act.after)
+            check_after_a_death(scene, act)
         except AssertionError as wrong:
             raise AssertionError(f"{what}: {wrong}") from wrong
 
@@ -41,7 +41,7 @@ def test_power_that_fails_at_any_call_loses_nothing_that_was_committed(tmp_path:
 def test_a_death_in_the_sweep_after_a_death_in_a_commit_loses_nothing(tmp_path: Path) -> None:
     for what, scene in deaths_in_a_row(tmp_path):
         try:
-            check_after_a_death(scene, (2, 3))
+            check_after_a_death(scene, COMMIT)
         except AssertionError as wrong:
             raise AssertionError(f"{what}: {wrong}") from wrong
 
@@ -53,7 +53,7 @@ def test_a_real_kill_9_at_any_system_call_leaves_a_whole_checkpoint(tmp_path: Pa
     for what, scene in system_calls_of(act, tmp_path):
         points += 1
         try:
-            check_after_a_death(scene, act.after)
+            check_after_a_death(scene, act)
         except AssertionError as wrong:
             raise AssertionError(f"{what}: {wrong}") from wrong
     assert points > 0
