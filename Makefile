@@ -1,6 +1,7 @@
 # make demo   installs the package beside this file and runs notebooks/quickstart.ipynb for real
 # make test   formatting, lint, types and tests, on today's libraries and on Colab's
 # make bench  the figures of docs/performance.md
+# make soak   the figures of docs/reliability.md: hours
 PYTHON ?= python3
 # Colab runs Python 3.13; where there is none, the tests of that stack say so and are skipped.
 PYTHON313 ?= $(shell for p in python3.13 $(HOME)/.pyenv/versions/3.13*/bin/python3.13; do \
@@ -37,6 +38,14 @@ bench: $(TODAY)/.bench
 	$(TODAY)/bin/python benchmarks/load_ext.py
 	$(TODAY)/bin/python benchmarks/startup.py
 	$(TODAY)/bin/python benchmarks/throughput.py
+
+soak: $(TODAY)/.bench
+	$(TODAY)/bin/python benchmarks/reliability calls
+	$(TODAY)/bin/python benchmarks/reliability mutations --count 10000
+	$(TODAY)/bin/python benchmarks/reliability bits
+	$(TODAY)/bin/python benchmarks/reliability full
+	$(TODAY)/bin/python benchmarks/reliability kills --count 200
+	$(TODAY)/bin/python benchmarks/kills.py --kills 2000 --in-a-row 50
 
 # --- environments: libraries once, our own wheel whenever a source file is newer -------------------------------------
 
