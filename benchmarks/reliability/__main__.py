@@ -139,6 +139,8 @@ def kill(options: argparse.Namespace, folder: Path) -> int:
                     f"{trials.different[:5] or ''}; {trials.seconds / trials.done:.1f} s each",
                     flush=True,
                 )
+        if not unable + len(trials.different):
+            print(f"    at most {3 / trials.done:.1%} of all kills, with 95% confidence")
         for why, count in trials.unable.most_common():
             print(f"    {count} × {why}")
         if contender.name.startswith("colab_magics"):
@@ -160,8 +162,15 @@ def flip(options: argparse.Namespace, folder: Path) -> int:
 
 
 def fill(options: argparse.Namespace, folder: Path) -> int:
-    from trainings import fill_the_disk, uninterrupted
+    from trainings import fill_the_disk, small_disk, uninterrupted
 
+    (folder / "small").mkdir()
+    try:
+        with small_disk(folder / "small"):
+            pass
+    except OSError as error:
+        print(f"skipped: {error}")
+        return 0
     failures = 0
     for number, contender in enumerate(contenders(options.only)):
         place = folder / str(number)

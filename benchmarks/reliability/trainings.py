@@ -125,16 +125,10 @@ def fill_the_disk(contender: Contender, calm: Uninterrupted, folder: Path, left:
     """Something else takes all but `left` megabytes of the disk while a training saves there; later it goes.
 
     Yields what comes of it, in lines.
-
-    Raises
-    ------
-    OSError
-        No small disk can be mounted: that needs Linux and root.
     """
     disk = folder / "disk"
     disk.mkdir()
-    _mount(disk, "size=300m")
-    try:
+    with small_disk(disk):
         run = disk / "run"
         contender.prepare(run)
         process = Process.start(lambda: contender.start(run), said(run))
@@ -152,15 +146,25 @@ def fill_the_disk(contender: Contender, calm: Uninterrupted, folder: Path, left:
         else:
             same = digest(contender.weights(run)) == calm.weights
             yield f"ended with {'the' if same else 'OTHER THAN THE'} weights of the uninterrupted run"
-    finally:
-        subprocess.run(["umount", str(disk)], check=False)
 
 
-def _mount(place: Path, options: str) -> None:
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+@contextmanager
+def small_disk(place: Path) -> Iterator[None]:
+    """A disk of 300 MB at the folder `place`.
+
+    Raises
+    ------
+    OSError
+        None can be mounted: that needs Linux and root.
+    """
+    command = ["mount", "-t", "tmpfs", "-o", "size=300m", "tmpfs", str(place)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise OSError(f"no small disk can be mounted: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(place)], check=False)
 
 
 def _there(contender: Contender, run: Path) -> list[Path]:
