@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
-from colab_magics.checkpoints.manifest import MANIFEST, Manifest
+from colab_magics.checkpoints.manifest import Manifest
 from colab_magics.checkpoints.mounts import Mount, mounts
 from colab_magics.checkpoints.stores import FolderStore, Standing, Told
 
@@ -170,26 +170,27 @@ class DriveStore(FolderStore):
         self._hashes = {one: known for one, known in self._hashes.items() if not one.startswith(f"{path}/")}
         super().put_folder(path, source, manifest, told)
 
-    def proven(self, path: str, manifest: Manifest) -> bool:
-        """Whether the cloud has every file of the folder, whole, under its name and in its place."""
+    def put(self, path: str, data: bytes) -> None:
+        self._proven.discard(path)
+        self._hashes.pop(path, None)
+        super().put(path, data)
+
+    def proven(self, path: str, names: Sequence[str]) -> bool:
+        """Whether the cloud has these files of the folder, whole, under their names and in their place."""
         cloud = self._cloud()
         if cloud is None:
             return False
-        names = [MANIFEST, *manifest.files]
         if not all(self._file_is_there(cloud, f"{path}/{name}") for name in names):
             return False
         # a file that is uploaded is of no use where nobody looks: the folder may still bear its staging name there
         return all(self._place_is_right(cloud, folder) for folder in _upwards(path))
 
-    def ends(self, path: str, manifest: Manifest) -> bool:
+    def ends(self, path: str, names: Sequence[str]) -> bool:
         """Whether there is nobody to ask, and nothing hints at files that are still on their way."""
         if self._cloud() is not None:
             return False
-        told = [self._hint(f"{path}/{name}") for name in (MANIFEST, *manifest.files)]
-        return all(told) or not any(_has_id(self.root / path / name) for name in (MANIFEST, *manifest.files))
-
-    def _hint(self, path: str) -> bool:
-        return drive_id(self.root / path) != ""
+        paths = [self.root / path / name for name in names]
+        return all(drive_id(one) for one in paths) or not any(_has_id(one) for one in paths)
 
     def _file_is_there(self, cloud: Cloud, path: str) -> bool:
         if path in self._proven:

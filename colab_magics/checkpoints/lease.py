@@ -11,12 +11,15 @@ import os
 import secrets
 import socket
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from colab_magics import worker
-from colab_magics.checkpoints.manifest import Broken, Manifest, parse_folder_name
+from colab_magics.checkpoints.commit import DELETING
+from colab_magics.checkpoints.manifest import MANIFEST, Broken, Manifest
 from colab_magics.checkpoints.stores import MOST_MANIFEST, Store, read
+from colab_magics.checkpoints.verify import ASIDE
 
 LEASE = "LEASE.json"
 STALE = 600.0
@@ -68,9 +71,14 @@ class Lease:
         age = (time.time() if now is None else now) - self.time
         if not -STALE <= age <= STALE:
             return False
-        if self.host == socket.gethostname() and self.boot_id and self.boot_id == worker.boot_id():
+        if self.is_of_this_machine:
             return worker.start_time(self.pid) is not None and worker.start_time(self.pid) == self.start_time
         return True
+
+    @property
+    def is_of_this_machine(self) -> bool:
+        """Whether its holder runs, or ran, since this machine's boot: then its life is known, and not guessed."""
+        return self.host == socket.gethostname() and bool(self.boot_id) and self.boot_id == worker.boot_id()
 
     @property
     def holder(self) -> str:
@@ -135,14 +143,13 @@ def owner(store: Store, name: str) -> str:
         found = ""
     if found:
         return found
-    for folder in store.names(f"{name}/checkpoints"):
-        if folder.is_folder and parse_folder_name(folder.name) is not None:
-            try:
-                text = read(store, f"{name}/checkpoints/{folder.name}/MANIFEST.json", MOST_MANIFEST)
-                if text is not None:
-                    return Manifest.from_json(text).run
-            except Broken:
-                continue
+    for parent in (f"{name}/checkpoints", f"{name}/prepared"):
+        for folder in store.names(parent):
+            if folder.is_folder and not folder.name.startswith((DELETING, ASIDE)):
+                with suppress(Broken):
+                    text = read(store, f"{parent}/{folder.name}/{MANIFEST}", MOST_MANIFEST)
+                    if text is not None:
+                        return Manifest.from_json(text).run
     return ""
 
 

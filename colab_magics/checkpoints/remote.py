@@ -166,6 +166,12 @@ def fetch(
     return Fetched(folder, name, told["id"], told["checkpoint"], told["step"], skipped, told["bytes"])
 
 
+def release(where: str, name: str, lease: Lease, *, timeout: float = TIMEOUT) -> bool:
+    """Take the run's lease from a holder that has died; whether it was still that one, unrenewed."""
+    wish = {"do": "release", "where": where, "name": check_name(name), "session": lease.session, "time": lease.time}
+    return bool(_ask(wish, timeout))
+
+
 def check(where: str, need: int, *, run_folder: Path | None = None, timeout: float = TIMEOUT) -> list[str]:
     """What a person should know before a run is copied to `where`, a sentence each; nothing if all is well.
 

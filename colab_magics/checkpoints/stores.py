@@ -79,11 +79,11 @@ class Store(Protocol):
     def standing(self) -> Standing:
         """What may be said of bytes that were read back."""
 
-    def proven(self, path: str, manifest: Manifest) -> bool:
-        """Whether something stronger than reading back says that a folder is where it should be."""
+    def proven(self, path: str, names: Sequence[str]) -> bool:
+        """Whether something stronger than reading back says that these files are there, in the folder at `path`."""
 
-    def ends(self, path: str, manifest: Manifest) -> bool:
-        """Whether no more will ever be known of a folder that was handed over."""
+    def ends(self, path: str, names: Sequence[str]) -> bool:
+        """Whether no more will ever be known of files that were handed over."""
 
     def names(self, path: str) -> list[Item]:
         """What lies in a folder; nothing, where there is none."""
@@ -258,10 +258,10 @@ class FolderStore:
             return "local"
         return "handed over" if mount is not None and mount.is_fuse else "confirmed"
 
-    def proven(self, path: str, manifest: Manifest) -> bool:  # noqa: ARG002
+    def proven(self, path: str, names: Sequence[str]) -> bool:  # noqa: ARG002
         return False
 
-    def ends(self, path: str, manifest: Manifest) -> bool:  # noqa: ARG002
+    def ends(self, path: str, names: Sequence[str]) -> bool:  # noqa: ARG002
         return True
 
     def _open(self, path: str, flags: int) -> int:

@@ -60,10 +60,10 @@ class UrlStore:
             return "local"
         return "handed over" if mount is not None and mount.is_fuse else "confirmed"
 
-    def proven(self, path: str, manifest: Manifest) -> bool:  # noqa: ARG002
+    def proven(self, path: str, names: Sequence[str]) -> bool:  # noqa: ARG002
         return False
 
-    def ends(self, path: str, manifest: Manifest) -> bool:  # noqa: ARG002
+    def ends(self, path: str, names: Sequence[str]) -> bool:  # noqa: ARG002
         return True
 
     def names(self, path: str) -> list[Item]:
@@ -112,7 +112,7 @@ class UrlStore:
             raise Broken("it belongs to another run")
         for name in (MANIFEST, *manifest.files):  # the manifest first: what is left is not taken for whole
             self.delete(f"{path}/{name}")
-        if self.protocol in ("file", "memory"):
+        if self.protocol == "file":
             self.fs.rmdir(self.at(path))
 
     def tidy(self, path: str, run: str) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from colab_magics.checkpoints.commit import commit, write
 from colab_magics.checkpoints.files import DISK
-from colab_magics.checkpoints.lease import held, owner, run_id
+from colab_magics.checkpoints.lease import give_back, held, owner, run_id
 from colab_magics.checkpoints.manifest import Broken, Manifest, parse_folder_name
 from colab_magics.checkpoints.mounts import COLAB_DRIVE, absolute, missing_mount
 from colab_magics.checkpoints.replica.copying import (
@@ -81,6 +81,12 @@ def _perform(wish: dict[str, Any], answer: Any) -> Any:
     store = open_store(wish["where"], run_folder=Path(folder) if folder else None)
     if wish["do"] == "look":
         return look_at(store)
+    if wish["do"] == "release":
+        there = held(store, wish["name"])
+        same = there is not None and (there.session, there.time) == (wish["session"], wish["time"])
+        if there is not None and same:
+            give_back(store, wish["name"], there)
+        return same
     if wish["do"] == "check":
         return check_store(store, int(wish["need"]))
     return Fetching(store, wish["name"], Path(wish["into"]), answer).run(wish["checkpoint"])

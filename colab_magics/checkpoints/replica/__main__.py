@@ -17,8 +17,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--bound", type=float, default=BOUND, help="seconds after the worker's end after which it gives up"
     )
+    parser.add_argument("--patience", type=float, help="seconds after which a store is said not to answer")
     options = parser.parse_args(arguments)
-    return replicate(options.folder.absolute(), options.to, options.limit, bound=options.bound)
+    return replicate(
+        options.folder.absolute(), options.to, options.limit, bound=options.bound, patience=options.patience
+    )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from colab_magics.checkpoints.lease import Lease, check_owner, give_back, run_id, take
-from colab_magics.checkpoints.manifest import Broken, Manifest, Sealed, parse_folder_name, read_manifest
+from colab_magics.checkpoints.manifest import MANIFEST, Broken, Manifest, Sealed, parse_folder_name, read_manifest
 from colab_magics.checkpoints.retention import best_of, superfluous
 from colab_magics.checkpoints.stores import Standing, Store, is_full, is_ours, whole
 from colab_magics.checkpoints.verify import Entry, entries, hash_of
@@ -127,7 +127,7 @@ class Replication:
         if newest is None or newest.name not in self.there:
             return newest is None
         settled = self.there[newest.name] != "handed over"
-        return settled or self.store.ends(self._path(newest), self._manifests[newest.name])
+        return settled or self.store.ends(self._path(newest), _files_of(self._manifests[newest.name]))
 
     @property
     def newest_standing(self) -> Standing | None:
@@ -347,11 +347,20 @@ class Replication:
         self._asked = time.monotonic()
         self._pulse()
         for name in sorted(handed, key=_age_order, reverse=True)[:2]:
-            if self.store.proven(f"{self.name}/{CHECKPOINTS}/{name}", self._manifests[name]):
+            path = f"{self.name}/{CHECKPOINTS}/{name}"
+            if self._rest_is_proven() and self.store.proven(path, _files_of(self._manifests[name])):
                 self._stand(name, _age_order(name)[1], "confirmed")
                 self._prune(self.limit)
                 return True
         return False
+
+    def _rest_is_proven(self) -> bool:
+        """Whether all is there without which no checkpoint is of use on a new machine: the recipe and the data."""
+        small = [name for name in (RECIPE, INPUTS) if name in self._sent]
+        data = [(path, _files_of(manifest)) for path, manifest in self._data.items() if path != ADAPTER]
+        return self.store.proven(self.name, small) and all(
+            self.store.proven(f"{self.name}/{path}", names) for path, names in data
+        )
 
     def _prune(self, limit: int) -> bool:
         """Delete there what is kept neither by rule nor by limit; whether anything was."""
@@ -390,6 +399,10 @@ class Replication:
 
 class _SourceGone(Exception):
     """What should be copied is not as it was committed."""
+
+
+def _files_of(manifest: Manifest) -> list[str]:
+    return [MANIFEST, *manifest.files]
 
 
 def _size(entry: Entry) -> int:

@@ -32,14 +32,14 @@ POLL = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 300.0
 
 
-def replicate(folder: Path, where: str, limit: int, *, bound: float = BOUND) -> int:
+def replicate(folder: Path, where: str, limit: int, *, bound: float = BOUND, patience: float | None = None) -> int:
     """Copy the run in `folder` until its worker has ended and all is there; 0 if that was reached."""
     lock = hold(folder / LOCK, where, limit)
     if lock is None:
         print(f"Another process copies {folder.name} to {shown(where)}.")
         return 0
     teller = Teller(folder, where)
-    job = Job(folder, where, limit, teller)
+    job = Job(folder, where, limit, teller, patience)
     threading.Thread(target=job.run, daemon=True).start()
     died: float | None = None
     while not job.done.wait(POLL):
@@ -91,10 +91,11 @@ def _holder(descriptor: int) -> dict[str, Any]:
 class Job:
     """The thread that talks to the store."""
 
-    def __init__(self, folder: Path, where: str, limit: int, teller: Teller) -> None:
+    def __init__(self, folder: Path, where: str, limit: int, teller: Teller, patience: float | None) -> None:
         self.done = threading.Event()
         self._folder, self._where, self._limit, self._teller = folder, where, limit, teller
         self._store: Store | None = None
+        self._patience = patience
         self._since: float | None = None
 
     def run(self) -> None:
@@ -131,7 +132,7 @@ class Job:
 
     def watch(self) -> None:
         """Say that the store does not answer, if the last call on it takes too long."""
-        since, patience = self._since, self._store.patience if self._store is not None else 30.0
+        since, patience = self._since, self._patience or (self._store.patience if self._store is not None else 30.0)
         if since is not None and time.monotonic() - since > patience:
             message = f"{self._teller.where} has not answered for {patience:,.0f} s. The training goes on without it."
             self._teller.say("waiting", message=message, reason="hang")

@@ -33,7 +33,7 @@ class Teller:
         self._trouble = ""
         self._said_local = False
         self._told = float("-inf")
-        self._least = 0
+        self._reached = 0
 
     def say(
         self,
@@ -75,11 +75,13 @@ class Teller:
             self._trouble = f"{state} {reason}"
         elif state == "copying":
             # while it fails again and again, a new try is news only once it comes further than those before it
-            if (self._trouble and done <= self._least) or (0 < done and now - self._told < _TELL_EVERY):
+            further = done > self._reached
+            self._reached = max(done, self._reached)
+            if (self._trouble and not further) or (done > 0 and now - self._told < _TELL_EVERY):
                 return False
-            self._least, self._told, self._trouble = done, now, ""
+            self._told, self._trouble = now, ""
         else:
-            self._trouble, self._least = "", 0
+            self._trouble, self._reached = "", 0
         return True
 
 
