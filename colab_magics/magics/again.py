@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from colab_magics.checkpoints.foreign import imported_state
 from colab_magics.checkpoints.verify import Entry, entries
 from colab_magics.errors import MOST_LINES, ColabMagicsError
 from colab_magics.magics.options import Options
@@ -94,7 +95,11 @@ def decide(
         return Attach(*living)
     run = Run(root / name)
     if not (run.folder / "events.jsonl").exists():
-        return Begin(name)
+        newest = newest_entry(run)
+        if newest is None or imported_state(newest.folder) is None:
+            return Begin(name)
+        said = f"{name} begins from the checkpoint that was imported, at step {newest.step:,}."
+        return Begin(name, said, resume=run.checkpoints)
     for member in family(name, root):
         living = living_run(member, root)
         if not differences(Run(_where(root / member, living)), recipe, inputs):
@@ -213,7 +218,8 @@ def _fork(name: str, fork: str, root: Path, recipe: Recipe) -> Begin:
     newest = newest_entry(run)
     if newest is None:
         return Begin(fork, f"{name} has no checkpoint to fork from: {fork} starts at step 0.")
-    _check_shapes(run, recipe, "--fork")
+    if imported_state(newest.folder) is None:  # one that was imported has no recipe; the worker looks at its weights
+        _check_shapes(run, recipe, "--fork")
     return Begin(fork, f"{fork} begins where {name} stands, at step {newest.step:,}.", resume=run.checkpoints)
 
 

@@ -25,7 +25,7 @@ from colab_magics.magics.starting import preparing_runs
 from colab_magics.panel import words
 from colab_magics.run import Run, list_runs
 
-STARTS = ("resume", "import")  # these end in a run that trains, or could
+STARTS = ("resume",)  # these end in a run that trains
 
 _PATIENCE = 60.0  # seconds for a save; after that we say so and leave
 
@@ -73,22 +73,24 @@ def perform(line: Line, root: Path, *, replica: str = "", said: Said = print) ->
             from colab_magics.magics.checkpoint_export import export
 
             return _text(export(find(line, root), line))
+        case "import":
+            from colab_magics.magics.checkpoint_import import bring_in
+
+            return _text(bring_in(line, root, said))
     raise AssertionError(f"{line.command} starts a worker: that is for start()")
 
 
 def start(line: Line, cell: Cell) -> Run:
-    """Do what `resume` and `import` ask for; the run.
+    """Do what `resume` asks for; the run.
 
     Parameters
     ----------
     cell : Cell
         With the line's options, and the screen on which the run is shown.
     """
-    if line.command == "resume":
-        from colab_magics.magics.resuming import Resume, resume
+    from colab_magics.magics.resuming import Resume, resume
 
-        return resume(cell, Resume(line.step, line.attempt, line.fork))
-    raise ColabMagicsError(f"%checkpoint {line.command} is not there yet.")
+    return resume(cell, Resume(line.step, line.attempt, line.fork))
 
 
 def cell_of(line: Line, *, namespace: MutableMapping[str, Any], root: Path, screen: Screen, replica: str = "") -> Cell:

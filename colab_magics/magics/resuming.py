@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from colab_magics import worker
+from colab_magics.checkpoints.foreign import imported_state
 from colab_magics.checkpoints.manifest import folder_name
 from colab_magics.checkpoints.verify import Entry, entries
 from colab_magics.credentials import token_environment
@@ -55,6 +56,12 @@ def resume(cell: Cell, asked: Resume) -> Run:
     """
     check_background(cell.options)
     name = cell.options.name
+    if name is not None and (newest := _imported(Run(cell.root / name))) is not None:
+        raise ColabMagicsError(
+            f"{name} was imported, and has no recipe yet.",
+            f"Its weights of step {newest.step:,} are here; what they are trained on is not.",
+            f"%%finetune {name} with model, method and data begins from them.",
+        )
     preparing = name in preparing_runs(cell.root) if name is not None else False
     here = list_runs(cell.root)
     if preparing or (here and (name is None or any(run.name == name for run in here))):
@@ -63,6 +70,12 @@ def resume(cell: Cell, asked: Resume) -> Run:
             _fetch_what_is_missing(cell, run)
         return resume_here(cell, run, asked)
     return _resume_from_elsewhere(cell, name, asked, here)
+
+
+def _imported(run: Run) -> Entry | None:
+    """The checkpoint from which the run has not begun yet."""
+    newest = newest_entry(run) if not (run.folder / "events.jsonl").exists() else None
+    return newest if newest is not None and imported_state(newest.folder) is not None else None
 
 
 def _fetch_what_is_missing(cell: Cell, run: Run) -> None:
@@ -96,8 +109,8 @@ def _resume_from_elsewhere(cell: Cell, name: str | None, asked: Resume, here: li
             f"Name one: %checkpoint resume {usable[0].remote.name}.",
         )
     chosen = max(usable, key=lambda one: one.remote.step)
-    if chosen.remote.lease is not None and asked.fork is None:
-        raise durable.trained_elsewhere(chosen)
+    if asked.fork is None:
+        durable.until_free(chosen, cell.say)
     run = durable.bring(chosen, cell.root, cell.say)
     if chosen.read_only and asked.fork is None:
         asked = replace(asked, fork=following_name(run.name, cell.root))

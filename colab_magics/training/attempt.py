@@ -16,6 +16,7 @@ from colab_magics.checkpoints.replica import start as start_replica
 from colab_magics.events import EventLog
 from colab_magics.plan import Plan
 from colab_magics.run import Run
+from colab_magics.training import imported
 from colab_magics.training.loop import Outcome, Progress, Task, train
 from colab_magics.training.measure import settle_packing
 from colab_magics.training.model import load_model
@@ -178,14 +179,17 @@ def _saver(
 def _go_on(origin: Origin, ready: Ready, task: Task, progress: Progress, saver: Saver, log: EventLog) -> None:
     """Put the loop where the checkpoint was, and say what of it is not as it was."""
     saved = origin.saved
-    changes = changed_keys(saved, ready.recipe)
-    differs = put_back(task, progress, saved)
-    if not same_device(saved, ready.device):
-        differs.append(f"the device is {ready.device.name}: the same samples, rounded otherwise")
-    if data_changed(saved, ready.fingerprints):
-        differs.append("the data is other data: its order begins where the samples taken so far end")
-    if not changes and same_device(saved, ready.device):
-        progress.arrangement = arrangement_of(saved)
+    if saved.imported is not None:
+        changes, differs = [], imported.begin(task, progress, saved, ready.recipe)
+    else:
+        changes = changed_keys(saved, ready.recipe)
+        differs = put_back(task, progress, saved)
+        if not same_device(saved, ready.device):
+            differs.append(f"the device is {ready.device.name}: the same samples, rounded otherwise")
+        if data_changed(saved, ready.fingerprints):
+            differs.append("the data is other data: its order begins where the samples taken so far end")
+        if not changes and same_device(saved, ready.device):
+            progress.arrangement = arrangement_of(saved)
     forked = origin.entry.attempt == 0
     for problem in () if forked else put_aside(origin):
         log.append("warning", message=problem)

@@ -66,6 +66,17 @@ def describe(source: ModelSource, recipe: Recipe) -> ModelShape:
     )
 
 
+def adapted_shapes(source: ModelSource, recipe: Recipe) -> dict[str, tuple[int, ...]]:
+    """Of each module that gets an adapter, by its name, the shape of its weights; nothing is loaded."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(source.config, trust_remote_code=recipe.trust_remote_code)
+    head = model.get_output_embeddings()
+    linears = {name: module for name, module in _linears(model) if module is not head}
+    return {name: tuple(linears[name].weight.shape) for name in _adapted(linears, recipe)}
+
+
 def _linears(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     from transformers.pytorch_utils import Conv1D
 

@@ -24,6 +24,7 @@ from colab_magics.memory.devices import this_device
 from colab_magics.memory.estimate import peak
 from colab_magics.plan import DataFacts, Device, ModelShape, Plan, choose_max_length, make_plan
 from colab_magics.recipe import Recipe
+from colab_magics.training import imported
 from colab_magics.training.batches import Order
 from colab_magics.training.model import describe
 from colab_magics.training.optim import check_bitsandbytes
@@ -111,6 +112,8 @@ def preflight(folder: Path, wish: Wish, origin: Origin | None, log: EventLog, re
     report("reading the model's config", 0, None, "files")
     source = open_model(recipe)
     tokenizer = load_tokenizer(source, recipe)
+    if origin is not None and origin.saved.imported is not None:
+        imported.check_recipe(origin.saved, source, recipe)
 
     def prepared(split: Literal["train", "eval"], limit: int | None) -> Prepared | None:
         if split not in inputs:
@@ -154,7 +157,9 @@ def preflight(folder: Path, wish: Wish, origin: Origin | None, log: EventLog, re
     facts = DataFacts(documents.lengths, len(eval_documents or ()), max_length)
     plan = make_plan(recipe, shape, device, facts, verdict, peak)
     ready = Ready(recipe, source, tokenizer, shape, device, plan, data, documents, eval_data, eval_documents)
-    if origin is not None:
+    if origin is not None and origin.saved.imported is not None:
+        imported.check_steps(origin.saved, plan)
+    elif origin is not None:
         changed = bool(changed_keys(origin.saved, recipe)) or data_changed(origin.saved, ready.fingerprints)
         plan = plan_for(origin.saved, plan, changed=changed, device=device)
         if changed:

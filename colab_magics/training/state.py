@@ -214,7 +214,8 @@ def _buffers(tensors: Mapping[str, torch.Tensor]) -> dict[str, Tensor]:
     return {name: buffer(tensor) for name, tensor in tensors.items()}
 
 
-def _tensor(read: Tensor) -> torch.Tensor:
+def tensor_of(read: Tensor) -> torch.Tensor:
+    """The tensor whose bytes were read; it shares them."""
     if not read.data.nbytes:
         return torch.empty(read.shape, dtype=_TORCH[read.dtype])
     return torch.frombuffer(read.data, dtype=torch.uint8).view(_TORCH[read.dtype]).reshape(read.shape)
@@ -236,6 +237,12 @@ class Saved:
     def recipe(self) -> Mapping[str, Any]:
         """Every key of the recipe under which it was trained."""
         return dict(self.state.get("recipe") or {})
+
+    @property
+    def imported(self) -> Mapping[str, Any] | None:
+        """What was imported of another trainer's checkpoint, if it is one: weights, and little else."""
+        told = self.state.get("imported")
+        return told if isinstance(told, dict) else None
 
 
 def read_saved(folder: Path) -> Saved:
@@ -266,10 +273,10 @@ def put_back(task: Task, progress: Progress, saved: Saved) -> list[str]:
     -------
     What could not be put back, one sentence each; empty where the next step is the one that would have come.
     """
-    _put_weights(task.model, saved)
+    put_weights(task.model, saved)
     lost = _put_optimizer(task, saved)
     _put_progress(progress, saved)
-    _put_schedule(task.schedule, int(saved.state["progress"]["step"]))
+    put_schedule(task.schedule, int(saved.state["progress"]["step"]))
     scaler = saved.state.get("scaler")
     if task.scaler is not None and scaler:
         task.scaler.load_state_dict(scaler)
@@ -278,7 +285,14 @@ def put_back(task: Task, progress: Progress, saved: Saved) -> list[str]:
     return lost + _put_random(task.device, saved)
 
 
-def _put_weights(model: nn.Module, saved: Saved) -> None:
+def put_weights(model: nn.Module, saved: Saved, *, cast: bool = False) -> set[str]:
+    """Put the checkpoint's weights into the model; the dtypes that were cast.
+
+    Parameters
+    ----------
+    cast : bool
+        Take other floating-point dtypes too; otherwise they must be the same.
+    """
     path = saved.folder / (ADAPTER if hasattr(model, "peft_config") else MODEL)
     if not path.is_file():
         raise _does_not_fit(saved, f"It has no {path.name}: it was trained with another method.")
@@ -287,12 +301,14 @@ def _put_weights(model: nn.Module, saved: Saved) -> None:
         raise _does_not_fit(saved, f"{odd[0]} is only in {'the checkpoint' if odd[0] in read else 'this model'}.")
     for name, tensor in live.items():  # all are looked at before the first is touched
         found = read[name]
-        if found.shape != tuple(tensor.shape) or _TORCH[found.dtype] != tensor.dtype:
+        fits = _TORCH[found.dtype] == tensor.dtype or (cast and _TORCH[found.dtype].is_floating_point)
+        if found.shape != tuple(tensor.shape) or not fits:
             here = f"{_DTYPES[tensor.dtype]} {tuple(tensor.shape)}"
             raise _does_not_fit(saved, f"{name} is {found.dtype} {found.shape} there, and {here} here.")
     with torch.no_grad():
         for name, tensor in live.items():
-            tensor.copy_(_tensor(read[name]))
+            tensor.copy_(tensor_of(read[name]))
+    return {read[name].dtype for name, tensor in live.items() if _TORCH[read[name].dtype] != tensor.dtype}
 
 
 def _does_not_fit(saved: Saved, why: str) -> ColabMagicsError:
@@ -317,7 +333,7 @@ def _put_optimizer(task: Task, saved: Saved) -> list[str]:
         kept = told["state"].get(name)
         if kept is not None:
             states[index] = {
-                key: _tensor(read[value["tensor"]]).clone() if isinstance(value, dict) else value
+                key: tensor_of(read[value["tensor"]]).clone() if isinstance(value, dict) else value
                 for key, value in kept.items()
             }
     task.optimizer.load_state_dict({"state": states, "param_groups": packed["param_groups"]})
@@ -337,7 +353,7 @@ def arrangement_of(saved: Saved) -> Arrangement:
     return Arrangement(**saved.state["arrangement"])
 
 
-def _put_schedule(schedule: torch.optim.lr_scheduler.LRScheduler, step: int) -> None:
+def put_schedule(schedule: torch.optim.lr_scheduler.LRScheduler, step: int) -> None:
     """Put the schedule after `step` steps. All of ours are functions of the step, so that no history is needed."""
     assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
     schedule.last_epoch = step
@@ -356,7 +372,9 @@ def _put_random(device: torch.device, saved: Saved) -> list[str]:
     kind, numbers, *rest = told["numpy"]
     np.random.set_state((kind, np.array(numbers, np.uint32), *rest))
     gpu = read.get("random/cuda")
-    restore_random_state((_tensor(read["random/torch"]).clone(), None if gpu is None else _tensor(gpu).clone()), device)
+    restore_random_state(
+        (tensor_of(read["random/torch"]).clone(), None if gpu is None else tensor_of(gpu).clone()), device
+    )
     if (gpu is None) == (device.type == "cuda"):
         return ["the device is of another kind: dropout falls otherwise"]
     return []
