@@ -120,11 +120,15 @@ def boot_id() -> str:
 
 
 def start_time(pid: int) -> float | None:
-    """The process's start, by which a pid that was given to another process is told apart; None if it is gone."""
+    """The process's start, by which a pid that was given to another process is told apart; None if it is gone.
+
+    A zombie (killed, not yet waited for) is gone.
+    """
     import psutil
 
     try:
-        return float(psutil.Process(pid).create_time())
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
     except psutil.Error:
         return None
 

@@ -109,10 +109,10 @@ def take(store: Store, name: str, lease: Lease) -> None:
     store.put(f"{name}/{LEASE}", lease.to_json())
 
 
-def give_back(store: Store, name: str, lease: Lease) -> None:
+def give_back(store: Store, name: str, session: str) -> None:
     """Delete the lease, if it is one's own."""
     there = held(store, name)
-    if there is not None and there.session == lease.session:
+    if there is not None and there.session == session:
         store.delete(f"{name}/{LEASE}")
 
 

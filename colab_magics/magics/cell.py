@@ -91,8 +91,8 @@ def train(cell: Cell) -> Run:
     name = options.name or automatic_name(recipe.model, recipe.data, cell.root, taken)
     for found in copies:
         if found.remote.name == name and not (cell.root / name).exists():
-            if found.remote.lease is not None and options.fork is None:
-                raise durable.trained_elsewhere(found)
+            if options.fork is None:
+                durable.until_free(found, cell.say)
             durable.bring(found, cell.root, cell.say, need_whole=False)
     sweep(cell.root)
     with temporary_run(cell.root, name) as temporary:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from colab_magics.run import Run
 VARIABLE = "COLAB_MAGICS_REPLICA"
 _ON_DRIVE = "MyDrive/colab_magics"
 _OFF = ("none", "off")
+_WATCHED, _PAUSE = 190.0, 10.0  # seconds: three renewals of a lease, and between two looks
 _KAGGLE_INPUT = Path("/kaggle/input")
 _DEEP = 4  # folders below /kaggle/input in which a run may lie: a version's output has runs/NAME
 
@@ -156,12 +158,47 @@ def bring(found: Found, root: Path, say: Said, *, need_whole: bool = True) -> Ru
     return Run(came.folder)
 
 
+def until_free(found: Found, say: Said, *, patience: float = _WATCHED, pause: float = _PAUSE) -> None:
+    """Return once nobody else is at the run: its lease is watched for as long as three renewals would take.
+
+    A machine that was disconnected a minute ago looks like one that is at work. It renews its lease every minute if
+    it is; nothing that its clock or ours says is asked.
+
+    Raises
+    ------
+    ColabMagicsError
+        It was renewed: somebody trains the run.
+    """
+    lease = found.remote.lease
+    if lease is None:
+        return
+    if lease.is_of_this_machine:
+        raise trained_elsewhere(found)
+    from colab_magics.checkpoints.remote import look, release
+
+    name = found.remote.name
+    say(
+        f"{name} was copied to {found.where} by {lease.holder} not long ago. Watching for {patience / 60:.0f} minutes "
+        f"whether it still is; interrupt and use --fork {name}-2 to begin at once."
+    )
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        time.sleep(pause)
+        now = next((one.lease for one in look(found.where) if one.name == name), None)
+        if now is None:
+            return
+        if (now.session, now.time) != (lease.session, lease.time):
+            raise trained_elsewhere(found)
+    if not release(found.where, name, lease):
+        raise trained_elsewhere(found)
+
+
 def trained_elsewhere(found: Found) -> ColabMagicsError:
     """A run whose lease somebody holds."""
     return ColabMagicsError(
         f"{found.remote.name} is being trained elsewhere.",
         f"{found.remote.lease.holder} copies to {found.where}.",
-        "Stop it there; a machine that is gone gives its place up after 10 minutes.",
+        "Stop it there first; a machine that is gone is known by its silence.",
         f"Or begin a run of your own from its newest checkpoint: --fork {found.remote.name}-2.",
     )
 
