@@ -18,15 +18,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from colab_magics.checkpoints.commit import commit, discard, sweep
 from colab_magics.checkpoints.files import DISK, Disk
 from colab_magics.checkpoints.interval import SHORTEST, best_interval
 from colab_magics.checkpoints.manifest import Broken, Manifest, folder_name
 from colab_magics.checkpoints.retention import superfluous
-from colab_magics.checkpoints.verify import entries, verify
+from colab_magics.checkpoints.verify import Entry, entries, set_aside, verify
 from colab_magics.events import read_events
 from colab_magics.training.loop import OnEvent, Progress, RandomState, Task
-from colab_magics.training.state import HostCopies, Snapshot, configs_of, take
+from colab_magics.training.state import HostCopies, Snapshot, configs_of, take, weights_of
 
 Reason = Literal[
     "interval", "steps", "best", "stop", "save", "terminated", "deadline", "finished", "failed", "resumed"
@@ -108,7 +110,6 @@ class Saver:
         self._last = self.clock()
         self._early_done = False
         self._speed = _SLOW_DISK
-        self._bytes = 0
 
     # --- called by the loop ------------------------------------------------------------------------------------------
 
@@ -156,9 +157,10 @@ class Saver:
         drawn : RandomState, optional
             torch's random state at the step's start, where one is under way.
         """
+        if reason == "save":  # whoever asked is waiting for the answer, which is known when all is written
+            self.wait()
         if self._saved_step == self.progress.step:
-            if reason == "save":  # whoever asked is waiting for the answer
-                self.wait()
+            if reason == "save":
                 self.on_event("checkpoint", action="saved", name=self.parent, step=self.progress.step, reason=reason)
             return
         begin = time.perf_counter()
@@ -189,7 +191,6 @@ class Saver:
             return
         now = self.clock()
         since, self._last, self._saved_step = now - self._last, now, self.progress.step
-        self._bytes = snapshot.bytes
         stall = time.perf_counter() - begin
         self.stalls.append(stall)
         told = {
@@ -203,12 +204,13 @@ class Saver:
 
     def terminated(self) -> None:
         """SIGTERM has come, in the middle of whatever the training thread did."""
-        seconds = self._bytes / self._speed
+        seconds = _bytes_of(self.task) / self._speed
         if seconds > GRACE:
+            newest = f"the newest may remain {self.parent}" if self.parent is not None else "there may be none"
             self.on_event(
                 "warning",
                 message=f"The machine is ending this process. A checkpoint takes about {seconds:.0f} s here and there "
-                f"may be {GRACE:.0f}: the newest may remain that of step {max(0, self._saved_step)}.",
+                f"may be {GRACE:.0f}: {newest}.",
             )
         if self._drawn is not None:
             self.now("terminated", self._drawn)
@@ -231,10 +233,13 @@ class Saver:
                 if error.errno not in _FULL:
                     raise
                 # a full disk: what a shorter list of checkpoints would not keep goes first, then once more
-                self._prune(limit=1)
+                self._prune(limit=1, verified=self.parent)
                 whole = self._commit(target, snapshot, manifest)
         except (OSError, Broken) as error:
             self._saved_step = -1
+            if isinstance(error, Broken):  # a quick look would take it for whole
+                with suppress(OSError):
+                    set_aside(Entry(target, manifest.step, manifest.attempt, None), disk=self.disk)
             self._tell_failure(manifest.step, self._why(error, snapshot.bytes))
             return
         seconds = time.perf_counter() - begin
@@ -249,17 +254,16 @@ class Saver:
             seconds=seconds,
             **told,
         )
-        self._prune(limit=self.limit, verified=target.name)
+        self._prune(limit=self.limit, verified=self.parent)
 
     def _commit(self, target: Path, snapshot: Snapshot, manifest: Manifest) -> Manifest:
         whole = commit(target, snapshot.contents(self._configs), manifest, disk=self.disk)
         verify(target, disk_cache=False)
         return whole
 
-    def _prune(self, *, limit: int, verified: str | None = None) -> None:
+    def _prune(self, *, limit: int, verified: str | None) -> None:
+        """Delete what is superfluous. `verified`: the newest of which this process has read every byte."""
         found = entries(self._checkpoints, run=self.run)
-        if verified is None:  # the newest that was read back when it was written
-            verified = next((entry.name for entry in found if entry.manifest is not None), None)
         for entry in superfluous(
             found, limit=limit, verified=verified, confirmed=confirmed(self.folder), pinned=pins(self.folder)
         ):
@@ -282,6 +286,13 @@ class Saver:
                 free = shutil.disk_usage(self.folder).free
                 why += f": it needs {need:,} bytes, and {free:,} are free"
         return why
+
+
+def _bytes_of(task: Task) -> int:
+    """Bytes of what a snapshot would copy."""
+    states = [value for state in task.optimizer.state.values() for value in state.values()]
+    tensors = [*weights_of(task.model).values(), *(value for value in states if isinstance(value, torch.Tensor))]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def confirmed(folder: Path) -> str | None:

@@ -201,6 +201,20 @@ def test_the_best_so_far_is_known_to_the_run_that_goes_on(a_run, tmp_path):
     assert_same_end(gone_on, [stopped], plain)
 
 
+def test_an_evaluation_that_was_done_before_the_checkpoint_is_not_done_again(a_run, tmp_path):
+    plain = _early(a_run).run()
+    killed = _early(a_run)
+    saver = saver_of(killed, tmp_path / "run", every=Every(steps=1))
+    train_with(killed, saver, lambda: _stop_at(killed, 4))
+    step = 3
+    [entry] = [one for one in entries(tmp_path / "run" / "checkpoints") if one.step == step]
+    gone_on = goes_on(_early(a_run), read_saved(entry.folder))
+    assert gone_on.progress.evaluated == step
+    gone_on.run()
+    assert gone_on.told("eval") == plain.told("eval")[step:]
+    assert gone_on.progress == plain.progress
+
+
 class ShortOfMemory:
     """A loss in a memory that holds `room` documents at a time, from the call after `from_call` on."""
 
