@@ -22,6 +22,8 @@ from colab_magics.checkpoints.manifest import (
     read_manifest,
 )
 
+pytestmark = pytest.mark.face
+
 RUN = "0123456789abcdef"
 SEALED = Sealed(3, "ab" * 32)
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=10)

@@ -22,6 +22,8 @@ from colab_magics.checkpoints.retention import superfluous
 from colab_magics.checkpoints.tensors import read_tensors
 from colab_magics.checkpoints.verify import entries, newest_verified, set_aside, verify
 
+pytestmark = pytest.mark.face
+
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:

@@ -17,6 +17,8 @@ from hypothesis.extra import numpy as hnp
 
 from colab_magics.checkpoints.tensors import SIZES, Tensor, laid_out, read_tensors, size_of
 
+pytestmark = pytest.mark.face
+
 KINDS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1", "U8": "|u1"}
 NAMES = {kind: dtype for dtype, kind in KINDS.items()} | {"|b1": "BOOL"}
 arrays = st.sampled_from([*KINDS.values(), "|b1"]).flatmap(

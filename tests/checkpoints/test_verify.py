@@ -15,6 +15,8 @@ from colab_magics.checkpoints.commit import commit
 from colab_magics.checkpoints.manifest import MANIFEST, Broken, Manifest
 from colab_magics.checkpoints.verify import entries, newest_verified, set_aside, verify
 
+pytestmark = pytest.mark.face
+
 
 def _flip(folder: Path) -> None:
     path = folder / "optimizer.safetensors"
