@@ -85,7 +85,7 @@ def _perform(wish: dict[str, Any], answer: Any) -> Any:
         there = held(store, wish["name"])
         same = there is not None and (there.session, there.time) == (wish["session"], wish["time"])
         if there is not None and same:
-            give_back(store, wish["name"], there)
+            give_back(store, wish["name"], there.session)
         return same
     if wish["do"] == "check":
         return check_store(store, int(wish["need"]))

@@ -9,10 +9,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -73,7 +73,7 @@ class Replication:
         self.name, self.run = folder.name, ""
         self.there: dict[str, Standing] = {}
         self._say, self._pulse = say, pulse
-        self._lease: Lease | None = None
+        self._session, self._holds = secrets.token_hex(8), False
         self._renewed = self._asked = float("-inf")
         self._sent: dict[str, bytes] = {}
         self._data: dict[str, Manifest] = {}
@@ -137,9 +137,9 @@ class Replication:
 
     def close(self) -> None:
         """Give the lease back."""
-        if self._lease is not None:
-            give_back(self.store, self.name, self._lease)
-            self._lease = None
+        if self._holds:
+            give_back(self.store, self.name, self._session)
+            self._holds = False
 
     # --- the lease
 
@@ -148,13 +148,12 @@ class Replication:
         self._pulse()
         if time.monotonic() - self._renewed < self.store.lease_every:
             return
-        lease = Lease(self.run, _attempt(self.folder))
-        if self._lease is None:
+        if not self._holds:
             check_owner(self.store, self.name, self.run)
-        else:
-            lease = replace(lease, session=self._lease.session)
+        # one session for all its tries: a lease that was written by a call that failed is our own all the same
+        lease = Lease(self.run, _attempt(self.folder), session=self._session)
         take(self.store, self.name, lease)
-        self._lease, self._renewed = lease, time.monotonic()
+        self._holds, self._renewed = True, time.monotonic()
 
     # --- small files
 
