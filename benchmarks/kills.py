@@ -131,9 +131,27 @@ class Course:
     rows: Path = ROWS
 
     @staticmethod
-    def run(folder: Path, workers: Workers, recipe: Mapping[str, Any] = SHORT, rows: Path = ROWS) -> Course:
-        """Train it undisturbed, twice: the first one fills the cache, and the second must end as it did."""
+    def run(
+        folder: Path,
+        workers: Workers,
+        recipe: Mapping[str, Any] = SHORT,
+        rows: Path = ROWS,
+        *,
+        template_begins: str = "",
+        once: bool = False,
+    ) -> Course:
+        """Train it undisturbed, twice: the first one fills the cache, and the second must end as it did.
+
+        Parameters
+        ----------
+        template_begins : str
+            What the model's chat template shall begin with.
+        once : bool
+            Not twice: where the recipe gives another end at another time.
+        """
         model = _one_layer_of_the_demo(folder / "model")
+        template = model / "chat_template.jinja"
+        template.write_text(template_begins + template.read_text())
         variables = {
             **workers.environment,
             "COLAB_MAGICS_CACHE": str(folder / "cache"),
@@ -141,11 +159,11 @@ class Course:
             "OMP_NUM_THREADS": "1",
         }
         course = Course(folder, Workers(workers.python, variables), Recipe(model=str(model), **recipe), rows)
-        for name in ("again", "undisturbed"):
+        for name in ("undisturbed",) if once else ("again", "undisturbed"):
             run = course.fresh(name)
             if code := course.start(run).wait(_PATIENCE):
                 raise RuntimeError(f"the undisturbed run ended with {code}: {_why(run)}")
-        if different := course.difference(course.folder / "again"):
+        if not once and (different := course.difference(course.folder / "again")):
             raise RuntimeError(f"two undisturbed runs differ: {different}")
         return course
 
@@ -277,6 +295,20 @@ def killed(course: Course, name: str, moments: Iterable[Moment]) -> Trial | None
         torn += _left_half_done(run)
         phase = _phase(course, run)
     return _ended(course, run, Trial(deaths, phase, torn))
+
+
+def begun_and_killed(course: Course, name: str, moment: Moment) -> Path:
+    """A run that was killed at the moment, as it lies there; one checkpoint at least must have been made."""
+    run = course.fresh(name)
+    process = course.start(run)
+    pid = _comes(moment, run, process)
+    if pid is None:
+        raise RuntimeError(f"it had ended before: {_why(run)}")
+    os.kill(pid, signal.SIGKILL)
+    process.wait(_PATIENCE)
+    if not entries(run / "checkpoints"):
+        raise RuntimeError("it had no checkpoint yet")
+    return run
 
 
 def stopped(course: Course, name: str, moment: Moment, how: Literal["stop", "stop-now", "SIGTERM"]) -> Trial | None:
