@@ -19,6 +19,8 @@ from colab_magics.recipe.yaml_text import dump
 from colab_magics.run import following_name
 
 _SCRATCH = "optimizer"
+# said even where they are as by default: a cell with r alone means a lora_alpha of 2 x r
+_ALWAYS = ("model", "method", "r", "lora_alpha")
 
 
 def bring_in(line: Line, root: Path, said: Callable[[str], None]) -> str:
@@ -95,4 +97,4 @@ def recipe_of(foreign: Foreign) -> dict[str, Any]:
     if foreign.steps is not None:
         # the rest of its schedule
         told["max_steps"] = foreign.steps if foreign.steps > foreign.step else 2 * foreign.step
-    return {key: value for key, value in told.items() if key in ("model", "method") or value != defaults()[key]}
+    return {key: value for key, value in told.items() if key in _ALWAYS or value != defaults()[key]}
