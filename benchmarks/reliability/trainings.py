@@ -32,7 +32,6 @@ class Trials:
     done: int = 0
     unable: Counter[str] = field(default_factory=Counter)
     different: list[int] = field(default_factory=list)
-    older_were_whole: int = 0
     seconds: float = 0.0
 
 
