@@ -63,8 +63,8 @@ $(TODAY)/.demo: $(TODAY)/.base $(SOURCE)
 
 $(TODAY)/.test: $(TODAY)/.demo
 	$(TODAY)/bin/python $(PIP) install -c requirements/today.txt \
-		build hypothesis ipywidgets jupyter_client mypy nbconvert pandas pytest pytest-timeout pytest-xdist ruff \
-		types-psutil types-PyYAML trl
+		build hypothesis ipywidgets jupyter_client "moto[s3,server]" mypy nbconvert pandas pytest pytest-timeout \
+		pytest-xdist ruff s3fs types-psutil types-PyYAML trl
 	touch $@
 
 $(TODAY)/.bench: $(TODAY)/.test

@@ -145,7 +145,6 @@ class DriveStore(FolderStore):
         Gives the cloud to ask, or None where there is nobody to ask.
     """
 
-    lease_every = 180.0  # each renewal is an upload
     truncates = True  # what is deleted goes to the trash, and counts against the quota there
 
     def __init__(

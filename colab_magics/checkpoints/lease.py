@@ -18,12 +18,12 @@ from typing import Any
 from colab_magics import worker
 from colab_magics.checkpoints.commit import DELETING
 from colab_magics.checkpoints.manifest import MANIFEST, Broken, Manifest
-from colab_magics.checkpoints.stores import MOST_MANIFEST, Store, read
+from colab_magics.checkpoints.stores import LEASE, MOST_MANIFEST, Store, read
 from colab_magics.checkpoints.verify import ASIDE
 
-LEASE = "LEASE.json"
 STALE = 600.0
 """Seconds without renewal after which a lease counts no more."""
+_LENGTH = 511
 _MOST = 64 * 2**10
 _HEAD = 256 * 2**20
 
@@ -34,7 +34,10 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Lease:
-    """The holder: a process of a machine, as of `time` (seconds since 1970, by its own clock)."""
+    """The holder: a process of a machine, as of `time` (seconds since 1970, by its own clock).
+
+    `every` is how often it means to renew it, in seconds: whoever watches for a sign of life must watch longer.
+    """
 
     run: str
     attempt: int
@@ -44,9 +47,11 @@ class Lease:
     pid: int = field(default_factory=os.getpid)
     start_time: float | None = field(default_factory=lambda: worker.start_time(os.getpid()))
     time: float = field(default_factory=time.time)
+    every: float = 60.0
 
     def to_json(self) -> bytes:
-        return (json.dumps(asdict(self)) + "\n").encode()
+        # always of the same length: it is written over in its place
+        return (json.dumps(asdict(self)).ljust(_LENGTH) + "\n").encode()
 
     @staticmethod
     def from_json(text: bytes) -> Lease | None:
@@ -57,7 +62,7 @@ class Lease:
             return Lease(
                 *(str(told["run"]), int(told["attempt"]), str(told["session"]), str(told["host"])),
                 *(str(told["boot_id"]), int(told["pid"]), None if started is None else float(started)),
-                float(told["time"]),
+                *(float(told["time"]), float(told["every"])),
             )
         except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
             return None

@@ -37,6 +37,7 @@ Standing = Literal["local", "handed over", "confirmed"]
 Told = Callable[[int], None]
 """Is told of bytes as they are taken."""
 
+LEASE = "LEASE.json"
 PIECE = 4 * 2**20
 MOST_MANIFEST = 2**20
 # What we write is of these kinds and no other: nothing else is copied there, nor fetched from there.
@@ -328,10 +329,13 @@ class FolderStore:
 
     def put(self, path: str, data: bytes) -> None:
         target = self._made(str(PurePosixPath(path).parent)) / PurePosixPath(path).name
-        before = self._appended.pop(path, None)
+        before = self._appended.pop(path, None) if target.exists() else None
         if path.endswith(".jsonl") and before is not None and before <= len(data):
             # a log only grows: what is new is added, and no old version is left for a Drive to count
-            self._add(target, before, data[before:])
+            self._overwrite(target, before, data[before:], before)
+        elif target.name == LEASE and before == len(data):
+            # so is a lease that is renewed every minute: a Drive would keep each one in its trash
+            self._overwrite(target, before, data, 0)
         else:
             staged = target.with_name(f"{STAGING}{target.name}-{secrets.token_hex(4)}")
             try:
@@ -344,11 +348,12 @@ class FolderStore:
             self.disk.flush_folder(target.parent)
         self._appended[path] = len(data)
 
-    def _add(self, target: Path, before: int, data: bytes) -> None:
-        descriptor = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+    def _overwrite(self, target: Path, before: int, data: bytes, begin: int) -> None:
+        descriptor = os.open(target, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             if os.fstat(descriptor).st_size != before:
                 raise OSError(errno.EIO, f"{target.name} is not as it was left")
+            os.lseek(descriptor, begin, os.SEEK_SET)
             write_all(self.disk, descriptor, memoryview(data))
             self.disk.flush(descriptor)
         finally:

@@ -13,9 +13,9 @@ import pytest
 
 from colab_magics import worker
 from colab_magics.checkpoints import remote
-from colab_magics.checkpoints.lease import LEASE, STALE, Lease, Refused, held, take
+from colab_magics.checkpoints.lease import STALE, Lease, Refused, held, take
 from colab_magics.checkpoints.replica.copying import Replication
-from colab_magics.checkpoints.stores import FolderStore
+from colab_magics.checkpoints.stores import LEASE, FolderStore
 from tests.checkpoints import copies, scenes
 
 
@@ -92,6 +92,21 @@ def test_a_lease_that_is_taken_over_ends_the_copy_under_way(tmp_path: Path, thei
         replication.turn(ended=False)
     replication.close()
     assert held(store, "kwanzaa") == theirs, "it is not ours to give back"
+
+
+def test_a_lease_is_renewed_in_its_place_and_made_anew_where_somebody_took_it(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "copy")
+    store.ready()
+    lease = Lease(copies.RUN, 1)
+    take(store, "kwanzaa", lease)
+    path = tmp_path / "copy" / "kwanzaa" / LEASE
+    number = path.stat().st_ino
+    take(store, "kwanzaa", replace(lease, time=lease.time + 61.25))
+    assert path.stat().st_ino == number, "a Drive keeps every file that was replaced in its trash"
+    assert held(store, "kwanzaa") == replace(lease, time=lease.time + 61.25)
+    path.unlink()
+    take(store, "kwanzaa", lease)
+    assert held(store, "kwanzaa") == lease
 
 
 def test_a_lease_is_given_back_at_a_good_end(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ class Replication:
         if not self._holds:
             check_owner(self.store, self.name, self.run)
         # one session for all its tries: a lease that was written by a call that failed is our own all the same
-        lease = Lease(self.run, _attempt(self.folder), session=self._session)
+        lease = Lease(self.run, _attempt(self.folder), session=self._session, every=self.store.lease_every)
         take(self.store, self.name, lease)
         self._holds, self._renewed = True, time.monotonic()
 
