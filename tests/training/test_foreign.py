@@ -19,11 +19,13 @@ from continued import NEVER, newest, saver_of, train_with
 from colab_magics.checkpoints.foreign import look, take, unpickled
 from colab_magics.checkpoints.tensors import read_tensors
 from colab_magics.errors import ColabMagicsError
+from colab_magics.magics.checkpoint_commands import perform
+from colab_magics.magics.checkpoint_line import read_line
 from colab_magics.recipe import Recipe
 from colab_magics.training import imported
 from colab_magics.training.foreign import check_torch
 from colab_magics.training.source import open_model
-from colab_magics.training.state import Saved, read_saved
+from colab_magics.training.state import Saved, read_saved, tensor_of
 
 RUN = "0123456789abcdef"
 STEPS = 4
@@ -31,10 +33,11 @@ STEPS = 4
 
 @dataclass(frozen=True)
 class Theirs:
-    """What transformers' Trainer has left, and the model's folder."""
+    """What transformers' Trainer has left, the model's folder, and the moments that it had, by parameter."""
 
     checkpoint: Path
     base: Path
+    moments: dict[str, dict[str, torch.Tensor]]
 
 
 class _Rows(torch.utils.data.Dataset):
@@ -49,7 +52,7 @@ class _Rows(torch.utils.data.Dataset):
 
 
 def trained_by_transformers(base: Path, folder: Path, **lora: Any) -> Theirs:
-    """Four steps of the real Trainer; `lora` None for full fine-tuning."""
+    """Four steps of the real Trainer; without `lora` full fine-tuning."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
@@ -71,7 +74,9 @@ def trained_by_transformers(base: Path, folder: Path, **lora: Any) -> Theirs:
     )
     trainer = Trainer(model=model, args=arguments, train_dataset=_Rows())
     trainer.train()
-    return Theirs(folder / f"checkpoint-{STEPS}", base)
+    optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)  # inside of accelerate's
+    moments = {name: optimizer.state[one] for name, one in model.named_parameters() if one.requires_grad}
+    return Theirs(folder / f"checkpoint-{STEPS}", base, moments)
 
 
 LORA = {"r": 4, "lora_alpha": 12, "target_modules": ["q_proj", "v_proj"]}
@@ -130,25 +135,28 @@ def test_the_first_loss_is_the_one_that_peft_computes_from_the_same_folder(
     assert run.losses[0] != pytest.approx(plain.losses[0], rel=1e-3)
 
 
-def test_with_trust_pickle_the_moments_are_those_of_transformers(
-    theirs: Theirs, tiny_run: Callable[..., Trained], tmp_path: Path
+@pytest.mark.parametrize(
+    "more", [{}, {"use_dora": True}, {"modules_to_save": ["lm_head"]}], ids=["lora", "dora", "head"]
+)
+def test_with_trust_pickle_the_moments_are_those_that_the_trainer_had(
+    make_model: Callable[..., Path], tiny_run: Callable[..., Trained], tmp_path: Path, more: dict[str, Any]
 ) -> None:
-    run = tiny_run(**as_the_recipe(theirs))
-    differs = begun(run, taken(theirs.checkpoint, tmp_path / "run", trust_pickle=True))
-    assert any("has the imported moments" in line for line in differs)
-    packed = torch.load(theirs.checkpoint / "optimizer.pt", weights_only=True)
-    weights = read_tensors(theirs.checkpoint / "adapter_model.safetensors")
-    ours = {
-        name.replace(".default", ""): run.task.optimizer.state[parameter]
-        for name, parameter in run.model.named_parameters()
-        if parameter.requires_grad
-    }
-    assert ours.keys() == weights.keys()
-    # the file is sorted by name, and the optimizer by place in the model: A before B, q before v, layer by layer
-    for place, name in enumerate(ours):
-        for key in ("exp_avg", "exp_avg_sq", "step"):
-            assert torch.equal(ours[name][key], packed["state"][place][key]), (name, key)
-    assert len(packed["state"]) == len(ours)
+    theirs = trained_by_transformers(make_model(), tmp_path / "outputs", **LORA, **more)
+    run = tiny_run(**as_the_recipe(theirs), **more)
+    saved = taken(theirs.checkpoint, tmp_path / "run", trust_pickle=True)
+    imported.check_recipe(saved, run.source, run.recipe)
+    differs = begun(run, saved)
+    assert any("has the imported moments" in line for line in differs), differs
+    assert_same_moments(run, theirs)
+
+
+def assert_same_moments(run: Trained, theirs: Theirs) -> None:
+    trained = {name: parameter for name, parameter in run.model.named_parameters() if parameter.requires_grad}
+    assert trained.keys() == theirs.moments.keys()
+    for name, parameter in trained.items():
+        ours = run.task.optimizer.state[parameter]
+        assert ours.keys() == theirs.moments[name].keys() == {"step", "exp_avg", "exp_avg_sq"}
+        assert all(torch.equal(ours[key], value) for key, value in theirs.moments[name].items()), name
 
 
 class _Bomb:
@@ -276,22 +284,40 @@ def test_a_recipe_that_ends_before_the_step_says_what_to_set(
     assert refused.value.next_steps == ("Set max_steps: 7 for 3 more, or raise num_train_epochs.",)
 
 
+@pytest.mark.parametrize(
+    ("model_type", "config"),
+    [("qwen3", {}), ("qwen3", {"tie_word_embeddings": True}), ("gpt2", {})],
+    ids=["qwen3", "tied", "gpt2"],
+)
 def test_a_full_model_and_its_moments_in_two_groups_are_taken_over(
-    make_model: Callable[..., Path], tiny_run: Callable[..., Trained], tmp_path: Path
+    make_model: Callable[..., Path],
+    tiny_run: Callable[..., Trained],
+    tmp_path: Path,
+    model_type: str,
+    config: dict[str, Any],
 ) -> None:
-    theirs = trained_by_transformers(make_model(), tmp_path / "outputs")
+    theirs = trained_by_transformers(make_model(model_type, **config), tmp_path / "outputs")
     saved = taken(theirs.checkpoint, tmp_path / "run", trust_pickle=True)
-    run = tiny_run(method="full", max_steps=8, effective_batch_size=4, optim="adamw_torch")
+    run = tiny_run(model_type, config=config, method="full", max_steps=8, effective_batch_size=4, optim="adamw_torch")
     imported.check_recipe(saved, run.source, run.recipe)
     differs = begun(run, saved)
     assert any("has the imported moments" in line for line in differs), differs
-    packed = torch.load(theirs.checkpoint / "optimizer.pt", weights_only=True)
-    groups = [len(group["params"]) for group in packed["param_groups"]]
-    assert all(groups), "both groups have something"
-    first = next(parameter for parameter in run.model.parameters() if parameter.ndim > 1)
-    assert torch.equal(run.task.optimizer.state[first]["exp_avg"], packed["state"][0]["exp_avg"])
-    norms = [parameter for name, parameter in run.model.named_parameters() if "norm" in name]
-    assert torch.equal(run.task.optimizer.state[norms[0]]["exp_avg"], packed["state"][groups[0]]["exp_avg"])
+    assert_same_moments(run, theirs)
+    assert all((saved.imported or {})["groups"]), "both groups have something"
+    written = read_tensors(theirs.checkpoint / "model.safetensors")
+    assert all(torch.equal(run.model.get_parameter(name), tensor_of(one)) for name, one in written.items())
+
+
+def test_the_line_takes_the_moments_along_and_leaves_nothing_else(theirs: Theirs, tmp_path: Path) -> None:
+    said: list[str] = []
+    line = read_line(f"import {theirs.checkpoint} old --trust-pickle")
+    shown = perform(line, tmp_path / "runs", said=said.append)["text/plain"]
+    assert "a pickle, in a process of its own" in said[0]
+    assert "with the optimizer's moments." in shown.splitlines()[0]
+    assert os.listdir(tmp_path / "runs") == ["old"]
+    assert os.listdir(tmp_path / "runs" / "old") == ["checkpoints"]
+    (checkpoint,) = (tmp_path / "runs" / "old" / "checkpoints").iterdir()
+    assert "optimizer.safetensors" in os.listdir(checkpoint)
 
 
 def test_what_follows_is_a_checkpoint_like_any_other(
