@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from colab_magics.checkpoints.commit import discard
 from colab_magics.checkpoints.linked import commit_linked
-from colab_magics.checkpoints.manifest import MANIFEST, Broken, folder_name
+from colab_magics.checkpoints.manifest import MANIFEST, Broken, folder_name, parse_folder_name
 from colab_magics.checkpoints.verify import Entry, newest_verified, set_aside, verify
 from colab_magics.errors import ColabMagicsError
 from colab_magics.events import Event
@@ -50,7 +51,7 @@ def find_origin(path: Path) -> Origin:
     ColabMagicsError
         None there is whole; says what is wrong with each.
     """
-    if (path / MANIFEST).exists():
+    if parse_folder_name(path.name) is not None or (path / MANIFEST).exists():
         try:
             manifest = verify(path)
         except Broken as broken:
@@ -87,6 +88,7 @@ def take_over(origin: Origin, folder: Path, run: str) -> Origin:
     files = [origin.entry.folder / name for name in manifest.files]
     taken = commit_linked(target, files, replace(manifest, run=run, attempt=0, facts=facts))
     if dict(taken.files) != dict(manifest.files):
+        discard(target, run=run)  # its own manifest holds, and a later search would take it
         raise ColabMagicsError(
             f"Checkpoint {origin.entry.name} changed while it was copied.",
             "Its run deleted it, or its disk is failing.",
