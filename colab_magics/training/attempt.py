@@ -190,7 +190,7 @@ def _go_on(origin: Origin, ready: Ready, task: Task, progress: Progress, saver: 
             differs.append("the data is other data: its order begins where the samples taken so far end")
         if not changes and same_device(saved, ready.device):
             progress.arrangement = arrangement_of(saved)
-    forked = origin.entry.attempt == 0
+    forked = origin.entry.attempt == 0 and log.attempt == 1  # later it is the run's own beginning
     for problem in () if forked else put_aside(origin):
         log.append("warning", message=problem)
     saver.parent = origin.entry.name

@@ -84,7 +84,9 @@ def take_over(origin: Origin, folder: Path, run: str) -> Origin:
         return origin
     target = folder / "checkpoints" / folder_name(manifest.step, 0)
     target.parent.mkdir(exist_ok=True)
-    facts = {**manifest.facts, "parent": f"{manifest.facts.get('name', '')}/{origin.entry.name}"}
+    facts = dict(manifest.facts)
+    if origin.saved.imported is None:  # of one that was imported it names the other trainer's folder
+        facts["parent"] = f"{facts.get('name', '')}/{origin.entry.name}"
     files = [origin.entry.folder / name for name in manifest.files]
     taken = commit_linked(target, files, replace(manifest, run=run, attempt=0, facts=facts))
     if dict(taken.files) != dict(manifest.files):

@@ -157,3 +157,15 @@ def test_an_imported_adapter_is_trained_on_to_the_end(kernel: Kernel, home: Home
     # and it is a run like any other from then on
     again = kernel.run(f"{body.strip()}\neffective_batch_size: 4")
     assert "has been trained with this recipe and data" in again.text
+    # killed before its first own checkpoint, it goes on from the imported one, which it has kept
+    shutil.rmtree(run.checkpoints / "00000006-a1")
+    log = run.folder / "events.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(line for line in lines if json.loads(line)["kind"] not in ("checkpoint", "finished")))
+    assert "after   outputs/checkpoint-3" in kernel.run("%checkpoint show old").text
+    reply = kernel.run("%checkpoint resume old")
+    assert reply.status == "ok", reply.traceback
+    resumed = [event for event in home.events("old") if event["kind"] == "resumed"]
+    assert [(event["attempt"], event["step"], event["lost_steps"]) for event in resumed] == [(1, 3, 0), (2, 3, 3)]
+    told = [(event["step"], event["loss"]) for event in home.events("old") if event["kind"] == "step"]
+    assert told[:3] == told[3:]
