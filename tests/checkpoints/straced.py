@@ -91,7 +91,7 @@ def system_calls_of(act: Act, folder: Path) -> Iterator[tuple[str, Path]]:
     for name, count in Counter(calls_by_strace(act, log, next(fresh))).items():
         for number in range(1, count + 1):
             inject = ("-e", f"inject={name}:signal=SIGKILL:when={number}")
-            for _ in range(3):  # on a busy machine strace now and then loses the last line of its log
+            for _ in range(3):  # seen once in a thousand on a busy machine: the log does not end with this call
                 scene = next(fresh)
                 code, made = _traced(lambda scene=scene: act.run(scene, DISK), log, *inject)
                 if code == -9 and made.count(name) == number and made[-1] == name:
