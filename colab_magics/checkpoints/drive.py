@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -28,6 +29,7 @@ ID = "user.drive.id"
 _SCOPE = "https://www.googleapis.com/auth/drive.readonly"
 _ID = re.compile(r"[A-Za-z0-9_-]{10,100}")
 _MOST = 2**16
+_LOOK_EVERY = 300.0
 
 
 def mounted_drive(among: Sequence[Mount] | None = None) -> Path | None:
@@ -70,7 +72,7 @@ class Cloud:
         Raises
         ------
         OSError
-            No answer, or no leave to ask.
+            No answer; a `PermissionError` where there is no leave to ask.
         """
         fields = "name,parents,size,md5Checksum,sha256Checksum,trashed"
         address = f"{self._base}/files/{urllib.parse.quote(file, safe='')}?fields={fields}&supportsAllDrives=true"
@@ -82,6 +84,8 @@ class Cloud:
             error.close()
             if error.code == 404:
                 return None
+            if error.code in (401, 403):
+                raise PermissionError(error.code, "no leave to ask Drive") from None
             raise
         except ValueError:
             return None
@@ -118,7 +122,7 @@ def google_cloud() -> Cloud | None:
             try:
                 credentials.refresh(google.auth.transport.requests.Request())
             except Exception as error:
-                raise OSError(f"no leave to ask Drive: {type(error).__name__}") from None
+                raise PermissionError(f"no leave to ask Drive: {type(error).__name__}") from None
         return str(credentials.token)
 
     return Cloud(token)
@@ -156,7 +160,9 @@ class DriveStore(FolderStore):
         cloud: Callable[[], Cloud | None] = google_cloud,
     ) -> None:
         super().__init__(root, run_folder=run_folder, known=known)
-        self._cloud = cloud
+        self._find_cloud = cloud
+        self._cloud: Cloud | None = None
+        self._found_at = float("-inf")
         self._proven: set[str] = set()
         self._hashes: dict[str, tuple[int, str, str]] = {}
 
@@ -176,17 +182,30 @@ class DriveStore(FolderStore):
 
     def proven(self, path: str, names: Sequence[str]) -> bool:
         """Whether the cloud has these files of the folder, whole, under their names and in their place."""
-        cloud = self._cloud()
+        cloud = self._someone_to_ask()
         if cloud is None:
             return False
-        if not all(self._file_is_there(cloud, f"{path}/{name}") for name in names):
+        try:
+            if not all(self._file_is_there(cloud, f"{path}/{name}") for name in names):
+                return False
+            # an uploaded file is of no use where nobody looks: the folder may still bear its staging name there
+            return all(self._place_is_right(cloud, folder) for folder in _upwards(path))
+        except PermissionError:
+            self._cloud = None  # as good as nobody, until the next time that credentials are looked for
             return False
-        # a file that is uploaded is of no use where nobody looks: the folder may still bear its staging name there
-        return all(self._place_is_right(cloud, folder) for folder in _upwards(path))
+        except (urllib.error.URLError, TimeoutError):
+            return False
+
+    def _someone_to_ask(self) -> Cloud | None:
+        """The cloud; credentials are looked for every few minutes, for a person may give them at any time."""
+        if time.monotonic() - self._found_at > _LOOK_EVERY:
+            self._found_at = time.monotonic()
+            self._cloud = self._find_cloud()
+        return self._cloud
 
     def ends(self, path: str, names: Sequence[str]) -> bool:
         """Whether there is nobody to ask, and nothing hints at files that are still on their way."""
-        if self._cloud() is not None:
+        if self._someone_to_ask() is not None:
             return False
         paths = [self.root / path / name for name in names]
         return all(drive_id(one) for one in paths) or not any(_has_id(one) for one in paths)

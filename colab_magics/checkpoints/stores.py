@@ -73,6 +73,8 @@ class Store(Protocol):
     """Seconds between two renewals of a lease."""
     patience: float
     """Seconds without a byte taken after which the store is said not to answer."""
+    copy_every: float
+    """Seconds between the copies of two checkpoints, while the training goes on."""
 
     def ready(self) -> None:
         """See that what should be mounted is; make the place itself."""
@@ -97,6 +99,9 @@ class Store(Protocol):
 
     def put_folder(self, path: str, source: Path, manifest: Manifest, told: Told) -> None:
         """Write a folder of which every file is as `manifest` says, else raise `Broken`."""
+
+    def sync(self) -> None:
+        """Send what was put, where that is a step of its own."""
 
     def delete(self, path: str) -> None:
         """Delete a small file, if it is there."""
@@ -222,6 +227,7 @@ class FolderStore:
 
     lease_every = 60.0
     patience = 30.0
+    copy_every = 0.0
     truncates = False
 
     def __init__(self, root: Path, *, run_folder: Path | None = None, known: Sequence[PurePath] = ()) -> None:
@@ -367,6 +373,9 @@ class FolderStore:
         contents = {name: sealed_pieces(source / name, sealed, told) for name, sealed in manifest.files.items()}
         commit(target, contents, manifest, disk=self.disk)
 
+    def sync(self) -> None:
+        """Nothing: every call has done what it says."""
+
     def delete(self, path: str) -> None:
         with suppress(FileNotFoundError):
             self.disk.unlink(self.root / path)
@@ -418,6 +427,10 @@ def open_store(where: str, *, run_folder: Path | None = None, known: Sequence[Pu
     ImportError
         The library that speaks with that kind of store is not installed.
     """
+    if where.startswith("kaggle://"):
+        from colab_magics.checkpoints.kaggle import KaggleStore
+
+        return KaggleStore(where, run_folder=run_folder)
     if "://" in where:
         from colab_magics.checkpoints.urls import UrlStore, hub_store
 

@@ -321,6 +321,8 @@ class Fetching:
 def check_store(store: Store, need: int) -> list[str]:
     """Whether a copy can be made there: it is reached, a file is written, read back and deleted."""
     store.ready()
+    if store.copy_every:  # of a store that takes versions only, one is not spent on a question
+        return []
     probe = f".probe-{os.getpid()}"
     store.put(probe, b"colab_magics")
     try:

@@ -74,11 +74,12 @@ class Replication:
         self.there: dict[str, Standing] = {}
         self._say, self._pulse = say, pulse
         self._session, self._holds = secrets.token_hex(8), False
-        self._renewed = self._asked = float("-inf")
+        self._renewed = self._asked = self._copied = float("-inf")
         self._sent: dict[str, bytes] = {}
         self._data: dict[str, Manifest] = {}
         self._manifests: dict[str, Manifest] = {}
         self._passed_over: set[str] = set()
+        self._pins: set[str] | None = None
         self._result: dict[str, tuple[int, int]] = {}
         self._ready = False
 
@@ -111,13 +112,14 @@ class Replication:
             self._send_events()
         for name in (RECIPE, INPUTS):
             self._send(name)
-        if self._copy_data() or self._copy_next():
+        if self._copy_data() or (self._is_time(ended) and self._copy_next()):
             return True
         self._send_pins()
         if ended:
             if self._copy_result():
                 return True
             self._send_events()
+            self.store.sync()
         return self._confirm()
 
     @property
@@ -184,14 +186,15 @@ class Replication:
 
     def _send_pins(self) -> None:
         pinned = self._pinned()
-        for name in pinned:
-            self._put(f"{PINS}/{name}", b"")
-        if pinned or any(sent.startswith(f"{PINS}/") for sent in self._sent) or PINS not in self._sent:
-            for item in self.store.names(f"{self.name}/{PINS}"):
-                if item.name not in pinned and parse_folder_name(item.name) is not None:
-                    self.store.delete(f"{self.name}/{PINS}/{item.name}")
-                    self._sent.pop(f"{PINS}/{item.name}", None)
-            self._sent[PINS] = b""
+        if pinned == self._pins:
+            return
+        there = {item.name for item in self.store.names(f"{self.name}/{PINS}")}
+        for name in pinned - there:
+            self.store.put(f"{self.name}/{PINS}/{name}", b"")
+        for name in there - pinned:
+            if parse_folder_name(name) is not None:
+                self.store.delete(f"{self.name}/{PINS}/{name}")
+        self._pins = pinned
 
     # --- folders
 
@@ -247,6 +250,9 @@ class Replication:
         """Bytes of the checkpoints that are still to be copied."""
         return sum(map(_size, self._wanted()))
 
+    def _is_time(self, ended: bool) -> bool:
+        return ended or time.monotonic() - self._copied >= self.store.copy_every
+
     def _copy_next(self) -> bool:
         wanted = self._wanted()
         if not wanted or wanted[0].manifest is None:
@@ -263,6 +269,8 @@ class Replication:
             return True
         self._send_events()
         self._send_pins()
+        self.store.sync()
+        self._copied = time.monotonic()
         self._manifests[entry.name] = manifest
         self._stand(entry.name, entry.step, self.store.standing())
         if self.there[entry.name] == "handed over":

@@ -46,7 +46,11 @@ def replicate(folder: Path, where: str, limit: int, *, bound: float = BOUND, pat
         died = None if worker.is_alive(folder) else died or time.monotonic()
         job.watch()
         if died is not None and time.monotonic() - died > bound:
-            teller.say("given up", message=f"{teller.where} did not take the last checkpoint in {bound:,.0f} s.")
+            handed = job.replication is not None and job.replication.newest_standing == "handed over"
+            what = "handed over, and not confirmed" if handed else "not copied"
+            teller.say(
+                "given up", message=f"After {bound / 60:,.0f} minutes the last checkpoint is {what}: {teller.where}."
+            )
             # not sys.exit: that would wait for a thread that may never return
             sys.stdout.flush()
             os._exit(1)
@@ -93,6 +97,7 @@ class Job:
 
     def __init__(self, folder: Path, where: str, limit: int, teller: Teller, patience: float | None) -> None:
         self.done = threading.Event()
+        self.replication: Replication | None = None
         self._folder, self._where, self._limit, self._teller = folder, where, limit, teller
         self._store: Store | None = None
         self._patience = patience
@@ -100,20 +105,21 @@ class Job:
 
     def run(self) -> None:
         """Copy until all is there."""
-        replication: Replication | None = None
         pause = _FIRST_PAUSE
         while True:
             ended = not worker.is_alive(self._folder)
             self._pulse()
             try:
-                if replication is None:
-                    replication = Replication(
+                if self.replication is None:
+                    self.replication = Replication(
                         self._folder, self._open(), self._limit, self._teller.say, pulse=self._pulse
                     )
+                replication = self.replication
                 busy = replication.turn(ended=ended)
                 if ended and not busy and replication.finished:
                     replication.close()
-                    break
+                    if not worker.is_alive(self._folder):  # a new attempt's process has found this one, and is gone
+                        break
             except Exception as error:  # a store's library raises what it likes; the copy is tried again
                 state, reason, message = trouble(error, self._teller.where)
                 if self._teller.say(state, message=message, reason=reason):
