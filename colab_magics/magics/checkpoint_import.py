@@ -89,7 +89,7 @@ def recipe_of(foreign: Foreign) -> dict[str, Any]:
         told = {
             "model": adapter["base"] or "…",
             "hub_revision": adapter["revision"],
-            "method": "lora",
+            "method": "auto",  # lora or qlora, as memory has it: the adapter does not say which it was
             **{key: adapter[key] for key in ("r", "lora_alpha", "lora_dropout")},
             "target_modules": adapter["target_modules"] or modules,  # a pattern: by what it found
             **{key: adapter[key] for key in ("modules_to_save", "use_rslora", "use_dora")},

@@ -58,7 +58,7 @@ def test_the_cell_to_paste_has_what_the_adapter_decides_and_no_more(foreign: Pat
         "",
         "%%finetune old",
         "model: org/base",
-        "method: lora",
+        "method: auto",
         "r: 8",
         "lora_alpha: 32",
         "lora_dropout: 0.05",

@@ -107,7 +107,7 @@ def begun(run: Trained, saved: Saved) -> list[str]:
 
 
 def as_the_recipe(theirs: Theirs) -> dict[str, Any]:
-    return {**LORA, "max_steps": 8, "effective_batch_size": 4, "optim": "adamw_torch"}
+    return {**LORA, "max_steps": 8, "effective_batch_size": 4, "optim": "adamw_torch_fused"}
 
 
 def test_the_first_loss_is_the_one_that_peft_computes_from_the_same_folder(
@@ -148,6 +148,8 @@ def test_with_trust_pickle_the_moments_are_those_that_the_trainer_had(
     differs = begun(run, saved)
     assert any("has the imported moments" in line for line in differs), differs
     assert_same_moments(run, theirs)
+    run.run()
+    assert [event["step"] for event in run.told("step")] == [5, 6, 7, 8]
 
 
 def assert_same_moments(run: Trained, theirs: Theirs) -> None:
