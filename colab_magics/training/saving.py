@@ -7,6 +7,7 @@ deletes what is superfluous, and tells. Nothing that a disk does ends the traini
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
 import threading
@@ -166,8 +167,9 @@ class Saver:
         begin = time.perf_counter()
         self.wait()  # the host's copy is that of the save before, until it is written
         metrics = {"loss": self.progress.last_loss}
-        if self.progress.evaluated == self.progress.step:
-            metrics["eval_loss"] = self.progress.eval_loss
+        score = self.progress.eval_loss
+        if self.progress.evaluated == self.progress.step and score is not None and math.isfinite(score):
+            metrics["eval_loss"] = score
         manifest = Manifest(
             "checkpoint",
             self.run,
@@ -235,7 +237,7 @@ class Saver:
                 # a full disk: what a shorter list of checkpoints would not keep goes first, then once more
                 self._prune(limit=1, verified=self.parent)
                 whole = self._commit(target, snapshot, manifest)
-        except (OSError, Broken) as error:
+        except Exception as error:  # whatever it is: a thread that dies of it says nothing
             self._saved_step = -1
             if isinstance(error, Broken):  # a quick look would take it for whole
                 with suppress(OSError):
@@ -277,9 +279,11 @@ class Saver:
     def _tell_failure(self, step: int, message: str) -> None:
         self.on_event("checkpoint", action="failed", step=step, message=message)
 
-    def _why(self, error: OSError | Broken, need: int) -> str:
+    def _why(self, error: Exception, need: int) -> str:
         if isinstance(error, Broken):
             return f"what was read back is not what was written: {error}"
+        if not isinstance(error, OSError):
+            return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         why = error.strerror or str(error)
         if error.errno in _FULL:
             with suppress(OSError):

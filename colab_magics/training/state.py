@@ -197,8 +197,8 @@ _PROGRESS = (
 
 def _progress_state(progress: Progress) -> dict[str, Any]:
     told = {name: getattr(progress, name) for name in _PROGRESS}
-    # JSON has no infinity; none has been evaluated yet
-    return told | {"best_eval_loss": None if math.isinf(progress.best_eval_loss) else progress.best_eval_loss}
+    # JSON has no infinity (nothing evaluated yet) and no NaN (an evaluation that overflowed)
+    return {name: None if isinstance(one, float) and not math.isfinite(one) else one for name, one in told.items()}
 
 
 def _numpy_state() -> list[Any]:

@@ -14,7 +14,16 @@ import pytest
 import torch
 from checkpoints.faults import FailingDisk, WatchedDisk
 from conftest import Trained, documents
-from continued import RUN, assert_same_end, goes_on, newest, saver_of, train_with
+from continued import (
+    RUN,
+    assert_same_end,
+    assert_same_tensors,
+    goes_on,
+    newest,
+    saver_of,
+    tensors_of,
+    train_with,
+)
 
 from colab_magics.checkpoints.files import Disk
 from colab_magics.checkpoints.verify import entries, newest_verified
@@ -327,6 +336,40 @@ def test_a_host_without_memory_for_the_copy_goes_on_training(a_run, tmp_path, mo
     assert len(failed) == 4
     assert "could not be copied: [enforce fail at alloc_cpu.cpp:117] can't allocate memory" in failed[0]["message"]
     assert_same_end(run, [], plain)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_an_evaluation_that_is_no_number_stops_no_checkpoint(a_run, tmp_path, monkeypatch, number):
+    """fp16 overflows where nobody looks for it; JSON has no such number."""
+    changes = {"eval_docs": documents(6, seed=1), "eval_every": 2, "early_stopping": 9}
+
+    def overflowing() -> Trained:
+        run = a_run(**changes)
+        score = run.task.loss.score
+        monkeypatch.setattr(run.task.loss, "score", lambda batch: (score(batch)[0] * number, score(batch)[1]))
+        return run
+
+    plain = overflowing().run()
+    run = overflowing()
+    train_with(run, saver_of(run, tmp_path / "run", every=Every(steps=2)))
+    assert _saved(run) == [2, 4, 6, 8]
+    stopped = overflowing()
+    train_with(stopped, saver_of(stopped, tmp_path / "stopped"), lambda: "stop" if stopped.progress.step == 4 else None)
+    gone_on = goes_on(overflowing(), newest(tmp_path / "stopped")).run()
+    assert gone_on.losses == plain.losses[4:]
+    assert gone_on.progress.evaluations_without_gain == plain.progress.evaluations_without_gain == 4
+    assert_same_tensors(tensors_of(gone_on), tensors_of(plain))
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_whatever_goes_wrong_beside_the_training_is_told(a_run, tmp_path, monkeypatch):
+    def short_of_memory(*_arguments: Any) -> None:
+        raise MemoryError
+
+    run = a_run(max_steps=2)
+    monkeypatch.setattr("colab_magics.training.state.Snapshot.contents", short_of_memory)
+    [failed] = _trained_on(run, tmp_path / "run", Disk())
+    assert failed["message"] == "MemoryError"
 
 
 # --- SIGTERM ---------------------------------------------------------------------------------------------------------
