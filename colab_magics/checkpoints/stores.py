@@ -446,7 +446,7 @@ def open_store(where: str, *, run_folder: Path | None = None, known: Sequence[Pu
 
 def shown(where: str) -> str:
     """`where` as it may be printed: without a password in a URL, nor what follows a question mark."""
-    return re.sub(r"(?<=://)[^/@]*@|\?.*", "", where)
+    return re.sub(r"(?<=://)[^/@]*@|\?.*", "", where) if "://" in where else where
 
 
 def is_full(error: BaseException) -> bool:

@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -80,7 +80,7 @@ def _perform(wish: dict[str, Any], answer: Any) -> Any:
         return []
     store = open_store(wish["where"], run_folder=Path(folder) if folder else None)
     if wish["do"] == "look":
-        return look_at(store)
+        return look_at(store, lambda: answer({"progress": [0, 0]}))
     if wish["do"] == "release":
         there = held(store, wish["name"])
         same = there is not None and (there.session, there.time) == (wish["session"], wish["time"])
@@ -122,11 +122,15 @@ def _explained(error: Exception, where: str, what: str) -> ColabMagicsError:
 # --- look -------------------------------------------------------------------------------------------------------------
 
 
-def look_at(store: Store) -> list[dict[str, Any]]:
-    """Every run in the store, as `RemoteRun` has it."""
+def look_at(store: Store, alive: Callable[[], None] = lambda: None) -> list[dict[str, Any]]:
+    """Every run in the store, as `RemoteRun` has it; `alive` is called after each."""
     names = [item.name for item in store.names("") if item.is_folder and _RUN_NAME.fullmatch(item.name)]
-    found = (describe(store, name) for name in sorted(names)[:MOST_RUNS])
-    return [run for run in found if run is not None]
+    found = []
+    for name in sorted(names)[:MOST_RUNS]:
+        run = describe(store, name)
+        found += [run] if run is not None else []
+        alive()
+    return found
 
 
 def describe(store: Store, name: str) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ from colab_magics.checkpoints.mounts import Mount, mounts
 from colab_magics.checkpoints.replica import copying
 from colab_magics.checkpoints.replica.copying import Replication
 from colab_magics.checkpoints.stores import FolderStore, committed_name
+from colab_magics.checkpoints.verify import verify
 from colab_magics.checkpoints.visit import Fetching
 from colab_magics.errors import ColabMagicsError
 from tests.checkpoints import copies, scenes
@@ -79,11 +80,13 @@ def _death(seed: int, made: Path, place: Path) -> dict[str, str | None]:
     assert asks or not confirmed, "nobody was asked, and yet it is confirmed"
     shutil.rmtree(folder)
     found = _newest_fetched(drive.mounted_elsewhere(place / "new" / "MyDrive"), place)
-    shutil.rmtree(place)
     newest_confirmed = max(confirmed, key=_age_order, default=None)
     if newest_confirmed is not None:
         assert found is not None, f"seed {seed}: {newest_confirmed} was confirmed, and nothing is there"
         assert _age_order(found) >= _age_order(newest_confirmed), f"seed {seed}"
+        assert verify(place / "fetched" / "prepared" / "train"), "without its data it is of no use on a new machine"
+        assert (place / "fetched" / "recipe.yaml").read_bytes() == (made / "recipe.yaml").read_bytes()
+    shutil.rmtree(place)
     return {"confirmed": newest_confirmed, "fetched": found}
 
 
