@@ -64,8 +64,9 @@ def test_every_key_is_documented_with_what_it_takes_and_its_default() -> None:
 
 def test_every_option_and_preset_is_documented() -> None:
     told = rows("recipe.md")
+    values = {"out": " VAR", "root": " DIR", "panel": " KIND", "deadline": " TIME"}
     for option in OWN:
-        value = {"out": " VAR", "root": " DIR", "panel": " KIND", "deadline": " TIME"}.get(option, " NAME") if option in _WITH_VALUE else ""
+        value = values.get(option, " NAME") if option in _WITH_VALUE else ""
         assert f"--{option.replace('_', '-')}{value}" in told
     assert set(preset_names()) <= set(told)
     assert all(name in PAGES["CHANGELOG.md"] for name in preset_names())

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -45,11 +45,22 @@ def commit(target: Path, contents: Contents, manifest: Manifest, *, disk: Disk =
     """
     if wrong := [name for name in contents if not may_be_named(name)]:
         raise ValueError(f"no file of ours is called {wrong[0]!r}")
+    return committed(
+        target,
+        lambda staging: {name: write(staging / name, pieces, disk) for name, pieces in contents.items()},
+        manifest,
+        disk=disk,
+    )
+
+
+def committed(
+    target: Path, fill: Callable[[Path], Mapping[str, Sealed]], manifest: Manifest, *, disk: Disk = DISK
+) -> Manifest:
+    """The protocol around whatever brings the files: `fill` puts them into the staging folder and seals them."""
     staging = target.parent / f"{STAGING}{target.name}-{secrets.token_hex(4)}"
     disk.make_folder(staging)
     try:
-        sealed = {name: write(staging / name, pieces, disk) for name, pieces in contents.items()}
-        whole = replace(manifest, files=sealed)
+        whole = replace(manifest, files=fill(staging))
         write(staging / MANIFEST, [whole.to_json()], disk)
         disk.flush_folder(staging)
         disk.rename(staging, target)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
-from colab_magics.checkpoints.commit import STAGING, remove, write
+from colab_magics.checkpoints.commit import committed
 from colab_magics.checkpoints.files import DISK, Disk
-from colab_magics.checkpoints.manifest import MANIFEST, Manifest, Sealed
+from colab_magics.checkpoints.manifest import Manifest, Sealed
 from colab_magics.checkpoints.verify import hash_of
 
 
@@ -24,20 +21,12 @@ def commit_linked(target: Path, files: Iterable[Path], manifest: Manifest, *, di
     OSError
         The disk refuses; nothing of `target` is there then.
     """
-    staging = target.parent / f"{STAGING}{target.name}-{secrets.token_hex(4)}"
-    disk.make_folder(staging)
-    try:
-        sealed = {path.name: _link(path, staging / path.name, disk) for path in files}
-        whole = replace(manifest, files=sealed)
-        write(staging / MANIFEST, [whole.to_json()], disk)
-        disk.flush_folder(staging)
-        disk.rename(staging, target)
-    except BaseException:
-        with suppress(OSError):
-            remove(staging, disk=disk)
-        raise
-    disk.flush_folder(target.parent)
-    return whole
+    return committed(
+        target,
+        lambda staging: {path.name: _link(path, staging / path.name, disk) for path in files},
+        manifest,
+        disk=disk,
+    )
 
 
 def _link(source: Path, path: Path, disk: Disk) -> Sealed:

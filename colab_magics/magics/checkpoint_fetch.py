@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from colab_magics import worker
+from colab_magics.checkpoints.places import VARIABLE
 from colab_magics.errors import ColabMagicsError, clean, nearest, redact
 from colab_magics.magics.checkpoint_line import Line
 from colab_magics.magics.checkpoint_survey import survey
-from colab_magics.magics.durable import VARIABLE, replica_of
+from colab_magics.magics.durable import replica_of
 from colab_magics.panel import words
 from colab_magics.run import Run
 

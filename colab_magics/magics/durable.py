@@ -13,16 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from colab_magics.checkpoints.mounts import COLAB_DRIVE, is_local, mount_of, mounts
+from colab_magics.checkpoints.mounts import COLAB_DRIVE, is_local, mounts
+from colab_magics.checkpoints.places import FOLDER, VARIABLE, default_replica, places
 from colab_magics.errors import ColabMagicsError
 from colab_magics.run import Run
 
-VARIABLE = "COLAB_MAGICS_REPLICA"
-_ON_DRIVE = "MyDrive/colab_magics"
+_ON_DRIVE = COLAB_DRIVE / "MyDrive" / FOLDER
 _OFF = ("none", "off")
 _WATCHED, _PAUSE = 190.0, 10.0  # seconds: three renewals of a lease, and between two looks
-_KAGGLE_INPUT = Path("/kaggle/input")
-_DEEP = 4  # folders below /kaggle/input in which a run may lie: a version's output has runs/NAME
 
 Said = Callable[[str], None]
 
@@ -44,12 +42,12 @@ class Found:
 
 
 def replica_of(recipe: str | None, configured: str) -> str | None:
-    """Where copies go: the recipe's word, else `%config`'s, else the environment's, else a Drive mounted on Colab."""
-    for wish in (recipe, configured, os.environ.get(VARIABLE)):
-        if wish:
-            return None if wish.lower() in _OFF else wish
-    mount = mount_of(Path(COLAB_DRIVE)) if _on_colab() else None
-    return str(COLAB_DRIVE / _ON_DRIVE) if mount is not None and mount.is_drive else None
+    """Where copies go: the recipe's word, else `%config`'s, else the environment's, else a Drive that is mounted."""
+    said = next((one for one in (recipe, configured, os.environ.get(VARIABLE)) if one), "")
+    if said.strip().lower() in _OFF:
+        return None
+    found = default_replica(os.environ, recipe=recipe, configured=configured, among=mounts())
+    return None if found is None else found.where
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ def protect(where: str | None, say: Said) -> None:
     if where is None:
         if _on_colab():
             say(
-                f"This run dies with the machine. To keep it, add: replica: {COLAB_DRIVE / _ON_DRIVE} "
+                f"This run dies with the machine. To keep it, add: replica: {_ON_DRIVE} "
                 "(Drive is then mounted, and asks once)."
             )
         elif os.environ.get("KAGGLE_KERNEL_RUN_TYPE"):
@@ -203,30 +201,14 @@ def trained_elsewhere(found: Found) -> ColabMagicsError:
     )
 
 
-def search(configured: str, say: Said) -> list[Found]:
-    """The runs in every place where one may have been left: the replica, a mounted Drive, a version's output."""
-    found = held(replica_of(None, configured), say)
-    for place in _kaggle_roots():
-        found += [Found(one.remote, one.where, read_only=True) for one in held(str(place), say)]
+def search(root: Path, configured: str, say: Said) -> list[Found]:
+    """The runs in every place but the root where one may have been left; each place is looked into once."""
+    wanted = replica_of(None, configured)
+    found = held(wanted, say)
+    for place in places(root, os.environ, among=mounts()):
+        if not place.is_root and place.where != wanted:
+            found += [Found(one.remote, one.where, place.read_only) for one in held(place.where, say)]
     return found
-
-
-def _kaggle_roots(top: Path = _KAGGLE_INPUT) -> list[Path]:
-    """The folders below /kaggle/input that hold runs."""
-    roots: list[Path] = []
-    level = [top]
-    for _ in range(_DEEP):
-        below = []
-        for folder in level:
-            try:
-                inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.is_symlink()]
-            except OSError:
-                continue
-            if any((path / "events.jsonl").is_file() and (path / "checkpoints").is_dir() for path in inside):
-                roots.append(folder)
-            below += inside
-        level = below
-    return roots
 
 
 def _on_colab() -> bool:

@@ -86,7 +86,7 @@ def _fetch_what_is_missing(cell: Cell, run: Run) -> None:
 
 
 def _resume_from_elsewhere(cell: Cell, name: str | None, asked: Resume, here: list[Run]) -> Run:
-    found = durable.search(cell.replica, cell.say)
+    found = durable.search(cell.root, cell.replica, cell.say)
     usable = [one for one in found if (one.remote.name == name if name else one.remote.state != "finished")]
     if not usable:
         if name is not None:

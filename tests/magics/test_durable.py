@@ -15,6 +15,7 @@ import pytest
 from colab_magics import worker
 from colab_magics.checkpoints import mounts, remote
 from colab_magics.checkpoints.lease import Lease
+from colab_magics.checkpoints.places import VARIABLE, Place
 from colab_magics.errors import ColabMagicsError
 from colab_magics.magics import durable
 
@@ -44,7 +45,6 @@ class PretendedColab:
         there = [mounts.Mount(PurePath("/"), "ext4", "/dev/sda1")]
         self.there = there
         monkeypatch.setattr(durable, "mounts", lambda: list(there))
-        monkeypatch.setattr(durable, "mount_of", lambda path: mounts.mount_of(path, there))
 
     def mount(self, point: str) -> None:
         self.asked += 1
@@ -55,24 +55,24 @@ class PretendedColab:
 
 @pytest.fixture
 def colab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> PretendedColab:
-    monkeypatch.delenv(durable.VARIABLE, raising=False)
+    monkeypatch.delenv(VARIABLE, raising=False)
     return PretendedColab(monkeypatch, tmp_path / "mounts")
 
 
 def test_the_recipe_s_word_comes_before_config_and_config_before_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv(durable.VARIABLE, "s3://environment")
+    monkeypatch.setenv(VARIABLE, "s3://environment")
     assert durable.replica_of("/recipe", "/config") == "/recipe"
     assert durable.replica_of(None, "/config") == "/config"
     assert durable.replica_of(None, "") == "s3://environment"
-    monkeypatch.delenv(durable.VARIABLE)
+    monkeypatch.delenv(VARIABLE)
     assert durable.replica_of(None, "") is None
 
 
 @pytest.mark.parametrize("off", ["none", "None", "off"])
 def test_none_switches_copies_off_whatever_else_says_so(monkeypatch: pytest.MonkeyPatch, off: str) -> None:
-    monkeypatch.setenv(durable.VARIABLE, "s3://environment")
+    monkeypatch.setenv(VARIABLE, "s3://environment")
     assert durable.replica_of(off, "/config") is None
 
 
@@ -131,14 +131,17 @@ def test_a_root_on_drive_becomes_the_replica_of_a_run_on_the_local_disk(
     assert not durable.rooms(tmp_path).said
 
 
-def test_runs_of_a_finished_version_are_found_below_kaggle_s_inputs_and_links_are_not_followed(tmp_path: Path) -> None:
-    run = tmp_path / "my-notebook" / "runs" / "kwanzaa"
-    (run / "checkpoints").mkdir(parents=True)
-    (run / "events.jsonl").touch()
-    (tmp_path / "a-data-set" / "deep" / "er").mkdir(parents=True)
-    (tmp_path / "a-data-set" / "loop").symlink_to(tmp_path)
-    assert durable._kaggle_roots(tmp_path) == [tmp_path / "my-notebook" / "runs"]
-    assert durable._kaggle_roots(tmp_path / "nothing") == []
+def test_what_a_finished_version_left_is_found_and_is_only_to_be_forked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: list[str]
+) -> None:
+    inputs = tmp_path / "input"
+    _left_behind(inputs / "my-notebook" / "runs")
+    (inputs / "my-notebook" / "runs" / "mine" / "checkpoints").mkdir()
+    here = Place(str(inputs / "my-notebook" / "runs"), "Kaggle's input", read_only=True)
+    monkeypatch.setattr(durable, "places", lambda *_, **__: [Place(str(tmp_path), "the root", is_root=True), here])
+    monkeypatch.delenv(VARIABLE, raising=False)
+    (found,) = durable.search(tmp_path, "", said.append)
+    assert (found.remote.name, found.read_only, found.where) == ("mine", True, here.where)
 
 
 def test_a_replica_that_does_not_answer_is_said_and_holds_nothing(said: list[str], tmp_path: Path) -> None:
