@@ -127,12 +127,17 @@ def sealed_pieces(path: Path, sealed: Sealed, told: Told = lambda _: None) -> It
     Broken
         They are not, or cannot be read: whatever receives them must not keep them.
     """
+    return checked(path.name, _plain_pieces(path), sealed, told)
+
+
+def _plain_pieces(path: Path) -> Iterator[bytes]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb", buffering=0) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise Broken(f"{path.name} is no file")
-            yield from checked(path.name, iter(lambda: file.read(PIECE), b""), sealed, told)
+            while piece := file.read(PIECE):
+                yield piece
     except OSError as error:
         raise Broken(f"{path.name} cannot be read: {error.strerror}") from None
 

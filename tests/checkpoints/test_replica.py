@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath
 
 import pytest
@@ -135,6 +135,7 @@ def test_a_death_at_every_call_leaves_a_copy_that_the_next_process_completes(tmp
         place = tmp_path / "copy"
         store = FolderStore(place)
         store.disk = DyingDisk(at, torn=at % 2 == 0)
+        store.lease_every = 0.0
         with pytest.raises(Killed):
             copies.replicated(folder, store)
         for name in remote_checkpoints(place):
@@ -152,6 +153,7 @@ def test_a_death_at_every_call_leaves_a_copy_that_the_next_process_completes(tmp
 def _calls_of_a_copy(folder: Path, place: Path) -> int:
     store = FolderStore(place)
     store.disk = counted = WatchedDisk()
+    store.lease_every = 0.0
     copies.replicated(folder, store)
     return len(counted.calls)
 
@@ -168,6 +170,7 @@ def test_a_failing_store_is_told_and_tried_again_and_nothing_else_is_hurt(
         for for_good in (False, True) if at % 3 == list(SAYS).index(error) % 3 else ():
             store = FolderStore(tmp_path / "copy")
             store.disk = failing = FailingDisk(at, error, for_good=for_good)
+            store.lease_every = 0.0  # so that it is also renewed between any two pieces
             said = copies.Said()
             replication = Replication(folder, store, 3, said)
             states = _tried(replication)
@@ -382,3 +385,48 @@ def test_the_log_is_cut_at_a_whole_line_and_only_added_to(tmp_path: Path) -> Non
 
 def test_amounts_are_words() -> None:
     assert [amount(size) for size in (12, 6_800, 2_500_000, 3 * 10**9)] == ["12 bytes", "6.8 kB", "2.5 MB", "3.0 GB"]
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a disk in memory of the size that is asked for, in the place of the one before."""
+    point = tmp_path / "disk"
+    point.mkdir()
+
+    def mount(size: str) -> Path:
+        made = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(point)], capture_output=True, check=False
+        )
+        if made.returncode:
+            pytest.skip(f"nothing can be mounted here: {made.stderr.decode().strip()}")
+        return point
+
+    if os.geteuid() or shutil.which("mount") is None:
+        pytest.skip("only root may mount a disk")
+    yield mount
+    while subprocess.run(["umount", "-l", str(point)], capture_output=True, check=False).returncode == 0:
+        pass
+
+
+def test_a_real_disk_that_fills_vanishes_and_comes_back(mounted: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = copies.make_run(tmp_path / "runs", steps=())
+    scenes.save(folder / "checkpoints", 10, numbers=90_000)
+    before = _bytes_of(folder)
+    point = mounted("1200k")
+    store = FolderStore(point / "copies", run_folder=folder)
+    replication = Replication(folder, store, 3, copies.Said())
+    with pytest.raises(Full) as known:  # before a byte is written
+        copies.copy_all(replication)
+    assert known.value.need > 1_400_000
+    store.free = lambda: None  # type: ignore[method-assign]
+    with pytest.raises(Full):  # by the disk itself
+        copies.copy_all(replication)
+    assert scenes.hidden(point / "copies" / "kwanzaa" / "checkpoints") == []
+    subprocess.run(["umount", str(point)], check=True)
+    with pytest.raises(OSError, match="nothing is mounted"):
+        copies.copy_all(replication)
+    assert os.listdir(point) == []
+    mounted("8m")
+    copies.copy_all(Replication(folder, store, 3, copies.Said()))
+    assert is_complete(folder, point / "copies", "00000010-a1")
+    assert _bytes_of(folder) == before
