@@ -13,12 +13,12 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from colab_magics.events import read_events
 from colab_magics.panel.html import html
 from colab_magics.panel.state import PanelState
+from colab_magics.run import Run
 
 DOCS = Path(__file__).parents[1] / "docs"
-WIDTH, HEIGHT = 792, 384
+WIDTH, HEIGHT = 792, 430
 PAGE = """<!doctype html><html theme="{theme}"><meta charset="utf-8">
 <style>body {{ margin: 16px; overflow: hidden; background: {background}; color: {color}; }}</style>{panel}</html>"""
 THEMES = {"panel": ("light", "#ffffff", "#1f2328"), "panel-dark": ("dark", "#0d1117", "#e6edf3")}
@@ -26,7 +26,7 @@ THEMES = {"panel": ("light", "#ffffff", "#1f2328"), "panel-dark": ("dark", "#0d1
 
 def panel_at(folder: Path, step: int) -> str:
     """Return the panel's HTML when `step` had just ended."""
-    events = read_events(folder / "events.jsonl")
+    events = Run(folder).history()
     last = next(place for place, event in enumerate(events) if event["kind"] == "step" and event["step"] == step)
     return html(PanelState(name=folder.name).fold_all(events[: last + 1]))
 
