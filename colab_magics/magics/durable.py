@@ -99,6 +99,8 @@ def protect(where: str | None, say: Said) -> None:
             say("This run dies with the session, unless it ends in a saved version. To keep it, add: replica: hf://…")
         return
     below_drive = "://" not in where and Path(where).is_relative_to(COLAB_DRIVE)
+    if where == str(_ON_DRIVE) and _on_colab():
+        say(f"Checkpoints are copied to {where}; replica: none switches that off.")
     if not below_drive or any(mount.is_drive for mount in mounts()):
         return
     if not _on_colab():

@@ -215,6 +215,12 @@ def footer(state: PanelState) -> list[str]:
     name = state.name or "NAME"
     if state.phase in ("failed", "unfinished"):
         return []
+    if state.ended and state.copied is not None and state.copied.state in ("copying", "waiting", "full"):
+        left = f"{size(state.copied.left)} are" if state.copied.left else "something is"
+        return [
+            f"The training has ended; {left} still to be copied to {state.copied.where}.",
+            "Interrupt this cell to leave that to the background: it ends with the machine.",
+        ]
     if state.ended:
         return [f"The result is in {state.path}."] if state.path else []
     if state.reason == "detached":

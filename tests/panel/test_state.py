@@ -9,6 +9,7 @@ import pytest
 
 from colab_magics.errors import ColabMagicsError, Interrupted
 from colab_magics.panel.curve import LIMIT, Curve
+from colab_magics.panel import words
 from colab_magics.panel.state import PanelState
 
 pytestmark = pytest.mark.face
@@ -140,3 +141,48 @@ def test_an_attempt_that_is_still_preparing_shows_no_figure_of_the_one_before_it
     on = again.fold(event("step", attempt=2, step=4, total_steps=9, loss=0.2))
     assert [step for step, _ in on.curve.drawn()] == [1, 2, 3, 4]
     assert on.first_loss == 1.0
+
+
+def test_a_resume_says_from_where_what_was_lost_and_what_was_passed_over() -> None:
+    state = PanelState().fold(
+        event(
+            "resumed",
+            step=40,
+            checkpoint="00000040-a1",
+            lost_steps=3,
+            skipped=[{"name": "00000042-a1", "reason": "optimizer.safetensors was altered"}],
+            changes=[["learning_rate", "0.001", "0.0001", "0.0001"]],
+            differs=["the device is another GPU: the same samples, rounded otherwise"],
+        )
+    )
+    first, passed, changed, differs = state.resumed
+    assert first == "Goes on from step 40, checkpoint 00000040-a1; 3 steps since then are run again."
+    assert "00000042-a1: optimizer.safetensors was altered" in passed
+    assert changed == "learning_rate: 0.001 in the checkpoint, 0.0001 in the cell, 0.0001 used."
+    assert "another GPU" in differs
+    assert state.fold(event("started", attempt=3)).resumed == ()
+
+
+def test_a_checkpoint_tells_its_stall_and_one_that_failed_its_cause() -> None:
+    state = PanelState().fold(
+        event("checkpoint", action="saved", name="00000040-a1", step=40, bytes=2**21, stall=0.012, stall_share=0.0002)
+    )
+    assert words.checkpoint(state) == "step 40, 2.0 MiB, training waited 12 ms (0.0%)"
+    state = state.fold(event("checkpoint", action="failed", step=50, message="No space left: 9 bytes are free"))
+    assert words.checkpoint(state).startswith("step 40")
+    assert "The checkpoint of step 50 could not be written: No space left" in state.notices[-1].text
+
+
+def test_a_copy_is_never_called_more_than_it_is() -> None:
+    state = PanelState().fold(event("replica", state="confirmed", step=40, checkpoint="00000040-a1", where="/drive"))
+    assert words.replica(state) == "confirmed step 40"
+    state = state.fold(event("replica", state="handed over", step=60, checkpoint="00000060-a1", where="/drive"))
+    assert words.replica(state) == "handed over step 60, confirmed step 40"
+    state = state.fold(event("replica", state="copying", step=80, where="/drive", bytes_left=2**20))
+    assert words.replica(state) == "copying step 80, 1.0 MiB left, confirmed step 40"
+    state = state.fold(event("finished", reason="completed", step=80, path="/runs/mine/adapter"))
+    assert "1.0 MiB are still to be copied to /drive" in words.footer(state)[0]
+    state = state.fold(
+        event("replica", state="full", step=80, where="/drive", message="Drive is full: empty its trash.")
+    )
+    assert state.notices[-1].text == "Replica: Drive is full: empty its trash."
