@@ -110,6 +110,8 @@ class Trial:
         What the last of them met: "preparing", "training", or "ending" (after the last step).
     torn : int
         How many of them left a commit or a deletion half done.
+    lost : int
+        The most steps that one of them cost.
     unable, different : str
         Why it could not go on to its end; in what it differs from the undisturbed run. Empty if all is well.
     """
@@ -119,6 +121,7 @@ class Trial:
     torn: int
     unable: str = ""
     different: str = ""
+    lost: int = 0
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,8 @@ class Course:
         folder.mkdir()
         (folder / "recipe.yaml").write_text(self.recipe.to_yaml(), encoding="utf-8")
         source = {"kind": "path", "name": str(self.rows), "path": str(self.rows)}
-        (folder / "inputs.json").write_text(json.dumps({"train": source}), encoding="utf-8")
+        inputs = {"train": source} | ({"eval": source} if self.recipe.eval_data else {})
+        (folder / "inputs.json").write_text(json.dumps(inputs), encoding="utf-8")
         return folder
 
     def start(self, run: Path) -> subprocess.Popen[bytes]:
@@ -214,17 +218,19 @@ class Course:
         ours, theirs = Run(run), self.undisturbed
         if ours.losses != theirs.losses:
             return "the losses"
-        name = "adapter/adapter_model.safetensors"
+        adapter = self.recipe.method != "full"
+        weights = "adapter_model.safetensors" if adapter else "model.safetensors"
+        name = f"{'adapter' if adapter else 'model'}/{weights}"
         if (ours.folder / name).read_bytes() != (theirs.folder / name).read_bytes():
             return name
         mine, other = newest_verified(ours.checkpoints).entry, newest_verified(theirs.checkpoints).entry
         if mine is None or other is None or mine.step != other.step:
             return "the last checkpoint"
-        return _difference(mine, other)
+        return _difference(mine, other, weights)
 
 
-def _difference(mine: Entry, other: Entry) -> str:
-    for name in ("adapter_model.safetensors", "optimizer.safetensors"):
+def _difference(mine: Entry, other: Entry, weights: str) -> str:
+    for name in (weights, "optimizer.safetensors"):
         if (mine.folder / name).read_bytes() != (other.folder / name).read_bytes():
             return f"{name} of the last checkpoint"
     states = [json.loads((entry.folder / "state.json").read_text()) for entry in (mine, other)]
@@ -359,13 +365,15 @@ def _phase(course: Course, run: Path) -> str:
 def _ended(course: Course, run: Path, trial: Trial) -> Trial:
     """Go on to the end, and compare."""
     unable = different = ""
+    lost = 0
     if code := course.start(run).wait(_PATIENCE):
         unable = f"it ended with {code}: {_why(run)}"
     else:
         different = course.difference(run)
+        lost = max((event["lost_steps"] for event in Run(run).events() if event["kind"] == "resumed"), default=0)
     if not unable and not different:
         shutil.rmtree(run)
-    return Trial(trial.deaths, trial.phase, trial.torn, unable, different)
+    return Trial(trial.deaths, trial.phase, trial.torn, unable, different, lost)
 
 
 @dataclass(frozen=True)
@@ -387,9 +395,14 @@ class Figures:
         phases = Counter(trial.phase for trial in self.trials)
         met = ", ".join(f"{count} {phase}" for phase, count in sorted(phases.items()))
         torn = sum(trial.torn for trial in self.trials)
+        lost = max((trial.lost for trial in self.trials), default=0)
+        deaths = sum(trial.deaths for trial in self.trials)
+        # the rule of three: without a failure in n trials, this is what remains possible
+        bound = "" if self.bad else f" (at most {min(1.0, 3 / deaths):.2%} fail, with 95% confidence)"
         return (
-            f"{self.what}: N={len(self.trials)}, unable to resume {unable}, other weights {different}, "
-            f"commits or deletions cut short {torn} (met: {met}), seed {self.seed}, {self.seconds:.0f} s"
+            f"{self.what}: N={len(self.trials)}, unable to resume {unable}, other weights {different}{bound}; "
+            f"commits or deletions cut short {torn}, most steps lost {lost}, met: {met}; "
+            f"seed {self.seed}, {self.seconds:.0f} s"
         )
 
 
