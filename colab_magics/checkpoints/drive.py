@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
+from colab_magics.checkpoints.folders import FolderStore
 from colab_magics.checkpoints.manifest import Manifest
 from colab_magics.checkpoints.mounts import Mount, mounts
-from colab_magics.checkpoints.stores import FolderStore, Standing, Told
+from colab_magics.checkpoints.stores import Standing, Told
 
 API = "https://www.googleapis.com/drive/v3"
 ID = "user.drive.id"

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from colab_magics.checkpoints.commit import DELETING, STAGING
+from colab_magics.checkpoints.folders import FolderStore
 from colab_magics.checkpoints.manifest import Manifest
-from colab_magics.checkpoints.stores import LEASE, FolderStore, Standing, Told
+from colab_magics.checkpoints.stores import LEASE, Standing, Told
 from colab_magics.checkpoints.verify import ASIDE
 
 MIRROR = ".kaggle"

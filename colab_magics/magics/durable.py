@@ -20,7 +20,8 @@ from colab_magics.run import Run
 
 _ON_DRIVE = COLAB_DRIVE / "MyDrive" / FOLDER
 _OFF = ("none", "off")
-_WATCHED, _PAUSE = 190.0, 10.0  # seconds: three renewals of a lease, and between two looks
+_RENEWALS = 3.2  # of a lease, that a living session would have made while it is watched
+_PAUSE = 10.0  # seconds between two looks
 
 Said = Callable[[str], None]
 
@@ -158,10 +159,10 @@ def bring(found: Found, root: Path, say: Said, *, need_whole: bool = True) -> Ru
     return Run(came.folder)
 
 
-def until_free(found: Found, say: Said, *, patience: float = _WATCHED, pause: float = _PAUSE) -> None:
+def until_free(found: Found, say: Said, *, renewals: float = _RENEWALS, pause: float = _PAUSE) -> None:
     """Return once nobody else is at the run: its lease is watched for as long as three renewals would take.
 
-    A machine that was disconnected a minute ago looks like one that is at work. It renews its lease every minute if
+    A machine that was disconnected a minute ago looks like one that is at work. It renews its lease again and again if
     it is; nothing that its clock or ours says is asked.
 
     Raises
@@ -172,6 +173,7 @@ def until_free(found: Found, say: Said, *, patience: float = _WATCHED, pause: fl
     lease = found.remote.lease
     if lease is None:
         return
+    patience = renewals * min(lease.every, 600.0)  # a shared folder may say anything
     if lease.is_of_this_machine:
         raise trained_elsewhere(found)
     from colab_magics.checkpoints.remote import look, release

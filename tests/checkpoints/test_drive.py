@@ -14,11 +14,12 @@ from pathlib import Path, PurePath
 import pytest
 
 from colab_magics.checkpoints.drive import ID, Cloud, DriveStore, drive_id, mounted_drive
+from colab_magics.checkpoints.folders import FolderStore
 from colab_magics.checkpoints.manifest import parse_folder_name
 from colab_magics.checkpoints.mounts import Mount, mounts
 from colab_magics.checkpoints.replica import copying
 from colab_magics.checkpoints.replica.copying import Replication
-from colab_magics.checkpoints.stores import FolderStore, committed_name
+from colab_magics.checkpoints.stores import committed_name
 from colab_magics.checkpoints.verify import verify
 from colab_magics.checkpoints.visit import Fetching
 from colab_magics.errors import ColabMagicsError
@@ -33,7 +34,7 @@ STEPS = (10, 20, 30, 40)
 def _at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
     there = mounts()
-    monkeypatch.setattr("colab_magics.checkpoints.stores.mounts", lambda: there)
+    monkeypatch.setattr("colab_magics.checkpoints.folders.mounts", lambda: there)
     monkeypatch.setattr(copying, "CONFIRM_EVERY", 0.0)
     try:
         os.setxattr(tmp_path, ID, b"x")

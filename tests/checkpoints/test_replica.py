@@ -21,12 +21,13 @@ import pytest
 from colab_magics import worker
 from colab_magics.checkpoints import remote, replica
 from colab_magics.checkpoints.files import DISK
+from colab_magics.checkpoints.folders import FolderStore
 from colab_magics.checkpoints.lease import Lease, held
 from colab_magics.checkpoints.manifest import read_manifest
 from colab_magics.checkpoints.mounts import Mount
 from colab_magics.checkpoints.replica.copying import Full, Replication
 from colab_magics.checkpoints.replica.telling import Teller, amount, trouble
-from colab_magics.checkpoints.stores import FolderStore, whole
+from colab_magics.checkpoints.stores import whole
 from colab_magics.errors import ColabMagicsError
 from colab_magics.events import read_events
 from tests.checkpoints import copies, scenes
@@ -323,7 +324,7 @@ def test_no_plain_folder_appears_where_a_mount_should_be(tmp_path: Path, monkeyp
     point.mkdir()
     there = [Mount(PurePath("/"), "ext4", "a"), Mount(PurePath(point), "ext4", "b")]
     monkeypatch.setattr("colab_magics.checkpoints.mounts.mounts", lambda *_: there)
-    monkeypatch.setattr("colab_magics.checkpoints.stores.mounts", lambda *_: there)
+    monkeypatch.setattr("colab_magics.checkpoints.folders.mounts", lambda *_: there)
     store = FolderStore(point / "copies")
     replication = Replication(folder, store, 3, copies.Said())
     copies.copy_all(replication, ended=False)

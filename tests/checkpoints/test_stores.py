@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from colab_magics.checkpoints import remote
+from colab_magics.checkpoints.folders import FolderStore
 from colab_magics.checkpoints.manifest import Broken, read_manifest
-from colab_magics.checkpoints.stores import FolderStore, Store, open_store, read, shown, whole
+from colab_magics.checkpoints.stores import Store, open_store, read, shown, whole
 from colab_magics.checkpoints.urls import UrlStore
 from tests.checkpoints import copies, scenes
 

@@ -164,7 +164,7 @@ def _left_behind(replica: Path, host: str = "the-old-machine") -> Lease:
 def test_a_run_whose_machine_gives_no_more_sign_is_free_after_a_while(tmp_path: Path, said: list[str]) -> None:
     _left_behind(tmp_path)
     (found,) = durable.held(str(tmp_path), said.append)
-    durable.until_free(found, said.append, patience=0.2, pause=0.05)
+    durable.until_free(found, said.append, renewals=0.003, pause=0.05)
     assert "the-old-machine" in said[0]
     assert "--fork mine-2" in said[0]
     assert not (tmp_path / "mine" / "LEASE.json").exists()
@@ -175,7 +175,7 @@ def test_a_run_whose_machine_gives_another_sign_is_refused(tmp_path: Path, said:
     (found,) = durable.held(str(tmp_path), said.append)
     (tmp_path / "mine" / "LEASE.json").write_bytes(replace(lease, time=lease.time + 20).to_json())
     with pytest.raises(ColabMagicsError, match="mine is being trained elsewhere"):
-        durable.until_free(found, said.append, patience=60, pause=0.01)
+        durable.until_free(found, said.append, renewals=3, pause=0.01)
     assert (tmp_path / "mine" / "LEASE.json").exists()
 
 

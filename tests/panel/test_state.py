@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from colab_magics.errors import ColabMagicsError, Interrupted
-from colab_magics.panel.curve import LIMIT, Curve
 from colab_magics.panel import words
+from colab_magics.panel.curve import LIMIT, Curve
 from colab_magics.panel.state import PanelState
 
 pytestmark = pytest.mark.face

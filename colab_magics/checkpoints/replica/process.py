@@ -20,10 +20,11 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from colab_magics import worker
+from colab_magics.checkpoints.folders import FolderStore
 from colab_magics.checkpoints.replica import LOCK, LOG
 from colab_magics.checkpoints.replica.copying import Replication
 from colab_magics.checkpoints.replica.telling import Teller, trouble, without_secrets
-from colab_magics.checkpoints.stores import FolderStore, Store, open_store, shown
+from colab_magics.checkpoints.stores import Store, open_store, shown
 from colab_magics.events import read_events
 
 BOUND = 1800.0
