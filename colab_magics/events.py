@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -34,12 +36,17 @@ class EventLog:
     """Appends events to `path`; the only thing by which the worker tells the notebook anything.
 
     The file is opened once, with O_APPEND, and each event is one write: the folder may be renamed under it
-    (it is, when the preflight has passed), and two writers never mix their lines.
+    (it is, when the preflight has passed), and two writers never mix their lines. What a full or failing disk does not
+    take is kept, and comes before the next event: the training must not die of its log.
     """
 
     def __init__(self, path: Path, attempt: int) -> None:
         self.attempt = attempt
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        # a line that the attempt before was killed in would swallow our first one
+        self._unwritten: list[bytes] = [b"\n"] if _is_torn(path) else []
+        # a signal's handler may append in the middle of an append
+        self._lock = threading.RLock()
 
     def append(self, kind: str, **fields: Any) -> None:
         """Write one event of `kind`; times in seconds, memory in bytes."""
@@ -55,10 +62,28 @@ class EventLog:
             line = json.dumps(event, ensure_ascii=False, allow_nan=False)
         except ValueError:
             line = json.dumps(_finite(event), ensure_ascii=False, allow_nan=False)
-        os.write(self._fd, (redact(line) + "\n").encode())
+        with self._lock:
+            self._unwritten.append((redact(line) + "\n").encode())
+            with suppress(OSError):
+                while self._unwritten:
+                    first = self._unwritten.pop(0)
+                    rest = first
+                    try:
+                        rest = first[os.write(self._fd, first) :]
+                    finally:
+                        if rest:  # half a line, where half of it was taken
+                            self._unwritten.insert(0, rest)
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+def _is_torn(path: Path) -> bool:
+    with path.open("rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
 
 
 class EventReader:

@@ -84,3 +84,12 @@ def test_two_writers_never_mix_their_lines(tmp_path: Path) -> None:
     events = read_events(path)
     assert [event["step"] for event in events if event["attempt"] == 1] == list(range(300))
     assert [event["step"] for event in events if event["attempt"] == 2] == list(range(300))
+
+
+def test_an_attempt_begins_on_a_line_of_its_own_after_one_that_was_killed_in_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b'{"kind": "step", "step": 1, "attempt": 1}\n{"kind": "step", "st')
+    log = EventLog(path, 2)
+    log.append("started", name="mine")
+    log.close()
+    assert [event["kind"] for event in read_events(path)] == ["step", "started"]

@@ -136,7 +136,7 @@ def train(
         return Outcome(reason, progress, time.perf_counter() - started, own)
 
     if _evaluation_is_due(task, progress):  # the attempt before was stopped between a step and its evaluation
-        _evaluate(task, progress, on_event)
+        keeper.after_step(best=_evaluate(task, progress, on_event, keeper))
     if _has_converged(task, progress):
         on_event("stopping", reason="early_stopping", step=progress.step)
         return ended("early_stopping")
@@ -190,7 +190,7 @@ def train(
             on_event("stopping", reason="deadline" if order == "deadline" else "stop", step=progress.step)
             keeper.now("stop")
             return ended("deadline" if order == "deadline" else "stopped")
-        best = _evaluation_is_due(task, progress) and _evaluate(task, progress, on_event)
+        best = _evaluation_is_due(task, progress) and _evaluate(task, progress, on_event, keeper)
         if _has_converged(task, progress):
             on_event("stopping", reason="early_stopping", step=progress.step)
             return ended("early_stopping")
@@ -338,10 +338,12 @@ def micro_batch_gradients(task: Task, part: list[Sample], packed: bool, labelled
     return loss.detach()
 
 
-def _evaluate(task: Task, progress: Progress, on_event: OnEvent) -> bool:
+def _evaluate(task: Task, progress: Progress, on_event: OnEvent, keeper: Keeper) -> bool:
     """Score the held-out documents; whether that was the best so far."""
     assert task.eval_documents is not None
+    keeper.rests(random_state(task.device))
     score = evaluate(task.model, task.loss, task.eval_documents, progress.arrangement, task.device, task.autocast)
+    keeper.rests(None)
     if isinstance(score, OutOfMemory):
         on_event("warning", message=f"evaluation at step {progress.step} ran out of memory: {score.message}")
         return False

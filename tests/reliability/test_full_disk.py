@@ -54,7 +54,6 @@ def _steps(run: Path) -> int:
     return sum(event["kind"] == "step" for event in Run(run).events())
 
 
-@pytest.mark.xfail(reason="an event that the full disk does not take ends the training")
 def test_training_goes_on_while_the_disk_is_full_and_ends_as_on_an_empty_one(warm: Any, disk: Path) -> None:
     recipe = {**SHORT, "max_steps": 60, "save_every": "5 steps"}
     course = Course.run(disk, Workers(str(warm.python), warm.environment), recipe, once=True)
