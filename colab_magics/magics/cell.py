@@ -43,9 +43,9 @@ class Cell:
     namespace: MutableMapping[str, Any]
     root: Path
     screen: Screen
+    said: Callable[[str], None] = print
     replica: str = ""  # what the root or %config says; the recipe's own comes first
     note: str = ""  # on the root, said before a run is written there
-    said: Callable[[str], None] = print
 
     def say(self, line: str) -> None:
         """Print one line above the panel, unless `--quiet`."""

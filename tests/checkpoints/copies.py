@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from checkpoints import scenes
 from colab_magics.checkpoints.commit import commit
 from colab_magics.checkpoints.manifest import Manifest, folder_name
 from colab_magics.checkpoints.replica.copying import Replication
 from colab_magics.checkpoints.stores import Store
 from colab_magics.events import Event, EventLog, read_events
-from tests.checkpoints import scenes
 
 RUN = scenes.RUN
 

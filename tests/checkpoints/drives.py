@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from checkpoints.faults import WatchedDisk
 from colab_magics.checkpoints.drive import ID, Cloud, DriveStore, Known
-from tests.checkpoints.faults import WatchedDisk
 
 
 class MachineGone(BaseException):

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import shutil
 import subprocess
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,37 +37,46 @@ def strace_refuses() -> str | None:
 
 def _traced(act: Callable[[], object], output: Path, *inject: str, log: bool = True) -> tuple[int, list[str]]:
     """How a process that does `act` ended under strace, and the names of its calls."""
-    for _ in range(20):
-        hear, go = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                os.close(go)
-                os.read(hear, 1)
-                Path(_MARK).exists()
-                act()
-                code = 0
-            finally:
-                os._exit(code)
-        os.close(hear)
-        calls = f"trace={','.join(CHANGING)},stat,newfstatat"
-        command = ["strace", "-qq", "-o", str(output), "-e", calls, *inject, "-p", str(pid)]
-        with subprocess.Popen(command, stderr=subprocess.PIPE) as strace:
-            while f"TracerPid:\t{strace.pid}\n" not in Path(f"/proc/{pid}/status").read_text():
-                if strace.poll() is not None:
-                    os.close(go)
-                    os.waitpid(pid, 0)
-                    assert strace.stderr is not None
-                    raise RuntimeError(f"strace cannot attach: {strace.stderr.read().decode().strip()[:200]}")
-                time.sleep(0.001)
-            time.sleep(0.002)
+    if log:
+        output.unlink(missing_ok=True)
+    hear, go = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
             os.close(go)
-            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        told = re.findall(r"^(\w+)\((.*)", output.read_text(errors="replace"), re.MULTILINE) if log else []
-        if not log or (told and _MARK in told[0][1]):  # else it had begun before strace was ready
-            return code, [name for name, _ in told[1:]]
-    raise RuntimeError("strace is never ready in time")
+            # strace has attached before it traces: the mark is made until it has been seen
+            while not select.select([hear], [], [], 0.001)[0]:
+                Path(_MARK).exists()
+            act()
+            code = 0
+        except BaseException:
+            traceback.print_exc()  # the reason would be lost with the process
+        finally:
+            os._exit(code)
+    os.close(hear)
+    calls = f"trace={','.join(CHANGING)},stat,newfstatat"
+    command = ["strace", "-qq", "-o", str(output), "-e", calls, *inject, "-p", str(pid)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as strace:
+        while not (_is_seen(output) if log else _is_attached(pid, strace.pid)):
+            if strace.poll() is not None:
+                os.close(go)
+                os.waitpid(pid, 0)
+                assert strace.stderr is not None
+                raise RuntimeError(f"strace cannot attach: {strace.stderr.read().decode().strip()[:200]}")
+            time.sleep(0.001)
+        os.close(go)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    told = re.findall(r"^(\w+)\((.*)", output.read_text(errors="replace"), re.MULTILINE) if log else []
+    return code, [name for name, rest in told if _MARK not in rest]
+
+
+def _is_seen(output: Path) -> bool:
+    return output.exists() and _MARK in output.read_text(errors="replace")
+
+
+def _is_attached(pid: int, tracer: int) -> bool:
+    return f"TracerPid:\t{tracer}\n" in Path(f"/proc/{pid}/status").read_text()
 
 
 def calls_by_strace(act: Act, log: Path, scene: Path) -> list[str]:

@@ -13,6 +13,8 @@ from pathlib import Path, PurePath
 
 import pytest
 
+from checkpoints import copies, scenes
+from checkpoints.drives import AbsentMindedDrive, CloudOf, MachineGone, PretendDriveStore
 from colab_magics.checkpoints.drive import ID, Cloud, DriveStore, drive_id, mounted_drive
 from colab_magics.checkpoints.folders import FolderStore
 from colab_magics.checkpoints.manifest import parse_folder_name
@@ -23,8 +25,6 @@ from colab_magics.checkpoints.stores import committed_name
 from colab_magics.checkpoints.verify import verify
 from colab_magics.checkpoints.visit import Fetching
 from colab_magics.errors import ColabMagicsError
-from tests.checkpoints import copies, scenes
-from tests.checkpoints.drives import AbsentMindedDrive, CloudOf, MachineGone, PretendDriveStore
 
 DEATHS = int(os.environ.get("COLAB_MAGICS_DRIVE_DEATHS", "500"))
 STEPS = (10, 20, 30, 40)

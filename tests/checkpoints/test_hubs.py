@@ -13,6 +13,7 @@ from typing import Any
 import fsspec
 import pytest
 
+from checkpoints import copies, scenes
 from colab_magics.checkpoints import remote
 from colab_magics.checkpoints.kaggle import KaggleStore
 from colab_magics.checkpoints.manifest import read_manifest
@@ -20,7 +21,6 @@ from colab_magics.checkpoints.replica.copying import Replication
 from colab_magics.checkpoints.stores import whole
 from colab_magics.checkpoints.urls import HubStore
 from colab_magics.checkpoints.visit import look_at
-from tests.checkpoints import copies, scenes
 
 PRETEND_KAGGLEHUB = '''
 """Kaggle's library, with a folder for the cloud."""

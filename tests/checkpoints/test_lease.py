@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from checkpoints import copies, scenes
 from colab_magics import worker
 from colab_magics.checkpoints import remote
 from colab_magics.checkpoints.folders import FolderStore
 from colab_magics.checkpoints.lease import STALE, Lease, Refused, held, take
 from colab_magics.checkpoints.replica.copying import Replication
 from colab_magics.checkpoints.stores import LEASE
-from tests.checkpoints import copies, scenes
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path, PurePath
 
+from checkpoints import copies
 from colab_magics.checkpoints.mounts import Mount
 from colab_magics.checkpoints.places import Default, default_replica, holding_runs, places
-from tests.checkpoints import copies
 
 DRIVE = [Mount(PurePath("/"), "overlay", "overlay"), Mount(PurePath("/content/drive"), "fuse.drive", "drive")]
 NO_DRIVE = DRIVE[:1]

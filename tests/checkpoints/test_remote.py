@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from checkpoints import copies, scenes
 from colab_magics.checkpoints import remote
 from colab_magics.checkpoints.folders import FolderStore
 from colab_magics.checkpoints.manifest import Manifest
 from colab_magics.checkpoints.verify import verify
 from colab_magics.errors import ColabMagicsError
-from tests.checkpoints import copies, scenes
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from pathlib import Path, PurePath
 
 import pytest
 
+from checkpoints import copies, scenes
+from checkpoints.faults import SAYS, DyingDisk, FailingDisk, Killed, WatchedDisk
 from colab_magics import worker
 from colab_magics.checkpoints import remote, replica
 from colab_magics.checkpoints.files import DISK
@@ -30,8 +32,6 @@ from colab_magics.checkpoints.replica.telling import Teller, amount, trouble
 from colab_magics.checkpoints.stores import whole
 from colab_magics.errors import ColabMagicsError
 from colab_magics.events import read_events
-from tests.checkpoints import copies, scenes
-from tests.checkpoints.faults import SAYS, DyingDisk, FailingDisk, Killed, WatchedDisk
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from checkpoints import copies, scenes
 from colab_magics.checkpoints import remote
 from colab_magics.checkpoints.folders import FolderStore
 from colab_magics.checkpoints.manifest import Broken, read_manifest
 from colab_magics.checkpoints.stores import Store, open_store, read, shown, whole
 from colab_magics.checkpoints.urls import UrlStore
-from tests.checkpoints import copies, scenes
 
 KEYS = {"AWS_ACCESS_KEY_ID": "planted-access-key", "AWS_SECRET_ACCESS_KEY": "planted-secret-key"}
 

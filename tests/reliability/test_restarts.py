@@ -11,11 +11,11 @@ import time
 from typing import Any
 
 import pytest
+from magics.conftest import ROWS, Home, Kernel, home, kernel, wait_for
 
 from colab_magics import worker
 from colab_magics.checkpoints.verify import newest_verified
 from colab_magics.run import Run
-from tests.magics.conftest import ROWS, Home, Kernel, home, kernel, wait_for
 
 pytest.importorskip("torch")
 pytestmark = pytest.mark.xdist_group("restarts")
