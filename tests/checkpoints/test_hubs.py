@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 
 from checkpoints import copies, scenes
@@ -21,6 +20,8 @@ from colab_magics.checkpoints.replica.copying import Replication
 from colab_magics.checkpoints.stores import whole
 from colab_magics.checkpoints.urls import HubStore
 from colab_magics.checkpoints.visit import look_at
+
+fsspec = pytest.importorskip("fsspec")
 
 PRETEND_KAGGLEHUB = '''
 """Kaggle's library, with a folder for the cloud."""

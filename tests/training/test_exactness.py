@@ -30,6 +30,8 @@ from colab_magics.training.batches import Order
 from colab_magics.training.saving import Every
 from colab_magics.training.state import read_saved
 
+pytestmark = pytest.mark.colab  # libraries differ in what they keep of a state
+
 DOCS = documents(20, longest=32)
 STEPS = 8
 # 20 documents, 8 a step: an epoch is 3 steps, and its last takes 4

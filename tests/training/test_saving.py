@@ -31,6 +31,8 @@ from colab_magics.events import EventLog
 from colab_magics.training.orders import Orders
 from colab_magics.training.saving import Every, Saver
 
+pytestmark = pytest.mark.colab  # libraries differ in what they keep of a state
+
 DOCS = documents(20, longest=32)
 
 

@@ -19,6 +19,8 @@ from colab_magics.plan import Verdict
 from colab_magics.training.saving import Every
 from colab_magics.training.state import HostCopies, configs_of, put_back, read_saved, take, weights_of
 
+pytestmark = pytest.mark.colab  # libraries differ in what they keep of a state
+
 DOCS = documents(20, longest=32)
 TEXT = torch.arange(3, 60)[None]
 
