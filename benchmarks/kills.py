@@ -470,17 +470,22 @@ def main() -> int:
         (home / "long").mkdir()
         short = Course.run(home / "short", workers)
         print(f"{short.share_saving:.0%} of the training time is spent saving", flush=True)
-        long = Course.run(home / "long", workers, {**SHORT, "max_steps": 3 * options.in_a_row + 12})
-        figures = [
-            random_kills(short, options.kills, options.seed),
-            kills_in_a_row(long, options.in_a_row, options.seed),
-            random_stops(short, options.stops, options.seed),
-        ]
-    for one in figures:
-        print(one)
-        for trial in one.bad[:5]:
-            print(f"  {trial}")
+        figures = []
+        if options.kills:
+            figures.append(_told(random_kills(short, options.kills, options.seed)))
+        if options.in_a_row:
+            long = Course.run(home / "long", workers, {**SHORT, "max_steps": 3 * options.in_a_row + 12})
+            figures.append(_told(kills_in_a_row(long, options.in_a_row, options.seed)))
+        if options.stops:
+            figures.append(_told(random_stops(short, options.stops, options.seed)))
     return int(any(one.bad for one in figures))
+
+
+def _told(figures: Figures) -> Figures:
+    print(figures, flush=True)
+    for trial in figures.bad[:5]:
+        print(f"  {trial}")
+    return figures
 
 
 if __name__ == "__main__":
