@@ -10,7 +10,8 @@ from __future__ import annotations
 from html import escape
 
 from colab_magics.panel import words
-from colab_magics.panel.state import Data, PanelState
+from colab_magics.panel.parts import Data
+from colab_magics.panel.state import PanelState
 
 _WIDTH, _HEIGHT = 600, 90
 MOST_BYTES = 20_000  # a server drops output that comes too thick

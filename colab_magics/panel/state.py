@@ -10,109 +10,13 @@ from typing import Any
 
 from colab_magics.errors import ColabMagicsError, Interrupted, clean, redact
 from colab_magics.panel.curve import Curve
+from colab_magics.panel.parts import Choice, Copied, Data, Eval, Memory, Model, Notice, Progress, Saved
 
 ENDED = ("finished", "stopped", "unfinished", "failed")
 _NOTICES = 6  # the newest warnings that are shown; the others are counted
 _EVALS = 50
 _MARKS = 30  # steps over which the speed is measured
 _SAMPLE = 1200  # characters of the rendered sample
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a preparing phase is; `total` is None where nobody knows."""
-
-    phase: str
-    done: float
-    total: float | None
-    unit: str
-
-
-@dataclass(frozen=True)
-class Data:
-    """One split of the data, as the preflight found it."""
-
-    split: str
-    source: str
-    format: str
-    documents: int | None
-    tokens: int | None
-    trained_tokens: int | None
-    max_length: int | None
-    truncated: int
-    dropped: tuple[tuple[str, int], ...]
-    lengths: tuple[tuple[str, float], ...]
-    mask_method: str
-    cached: bool
-    notes: tuple[str, ...]
-    sample: tuple[tuple[str, bool], ...]
-
-
-@dataclass(frozen=True)
-class Model:
-    """The model that is trained; counts of parameters, size in bytes."""
-
-    id: str
-    method: str
-    parameters: int | None
-    trainable: int | None
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What the plan chose, and why."""
-
-    key: str
-    value: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Eval:
-    """One evaluation."""
-
-    step: int
-    loss: float
-    perplexity: float | None
-    accuracy: float | None
-
-
-@dataclass(frozen=True)
-class Notice:
-    """Something the person should see: a warning, an OOM and what was done about it."""
-
-    kind: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Memory:
-    """GPU memory in bytes."""
-
-    used: float
-    peak: float | None
-    total: float | None
-
-
-@dataclass(frozen=True)
-class Saved:
-    """The newest checkpoint of this attempt; bytes, and the seconds that the training waited for it."""
-
-    step: int
-    size: int | None
-    stall: float | None
-    share: float | None
-
-
-@dataclass(frozen=True)
-class Copied:
-    """What the durable copy is at: `state` is one of the replica's words."""
-
-    state: str
-    where: str
-    step: int | None
-    left: int | None
-    message: str
 
 
 @dataclass(frozen=True)

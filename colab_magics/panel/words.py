@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from colab_magics.panel.state import Data, PanelState
+from colab_magics.panel.parts import Data
+from colab_magics.panel.state import PanelState
 
 _PHASES = {
     "starting": "starting the worker",

@@ -1,0 +1,102 @@
+"""What a panel shows is made of these: values that the run's events have told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a preparing phase is; `total` is None where nobody knows."""
+
+    phase: str
+    done: float
+    total: float | None
+    unit: str
+
+
+@dataclass(frozen=True)
+class Data:
+    """One split of the data, as the preflight found it."""
+
+    split: str
+    source: str
+    format: str
+    documents: int | None
+    tokens: int | None
+    trained_tokens: int | None
+    max_length: int | None
+    truncated: int
+    dropped: tuple[tuple[str, int], ...]
+    lengths: tuple[tuple[str, float], ...]
+    mask_method: str
+    cached: bool
+    notes: tuple[str, ...]
+    sample: tuple[tuple[str, bool], ...]
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model that is trained; counts of parameters, size in bytes."""
+
+    id: str
+    method: str
+    parameters: int | None
+    trainable: int | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the plan chose, and why."""
+
+    key: str
+    value: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Eval:
+    """One evaluation."""
+
+    step: int
+    loss: float
+    perplexity: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something the person should see: a warning, an OOM and what was done about it."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Memory:
+    """GPU memory in bytes."""
+
+    used: float
+    peak: float | None
+    total: float | None
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The newest checkpoint of this attempt; bytes, and the seconds that the training waited for it."""
+
+    step: int
+    size: int | None
+    stall: float | None
+    share: float | None
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What the durable copy is at: `state` is one of the replica's words."""
+
+    state: str
+    where: str
+    step: int | None
+    left: int | None
+    message: str
