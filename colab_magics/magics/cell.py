@@ -129,7 +129,7 @@ def _begin(
         keep_log_of(begin.replaced, folder)
     arguments = ["--name", begin.name]
     if begin.resume is not None:
-        arguments += ["--resume", os.fspath(begin.resume), "--anew"]
+        arguments += ["--resume", os.fspath(begin.resume)]
     run = Run(cell.root / begin.name)
     return follow_worker(cell, run, begin.attempt, arguments, panel, environment, where, starting=folder)
 

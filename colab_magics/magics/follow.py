@@ -182,7 +182,8 @@ class Follower:
     def _alive(self) -> bool:
         if self.process is not None:
             return self.process.poll() is None
-        return worker.is_alive(self.folder)
+        # while it moves into the folder of the attempt before, its lock is in either
+        return worker.is_alive(self.folder) or worker.is_alive(self.run)
 
     def _exit_code(self) -> int | None:
         return None if self.process is None else self.process.poll()

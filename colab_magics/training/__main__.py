@@ -35,7 +35,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--name", help="the name that a run's temporary folder takes when the preflight has passed")
     parser.add_argument("--until", choices=("data", "plan"), help="stop there; nothing is trained")
     parser.add_argument("--resume", type=Path, help="a checkpoints folder, or one checkpoint's, to go on from")
-    parser.add_argument("--anew", action="store_true", help="prepare the data from its source, not what the run keeps")
     parser.add_argument("--deadline", type=float, help="seconds until the session ends")
     parser.add_argument("--replica", help="where checkpoints are copied to: a folder or an fsspec URL")
     options = parser.parse_args(arguments)
@@ -71,7 +70,6 @@ def main(arguments: list[str] | None = None) -> int:
             name=options.name,
             until=options.until,
             resume=options.resume.absolute() if options.resume is not None else None,
-            anew=options.anew,
             deadline=options.deadline,
             replica=options.replica,
         )

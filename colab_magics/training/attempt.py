@@ -136,7 +136,9 @@ def _keep_what_a_resume_needs(folder: Path, before: Path, ready: Ready, log: Eve
                 continue
             if target.exists():
                 shutil.rmtree(target)
-            manifest = Manifest("data", Run(folder).id, {}, facts={"fingerprint": data.fingerprint})
+            manifest = Manifest(
+                "data", Run(folder).id, {}, facts={"fingerprint": data.fingerprint, "made_for": ready.made_for[split]}
+            )
             commit_linked(target, sorted(data.folder.iterdir()), manifest)
     except OSError as error:
         message = f"the prepared data could not be kept with the run: {error.strerror or error}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -48,8 +50,6 @@ class Wish:
         Stop after that phase ("data" or "plan").
     resume : Path, optional
         A `checkpoints` folder, or one checkpoint's, to go on from.
-    anew : bool
-        Prepare the data from its source, although the run keeps what was prepared: the recipe changed.
     deadline : float, optional
         Seconds until the session ends.
     replica : str, optional
@@ -59,7 +59,6 @@ class Wish:
     name: str | None = None
     until: str | None = None
     resume: Path | None = None
-    anew: bool = False
     deadline: float | None = None
     replica: str | None = None
 
@@ -78,6 +77,7 @@ class Ready:
     documents: Documents
     eval_data: Prepared | None
     eval_documents: Documents | None
+    made_for: Mapping[str, str]
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -115,10 +115,12 @@ def preflight(folder: Path, wish: Wish, origin: Origin | None, log: EventLog, re
     if origin is not None and origin.saved.imported is not None:
         imported.check_recipe(origin.saved, source, recipe)
 
+    made_for = {split: _made_for(recipe, told) for split, told in inputs.items()}
+
     def prepared(split: Literal["train", "eval"], limit: int | None) -> Prepared | None:
         if split not in inputs:
             return None
-        if origin is not None and not wish.anew and (kept := _kept_data(folder, split)) is not None:
+        if origin is not None and (kept := _kept_data(folder, split, made_for[split])) is not None:
             return kept
         where = Source.from_dict(inputs[split])
         if where.path is not None:
@@ -156,7 +158,7 @@ def preflight(folder: Path, wish: Wish, origin: Origin | None, log: EventLog, re
     device = this_device(cuda=torch.version.cuda is not None)
     facts = DataFacts(documents.lengths, len(eval_documents or ()), max_length)
     plan = make_plan(recipe, shape, device, facts, verdict, peak)
-    ready = Ready(recipe, source, tokenizer, shape, device, plan, data, documents, eval_data, eval_documents)
+    ready = Ready(recipe, source, tokenizer, shape, device, plan, data, documents, eval_data, eval_documents, made_for)
     if origin is not None and origin.saved.imported is not None:
         imported.check_steps(origin.saved, plan)
     elif origin is not None:
@@ -176,11 +178,20 @@ def preflight(folder: Path, wish: Wish, origin: Origin | None, log: EventLog, re
     return ready
 
 
-def _kept_data(folder: Path, split: str) -> Prepared | None:
-    """The data that the run keeps for its resumes, if every byte of it is as it was."""
+def _made_for(recipe: Recipe, told: Mapping[str, Any]) -> str:
+    """What tells whether kept tokens are those that the recipe's rows would become."""
+    keys = ("model", "hub_revision", "columns", "prompt_template", "system", "format", "loss_on")
+    limits = (recipe.max_train_samples, recipe.max_eval_samples)
+    parts = [told.get("identity"), limits, [getattr(recipe, key) for key in keys]]
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+
+def _kept_data(folder: Path, split: str, made_for: str) -> Prepared | None:
+    """The data that the run keeps for its resumes, if it is that of the recipe and every byte is as it was."""
     kept = folder / "prepared" / split
     try:
-        verify(kept)
+        if verify(kept).facts.get("made_for") != made_for:
+            return None
     except Broken:
         return None
     return load_prepared(kept)

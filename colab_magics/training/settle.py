@@ -14,8 +14,9 @@ from colab_magics.run import Run, is_starting
 def settle(folder: Path, name: str | None) -> Path:
     """Give the run's folder its name, now that the preflight has passed.
 
-    What an earlier attempt has left there (its result so far) moves along; its log is in the new folder already, and
-    the orders it was given are none of ours.
+    Where an earlier attempt has left a folder of that name, ours moves into it, piece by piece: what is there already
+    (checkpoints, prepared data, a result) never lies in a temporary folder, which whoever finds it may delete. A
+    death on the way leaves the run with its checkpoints, and with the old recipe or the new one.
 
     Raises
     ------
@@ -40,17 +41,21 @@ def settle(folder: Path, name: str | None) -> Path:
                 "Another cell started it while this one was preparing, and its folder is left as it is.",
                 "Run the cell again to attach to it." if lock is None else "Run the cell again to see it.",
             )
-        for kept in target.iterdir():
-            if kept.name != "control" and not (folder / kept.name).exists():
-                kept.rename(folder / kept.name)
-        aside = folder.with_name(folder.name + ".replaced")
-        target.rename(aside)
-        folder.rename(target)
-        shutil.rmtree(aside, ignore_errors=True)
+        for ours in sorted(folder.iterdir(), key=_order):
+            there = target / ours.name
+            if there.is_dir() and not there.is_symlink():
+                shutil.rmtree(there)  # rows and orders of the attempt before; a rename puts no folder onto a full one
+            ours.rename(there)
+        folder.rmdir()
     finally:
         if lock is not None:
             os.close(lock)
     return target
+
+
+def _order(path: Path) -> tuple[bool, str]:
+    """What says which attempt this is comes last: until then the folder is that of the attempt before."""
+    return path.name in ("events.jsonl", worker.INFO, worker.LOCK), path.name
 
 
 def _lock_of_the_dead(folder: Path) -> int | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,40 @@ def test_a_run_that_starts_over_takes_the_place_of_its_earlier_attempt(tmp_path:
     assert _settled(tmp_path, 1, 2) == tmp_path / "a"
     assert (tmp_path / "a" / "adapter").is_dir()
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("dies_at", range(1, 9))
+def test_a_death_while_it_settles_loses_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int
+) -> None:
+    run = _folder(tmp_path / "a", 1)
+    (run / "checkpoints" / "00000021-a1").mkdir(parents=True)
+    (run / "prepared" / "train").mkdir(parents=True)
+    (run / "data").mkdir()
+    (run / "data" / "train.jsonl").write_text("old")
+    folder = _folder(starting_folder(tmp_path, "a"), 1, 2)
+    (folder / "recipe.yaml").write_text("model: demo")
+    (folder / "data").mkdir()
+    (folder / "data" / "train.jsonl").write_text("new")
+    calls = 0
+
+    def dying(way: object) -> object:
+        def call(*arguments: object, **named: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == dies_at:
+                raise SystemExit
+            return way(*arguments, **named)  # type: ignore[operator]
+
+        return call
+
+    from colab_magics.training.settle import settle
+
+    monkeypatch.setattr(Path, "rename", dying(Path.rename))
+    monkeypatch.setattr(Path, "rmdir", dying(Path.rmdir))
+    with suppress(SystemExit):
+        settle(folder, "a")
+    monkeypatch.undo()
+    shutil.rmtree(folder, ignore_errors=True)  # as the kernel does with what a dead worker leaves
+    assert (tmp_path / "a" / "checkpoints" / "00000021-a1").is_dir()
+    assert (tmp_path / "a" / "prepared" / "train").is_dir()
