@@ -24,6 +24,7 @@ from typing import Any
 from colab_magics import worker
 from colab_magics.checkpoints.lease import Lease
 from colab_magics.checkpoints.manifest import parse_folder_name
+from colab_magics.checkpoints.marks import PINS
 from colab_magics.checkpoints.mounts import absolute
 from colab_magics.checkpoints.stores import shown
 from colab_magics.errors import ColabMagicsError
@@ -211,7 +212,7 @@ def _settle(temporary: Path, folder: Path, run: str, where: str) -> None:
     for part in ("recipe.yaml", "inputs.json", "adapter"):
         if (temporary / part).exists() and not (folder / part).exists():
             (temporary / part).rename(folder / part)
-    for part in ("checkpoints", "prepared", "pins"):
+    for part in ("checkpoints", "prepared", PINS):
         for one in (temporary / part).iterdir() if (temporary / part).is_dir() else ():
             (folder / part).mkdir(exist_ok=True)
             if not (folder / part / one.name).exists():

@@ -22,13 +22,13 @@ from colab_magics.checkpoints.commit import commit, write
 from colab_magics.checkpoints.files import DISK
 from colab_magics.checkpoints.lease import give_back, held, owner, run_id
 from colab_magics.checkpoints.manifest import Broken, Manifest, parse_folder_name
+from colab_magics.checkpoints.marks import PINS
 from colab_magics.checkpoints.mounts import COLAB_DRIVE, absolute, missing_mount
 from colab_magics.checkpoints.replica.copying import (
     ADAPTER,
     CHECKPOINTS,
     EVENTS,
     INPUTS,
-    PINS,
     PREPARED,
     RECIPE,
 )

@@ -10,6 +10,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from colab_magics.checkpoints.marks import pinned
+from colab_magics.checkpoints.replica import LOG
 from colab_magics.checkpoints.retention import best_of
 from colab_magics.checkpoints.verify import ASIDE, Entry, entries
 from colab_magics.errors import ColabMagicsError
@@ -17,8 +19,6 @@ from colab_magics.events import Event, read_events
 from colab_magics.magics.checkpoint_line import Line
 from colab_magics.run import Run
 
-PINS = "pins"
-REPLICA_LOG = "replica.jsonl"
 NO_REPLICA = "no replica"
 # what is said of a copy that the replica process has not brought to the store
 _NOT_THERE = {
@@ -132,17 +132,9 @@ def saved_at(facts: Mapping[str, Any]) -> float | None:
     return _number(told)
 
 
-def pinned(folder: Path) -> frozenset[str]:
-    """The names of the checkpoints that a person has pinned."""
-    try:
-        return frozenset(os.listdir(folder / PINS))
-    except OSError:
-        return frozenset()
-
-
 def replica_events(folder: Path) -> list[Event]:
     """What the run's replica process has said, the oldest first."""
-    return [event for event in read_events(folder / REPLICA_LOG) if event["kind"] == "replica"]
+    return [event for event in read_events(folder / LOG) if event["kind"] == "replica"]
 
 
 def _replica(told: list[Event]) -> str:
@@ -170,13 +162,6 @@ def _copies(told: list[Event]) -> dict[str, str] | None:
             elif state in _NOT_THERE:
                 found[name] = _NOT_THERE[state]
     return found
-
-
-def newest_confirmed(folder: Path, found: list[Entry]) -> str | None:
-    """The name of the newest of these checkpoints of which the store is known to hold every byte."""
-    copies = _copies(replica_events(folder)) or {}
-    confirmed = [entry for entry in found if copies.get(entry.name) == "confirmed"]
-    return max(confirmed, key=lambda entry: entry.age_order).name if confirmed else None
 
 
 def _set_aside(checkpoints: Path) -> tuple[str, ...]:

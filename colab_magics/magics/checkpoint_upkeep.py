@@ -11,11 +11,12 @@ from colab_magics import worker
 from colab_magics.checkpoints.commit import discard, sweep
 from colab_magics.checkpoints.files import DISK, Disk
 from colab_magics.checkpoints.manifest import Broken, folder_name
+from colab_magics.checkpoints.marks import PINS, newest_confirmed, pinned
 from colab_magics.checkpoints.retention import superfluous
 from colab_magics.checkpoints.verify import Entry, newest_verified, verify
 from colab_magics.errors import ColabMagicsError
 from colab_magics.magics.checkpoint_line import Line
-from colab_magics.magics.checkpoint_survey import PINS, chosen, found_in, newest_confirmed, no_checkpoint, pinned
+from colab_magics.magics.checkpoint_survey import chosen, found_in, no_checkpoint
 from colab_magics.panel import words
 from colab_magics.run import Run
 
@@ -143,7 +144,7 @@ def _prune(run: Run, keep: int | None, disk: Disk | None) -> str:
         found,
         limit=limit,
         verified=newest.name,
-        confirmed=newest_confirmed(run.folder, found),
+        confirmed=newest_confirmed(run.folder),
         pinned=pinned(run.folder),
     )
     if not going:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import math
-import os
 import shutil
 import threading
 import time
@@ -25,9 +24,9 @@ from colab_magics.checkpoints.commit import commit, discard, sweep
 from colab_magics.checkpoints.files import DISK, Disk
 from colab_magics.checkpoints.interval import SHORTEST, best_interval
 from colab_magics.checkpoints.manifest import Broken, Manifest, folder_name
+from colab_magics.checkpoints.marks import newest_confirmed, pinned
 from colab_magics.checkpoints.retention import superfluous
 from colab_magics.checkpoints.verify import Entry, entries, set_aside, verify
-from colab_magics.events import read_events
 from colab_magics.training.loop import OnEvent, Progress, RandomState, Task
 from colab_magics.training.state import HostCopies, Snapshot, configs_of, take, weights_of
 
@@ -266,8 +265,9 @@ class Saver:
     def _prune(self, *, limit: int, verified: str | None) -> None:
         """Delete what is superfluous. `verified`: the newest of which this process has read every byte."""
         found = entries(self._checkpoints, run=self.run)
+        confirmed = newest_confirmed(self.folder)
         for entry in superfluous(
-            found, limit=limit, verified=verified, confirmed=confirmed(self.folder), pinned=pins(self.folder)
+            found, limit=limit, verified=verified, confirmed=confirmed, pinned=pinned(self.folder)
         ):
             try:
                 discard(entry.folder, run=self.run, disk=self.disk)
@@ -297,17 +297,3 @@ def _bytes_of(task: Task) -> int:
     states = [value for state in task.optimizer.state.values() for value in state.values()]
     tensors = [*weights_of(task.model).values(), *(value for value in states if isinstance(value, torch.Tensor))]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def confirmed(folder: Path) -> str | None:
-    """The newest checkpoint of which the durable store is known to have every byte."""
-    told = [event for event in read_events(folder / "replica.jsonl") if event.get("state") == "confirmed"]
-    return str(told[-1].get("checkpoint")) if told else None
-
-
-def pins(folder: Path) -> frozenset[str]:
-    """The names of the checkpoints that a person has pinned."""
-    try:
-        return frozenset(os.listdir(folder / "pins"))
-    except OSError:
-        return frozenset()

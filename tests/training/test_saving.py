@@ -206,6 +206,7 @@ def test_pinned_and_confirmed_ones_are_kept_and_the_others_are_told_of(a_run, tm
     (folder / "pins" / "00000001-a1").touch()
     replica = EventLog(folder / "replica.jsonl", 1)
     replica.append("replica", state="confirmed", checkpoint="00000003-a1")
+    replica.append("replica", state="confirmed", checkpoint="00000001-a1")  # the pinned one, copied afterwards
     replica.close()
     train_with(run, saver)
     assert {entry.step for entry in entries(folder / "checkpoints")} == {1, 3, 7, 8}

@@ -18,12 +18,13 @@ from typing import Protocol
 
 from colab_magics.checkpoints.lease import Lease, check_owner, give_back, run_id, take
 from colab_magics.checkpoints.manifest import MANIFEST, Broken, Manifest, Sealed, parse_folder_name, read_manifest
+from colab_magics.checkpoints.marks import PINS, age_order, pinned
 from colab_magics.checkpoints.retention import best_of, superfluous
 from colab_magics.checkpoints.stores import Standing, Store, is_full, is_ours, whole
 from colab_magics.checkpoints.verify import Entry, entries, hash_of
 
 RECIPE, INPUTS, EVENTS = "recipe.yaml", "inputs.json", "events.jsonl"
-CHECKPOINTS, PREPARED, PINS, ADAPTER = "checkpoints", "prepared", "pins", "adapter"
+CHECKPOINTS, PREPARED, ADAPTER = "checkpoints", "prepared", "adapter"
 CONFIRM_EVERY = 15.0
 _SPARE = 2**20
 
@@ -79,7 +80,7 @@ class Replication:
         self._data: dict[str, Manifest] = {}
         self._manifests: dict[str, Manifest] = {}
         self._passed_over: set[str] = set()
-        self._pins: set[str] | None = None
+        self._pins: frozenset[str] | None = None
         self._result: dict[str, tuple[int, int]] = {}
         self._ready = False
 
@@ -178,23 +179,17 @@ class Replication:
             self._sent[name] = digest
             self._pulse()
 
-    def _pinned(self) -> set[str]:
-        try:
-            return {name for name in os.listdir(self.folder / PINS) if parse_folder_name(name) is not None}
-        except OSError:
-            return set()
-
     def _send_pins(self) -> None:
-        pinned = self._pinned()
-        if pinned == self._pins:
+        wanted = pinned(self.folder)
+        if wanted == self._pins:
             return
         there = {item.name for item in self.store.names(f"{self.name}/{PINS}")}
-        for name in pinned - there:
+        for name in wanted - there:
             self.store.put(f"{self.name}/{PINS}/{name}", b"")
-        for name in there - pinned:
+        for name in there - wanted:
             if parse_folder_name(name) is not None:
                 self.store.delete(f"{self.name}/{PINS}/{name}")
-        self._pins = pinned
+        self._pins = wanted
 
     # --- folders
 
@@ -242,8 +237,8 @@ class Replication:
     def _wanted(self) -> list[Entry]:
         """Checkpoints that should be there and are not: the newest first, then those that are never deleted."""
         local = self._local()
-        best, pinned = best_of(local), self._pinned()
-        kept = [one for one in local[1:] if one.name in pinned or one is best]
+        best, pins = best_of(local), pinned(self.folder)
+        kept = [one for one in local[1:] if one.name in pins or one is best]
         return [one for one in (*local[:1], *kept) if one.name not in self.there]
 
     def _left(self) -> int:
@@ -353,10 +348,10 @@ class Replication:
             return False
         self._asked = time.monotonic()
         self._pulse()
-        for name in sorted(handed, key=_age_order, reverse=True)[:2]:
+        for name in sorted(handed, key=age_order, reverse=True)[:2]:
             path = f"{self.name}/{CHECKPOINTS}/{name}"
             if self._rest_is_proven() and self.store.proven(path, _files_of(self._manifests[name])):
-                self._stand(name, _age_order(name)[1], "confirmed")
+                self._stand(name, age_order(name)[1], "confirmed")
                 self._prune(self.limit)
                 return True
         return False
@@ -379,7 +374,7 @@ class Replication:
                     manifest = whole(self.store, f"{self.name}/{CHECKPOINTS}/{item.name}", run=self.run, full=False)
                     found.append(Entry(Path(item.name), *told, manifest))
         names = {entry.name for entry in found}
-        verified = max((name for name in self.there if name in names), key=_age_order, default=None)
+        verified = max((name for name in self.there if name in names), key=age_order, default=None)
         sure = [name for name, standing in self.there.items() if standing == "confirmed" and name in names]
         if "handed over" in self.there.values():
             # nobody knows which of them have arrived: the one before the newest is the likelier one
@@ -388,8 +383,8 @@ class Replication:
             found,
             limit=limit,
             verified=verified,
-            confirmed=max(sure, key=_age_order, default=None),
-            pinned=self._pinned(),
+            confirmed=max(sure, key=age_order, default=None),
+            pinned=pinned(self.folder),
         )
         deleted = False
         for entry in doomed:
@@ -414,11 +409,6 @@ def _files_of(manifest: Manifest) -> list[str]:
 
 def _size(entry: Entry) -> int:
     return entry.manifest.size if entry.manifest is not None else 0
-
-
-def _age_order(name: str) -> tuple[int, int]:
-    step, attempt = parse_folder_name(name) or (0, 0)
-    return attempt, step
 
 
 def _read_plain(path: Path) -> bytes:
