@@ -11,8 +11,11 @@ from typing import Any
 # be able to draw on the user's terminal.
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-# Hugging Face tokens: hf_ (user), api_org_ (organisation).
-_SECRET = re.compile(r"\b(hf_|api_org_)[A-Za-z0-9]{8,}")
+# What tokens and keys begin with: Hugging Face's (user, organisation), GitHub's, AWS's; and passwords in addresses.
+_SECRET = re.compile(
+    r"\b(hf_|api_org_|gh[pousr]_)[A-Za-z0-9]{8,}|\b(github_pat_)\w{8,}|\b(AKIA|ASIA)[A-Z0-9]{12,}"
+    r"|(://)[^/\s:@]+:[^/\s@]+(?=@)"
+)
 
 MOST_LINES = 8
 
@@ -23,8 +26,8 @@ def clean(text: object) -> str:
 
 
 def redact(text: str) -> str:
-    """`text` with every Hugging Face token cut to its prefix."""
-    return _SECRET.sub(r"\1***", text)
+    """`text` with every token and key that is known by its look cut to its prefix."""
+    return _SECRET.sub(lambda found: f"{next(filter(None, found.groups()))}***", text)
 
 
 def nearest(word: str, options: Iterable[str]) -> str | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from colab_magics.checkpoints.foreign import imported_state
-from colab_magics.checkpoints.verify import Entry, entries
+from colab_magics.checkpoints.verify import Entry, Search, entries, newest_verified
 from colab_magics.errors import MOST_LINES, ColabMagicsError
 from colab_magics.magics.options import Options
 from colab_magics.magics.starting import INPUTS, living_run
@@ -67,7 +67,13 @@ class Attach:
 
 
 def decide(
-    name: str, root: Path, recipe: Recipe, inputs: Mapping[str, Any], options: Options, taken: Collection[str] = ()
+    name: str,
+    root: Path,
+    recipe: Recipe,
+    inputs: Mapping[str, Any],
+    options: Options,
+    taken: Collection[str] = (),
+    say: Callable[[str], None] = lambda _: None,
 ) -> Begin | Continue | Show | Attach:
     """What to do for the cell that names `name`.
 
@@ -82,6 +88,8 @@ def decide(
         `again`, `override` and `fork` are asked.
     taken : collection of str
         Names that runs have in the replica; no new run gets one of them.
+    say : callable
+        Shows a line of what is too long for an error.
 
     Raises
     ------
@@ -95,8 +103,9 @@ def decide(
         return Attach(*living)
     run = Run(root / name)
     if not (run.folder / "events.jsonl").exists():
+        check_log(run)
         newest = newest_entry(run)
-        if newest is None or imported_state(newest.folder) is None:
+        if newest is None:
             return Begin(name)
         said = f"{name} begins from the checkpoint that was imported, at step {newest.step:,}."
         return Begin(name, said, resume=run.checkpoints)
@@ -122,16 +131,19 @@ def decide(
         new = following_name(name, root, taken)
         return Begin(new, f"{run.name} is kept as it is; {new} starts at step 0.")
     how = {"failed": "failed", "finished": "is finished"}.get(run.state, "is unfinished")
+    search = newest_whole(run)
+    newest = search.entry
     if newest is None:
         recipe_said = ", with the changed recipe" if changes else ""
+        has = "none of its checkpoints is whole" if search.skipped else "has no checkpoint"
         if run.state == "failed" or not changes or options.override:
-            said = f"{run.name} {how} and has no checkpoint: it starts over from step 0{recipe_said}."
+            said = f"{run.name} {how} and {has}: it starts over from step 0{recipe_said}."
             return Begin(run.name, said, replaced=run)
-        raise _changed(run, changes, newest)
+        raise _changed(run, changes, newest, say)
     if not changes:
         return Continue(run, f"{run.name} {how}: it goes on from its newest checkpoint, step {newest.step:,}.")
     if not options.override:
-        raise _changed(run, changes, newest)
+        raise _changed(run, changes, newest, say)
     _check_shapes(run, recipe, "--override")
     keys = ", ".join(key for key, _, _ in changes)
     return Begin(
@@ -143,8 +155,37 @@ def decide(
 
 
 def newest_entry(run: Run) -> Entry | None:
-    """The newest checkpoint that is whole by its sizes; the worker reads every byte before it uses one."""
-    return next((entry for entry in entries(run.checkpoints) if entry.manifest is not None), None)
+    """The newest checkpoint of the run that is whole by its sizes."""
+    found = entries(run.checkpoints, run=run.id or None)
+    return next((entry for entry in found if entry.manifest is not None), None)
+
+
+def newest_whole(run: Run) -> Search:
+    """The newest checkpoint of the run of which every byte is right, as the worker will find it."""
+    return newest_verified(run.checkpoints, run=run.id or None)
+
+
+def check_log(run: Run) -> None:
+    """Raise where there are checkpoints of a run whose event log is gone: which run that was, nobody can say."""
+    if (run.folder / "events.jsonl").exists() or newest_entry(run) is None or is_imported(run):
+        return
+    raise ColabMagicsError(
+        f"{run.name} has checkpoints, and its event log is gone.",
+        f"There is no events.jsonl in {run.folder}, so nothing can go on there.",
+        f"Rename the folder and run the cell again; the weights are in {newest_folder(run)}.",
+    )
+
+
+def is_imported(run: Run) -> bool:
+    """Whether the run is one that was imported and has not begun."""
+    newest = newest_entry(run) if not (run.folder / "events.jsonl").exists() else None
+    return newest is not None and imported_state(newest.folder) is not None
+
+
+def newest_folder(run: Run) -> Path:
+    """Where the newest checkpoint lies, or would."""
+    newest = newest_entry(run)
+    return newest.folder if newest is not None else run.checkpoints
 
 
 def _check_shapes(run: Run, recipe: Recipe, asked: str) -> None:
@@ -223,10 +264,14 @@ def _fork(name: str, fork: str, root: Path, recipe: Recipe) -> Begin:
     return Begin(fork, f"{fork} begins where {name} stands, at step {newest.step:,}.", resume=run.checkpoints)
 
 
-def _changed(run: Run, changes: list[tuple[str, str, str]], newest: Entry | None) -> ColabMagicsError:
+def _changed(
+    run: Run, changes: list[tuple[str, str, str]], newest: Entry | None, say: Callable[[str], None]
+) -> ColabMagicsError:
     shown = table(changes, checkpoint=newest is not None)
     room = MOST_LINES - 2 if newest is None else MOST_LINES - 3  # beside the sentence and what to do next
     details = shown if len(shown) <= room else [*shown[: room - 1], f"… and {len(shown) - room + 1} more"]
+    for line in shown if len(shown) > room else ():
+        say(line)
     over = f"goes on from step {newest.step:,}" if newest is not None else "starts over"
     another = f"%%finetune {run.name} --override {over} with what is in the cell; --fork NAME makes it a new run."
     if newest is not None and any(key in _SHAPES for key, _, _ in changes):

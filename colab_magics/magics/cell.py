@@ -29,7 +29,7 @@ from colab_magics.magics.follow import (
     reap,
 )
 from colab_magics.magics.options import RESERVED, Options
-from colab_magics.magics.starting import keep_log_of, living_run, sweep, temporary_run, write_inputs
+from colab_magics.magics.starting import keep_log_of, living_run, sweep, temporary_run, write_inputs, written_in
 from colab_magics.panel.state import PanelState
 from colab_magics.run import Run, automatic_name, check_name
 
@@ -85,7 +85,7 @@ def train(cell: Cell) -> Run:
 
     cell.say(cell.note)
     where = durable.replica_of(recipe.replica, cell.replica)
-    durable.protect(where, cell.say)
+    durable.protect(where, cell.root, cell.say)
     copies = durable.held(where, cell.say)
     taken = [found.remote.name for found in copies]
     name = options.name or automatic_name(recipe.model, recipe.data, cell.root, taken)
@@ -94,11 +94,18 @@ def train(cell: Cell) -> Run:
             if options.fork is None:
                 durable.until_free(found, cell.say)
             durable.bring(found, cell.root, cell.say, need_whole=False)
+    durable.complete(Run(cell.root / name), copies, cell.say)
     sweep(cell.root)
     with temporary_run(cell.root, name) as temporary:
         panel = Panel(cell.screen)
-        inputs = write_inputs(temporary.folder, recipe, cell.namespace, _shown_on(panel, name))
-        match decide(name, cell.root, recipe, inputs, options, taken):
+        try:
+            inputs = write_inputs(temporary.folder, recipe, cell.namespace, _shown_on(panel, name))
+        except ColabMagicsError as error:
+            if newest_entry(Run(cell.root / name)) is None:
+                raise
+            resume = f"Or %checkpoint resume {name}: the run keeps its data, and goes on without the source."
+            raise ColabMagicsError(error.what, error.why, *error.next_steps, resume, details=error.details) from None
+        match decide(name, cell.root, recipe, inputs, options, taken, cell.say):
             case Show(run=run, said=said):
                 cell.say(said)
                 cell.screen.finish(PanelState(name=run.name).fold_all(run.history()))
@@ -157,7 +164,8 @@ def follow_worker(
         arguments = [*arguments, "--replica", where]
     folder = starting or run.folder
     with interrupts() as presses:
-        process = worker.spawn(folder, attempt, arguments=tuple(arguments), env=environment)
+        with written_in(run.folder.parent):
+            process = worker.spawn(folder, attempt, arguments=tuple(arguments), env=environment)
         state = PanelState(name=run.name)
         follower = Follower(run.folder, attempt, starting=starting, process=process, state=state)
         followed = follower.follow(panel, presses, until=_has_passed(cell, attempt))
@@ -241,6 +249,8 @@ def _interrupted(run: Run, followed: Followed) -> Interrupted:
     state = followed.state
     if isinstance(followed.outcome, Finished) and followed.outcome.event.get("reason") != "stopped":
         return Interrupted(f"{run.name} had just finished, so nothing was cut short; run the cells below when ready.")
+    if not state.marks and not state.resumed and newest_entry(run) is not None:
+        return Interrupted(f"{run.name} was stopped while it prepared; {_what_next(run)}.")
     if not state.marks and not state.resumed:
         return Interrupted(f"{run.name} was stopped before its first step; run the cell again to start it.")
     step = max(state.step, state.resumed_step)

@@ -9,13 +9,16 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from colab_magics.checkpoints.mounts import COLAB_DRIVE, is_local, mounts
+from colab_magics.checkpoints.mounts import COLAB_DRIVE, absolute, is_local, mounts
 from colab_magics.checkpoints.places import FOLDER, VARIABLE, default_replica, places
+from colab_magics.checkpoints.verify import newest_verified, set_aside
 from colab_magics.errors import ColabMagicsError
+from colab_magics.recipe.rules import holds_a_key
 from colab_magics.run import Run
 
 _ON_DRIVE = COLAB_DRIVE / "MyDrive" / FOLDER
@@ -80,7 +83,7 @@ def rooms(root: Path) -> Rooms:
     return Rooms(beside, os.fspath(root))
 
 
-def protect(where: str | None, say: Said) -> None:
+def protect(where: str | None, root: Path, say: Said) -> None:
     """Have the replica's Drive mounted, or say in a line that nothing protects the run.
 
     Mounting asks in the browser, so it is done here, in the kernel's main thread, before anything trains.
@@ -88,8 +91,10 @@ def protect(where: str | None, say: Said) -> None:
     Raises
     ------
     ColabMagicsError
-        The Drive was not mounted.
+        The place holds a key, or is where the runs themselves are, or the Drive was not mounted.
     """
+    if where is not None:
+        _check_place(where, root)
     if where is None:
         if _on_colab():
             say(
@@ -116,6 +121,38 @@ def protect(where: str | None, say: Said) -> None:
             f"Colab says: {str(error) or type(error).__name__}.",
             "Run the cell again and allow it, or leave replica: out (the run then dies with the machine).",
         ) from None
+
+
+def _check_place(where: str, root: Path) -> None:
+    if holds_a_key(where):
+        raise ColabMagicsError(
+            "The replica's address holds a key or a password.",
+            "It is written into files that are copied and shown.",
+            "Leave it out: s3fs, gcsfs and their like read credentials from the environment, or from their own files.",
+        )
+    path = absolute(where.removeprefix("file://")) if "://" not in where or where.startswith("file://") else None
+    if path is not None and path.is_relative_to(absolute(root)):
+        raise ColabMagicsError(
+            f"The replica {where} lies where the runs are.",
+            f"A copy in {root} would overwrite what is copied.",
+            "Name another folder: a mounted Drive, another disk. replica: none copies nothing.",
+        )
+
+
+def complete(run: Run, copies: list[Found], say: Said) -> None:
+    """Fetch the newest checkpoint from the replica where those here are gone, broken or older; the broken are kept."""
+    found = next((one for one in copies if one.remote.name == run.name and one.remote.id == run.id), None)
+    if found is None or run.state in ("running", "finished"):
+        return
+    there = next(((one.attempt, one.step) for one in found.remote.checkpoints if one.whole), None)
+    search = newest_verified(run.checkpoints, run=run.id)
+    if there is None or (search.entry is not None and search.entry.age_order >= there):
+        return
+    for entry in search.skipped:
+        say(f"{entry.name} is broken here ({entry.broken}), and is set aside.")
+        with suppress(OSError):
+            set_aside(entry)
+    bring(found, run.folder.parent, say, need_whole=False)
 
 
 def held(where: str | None, say: Said) -> list[Found]:

@@ -19,7 +19,8 @@ from colab_magics.magics.display import Nowhere, Panel
 from colab_magics.magics.follow import Died, Followed, Follower, interrupts
 from colab_magics.magics.starting import write_inputs
 from colab_magics.panel import words
-from colab_magics.panel.state import Data, PanelState
+from colab_magics.panel.parts import Data
+from colab_magics.panel.state import PanelState
 from colab_magics.recipe import Recipe, parse
 from colab_magics.run import Run
 

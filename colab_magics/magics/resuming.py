@@ -9,14 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from colab_magics import worker
-from colab_magics.checkpoints.foreign import imported_state
-from colab_magics.checkpoints.manifest import folder_name
-from colab_magics.checkpoints.verify import Entry, entries
+from colab_magics.checkpoints.manifest import Broken, folder_name
+from colab_magics.checkpoints.verify import Entry, entries, verify
 from colab_magics.credentials import token_environment
 from colab_magics.errors import ColabMagicsError, nearest
 from colab_magics.magics import durable
-from colab_magics.magics.again import newest_entry
+from colab_magics.magics.again import check_log, is_imported, newest_entry, newest_whole
 from colab_magics.magics.cell import Cell, attach, check_background, check_free, follow_worker, go_on
 from colab_magics.magics.commands import find
 from colab_magics.magics.display import Panel
@@ -62,27 +60,21 @@ def resume(cell: Cell, asked: Resume) -> Run:
             f"Its weights of step {newest.step:,} are here; what they are trained on is not.",
             f"%%finetune {name} with model, method and data begins from them.",
         )
+    if name is not None:
+        check_log(Run(cell.root / name))
     preparing = name in preparing_runs(cell.root) if name is not None else False
     here = list_runs(cell.root)
     if preparing or (here and (name is None or any(run.name == name for run in here))):
         run = find(name, cell.root, "resume").run
-        if asked.fork is None and newest_entry(run) is None and not worker.is_alive(run.folder):
-            _fetch_what_is_missing(cell, run)
+        if asked.step is None and (run.folder / "recipe.yaml").exists():
+            durable.complete(run, durable.held(_replica_of(cell, run), cell.say), cell.say)
         return resume_here(cell, run, asked)
     return _resume_from_elsewhere(cell, name, asked, here)
 
 
 def _imported(run: Run) -> Entry | None:
     """The checkpoint from which the run has not begun yet."""
-    newest = newest_entry(run) if not (run.folder / "events.jsonl").exists() else None
-    return newest if newest is not None and imported_state(newest.folder) is not None else None
-
-
-def _fetch_what_is_missing(cell: Cell, run: Run) -> None:
-    """The local checkpoints are gone or broken; the replica's may not be."""
-    for found in durable.held(_replica_of(cell, run), cell.say):
-        if found.remote.id == run.id:
-            durable.bring(found, cell.root, cell.say, need_whole=False)
+    return newest_entry(run) if is_imported(run) else None
 
 
 def _resume_from_elsewhere(cell: Cell, name: str | None, asked: Resume, here: list[Run]) -> Run:
@@ -139,7 +131,7 @@ def resume_here(cell: Cell, run: Run, asked: Resume) -> Run:
         return attach(cell, *living)
     origin = _origin(run, asked)
     if asked.fork is not None:
-        return _fork(cell, run, origin, asked.fork)
+        return _fork(cell, run, origin, asked.fork, exactly=asked.step is not None)
     if run.state == "finished":
         raise ColabMagicsError(
             f"{run.name} is finished: there is nothing left to resume.",
@@ -150,7 +142,7 @@ def resume_here(cell: Cell, run: Run, asked: Resume) -> Run:
         raise _nothing_to_resume(run)
     cell.say(f"{run.name} goes on from step {origin.step:,}.")
     where = _replica_of(cell, run)
-    durable.protect(where, cell.say)
+    durable.protect(where, cell.root, cell.say)
     exactly = asked.step is not None
     return go_on(cell, run, origin.folder if exactly else run.checkpoints, Panel(cell.screen), where)
 
@@ -161,17 +153,21 @@ def _replica_of(cell: Cell, run: Run) -> str | None:
 
 def _origin(run: Run, asked: Resume) -> Entry | None:
     if asked.step is None:
-        return newest_entry(run)
-    found = [entry for entry in entries(run.checkpoints) if entry.step == asked.step]
+        return newest_whole(run).entry
+    found = [entry for entry in entries(run.checkpoints, run=run.id or None) if entry.step == asked.step]
     if asked.attempt is not None:
         found = [entry for entry in found if entry.name == folder_name(asked.step, asked.attempt)]
-    whole = [entry for entry in found if entry.manifest is not None]
-    if whole:
-        return whole[0]
+    for entry in found:
+        try:
+            verify(entry.folder, run=run.id or None)
+        except Broken as broken:
+            why = str(broken)
+        else:
+            return entry
     if found:
         raise ColabMagicsError(
             f"The checkpoint of step {asked.step} cannot be used.",
-            f"{found[0].name}: {found[0].broken}.",
+            f"{found[-1].name}: {why}.",
             "%checkpoint list shows those that are whole.",
         )
     steps = ", ".join(f"{entry.step}" for entry in entries(run.checkpoints) if entry.manifest is not None)
@@ -192,7 +188,7 @@ def _nothing_to_resume(run: Run) -> ColabMagicsError:
     )
 
 
-def _fork(cell: Cell, run: Run, origin: Entry | None, name: str) -> Run:
+def _fork(cell: Cell, run: Run, origin: Entry | None, name: str, *, exactly: bool) -> Run:
     check_free(name)
     if (cell.root / name).exists():
         raise ColabMagicsError(
@@ -205,9 +201,10 @@ def _fork(cell: Cell, run: Run, origin: Entry | None, name: str) -> Run:
     with temporary_run(cell.root, name) as temporary:
         copy_to_start(run, temporary.folder)
         cell.say(f"{name} begins where {run.name} was at step {origin.step:,}.")
-        arguments = ["--name", name, "--resume", os.fspath(origin.folder)]
+        # of a run that trains on, the newest may be another one by the time that the worker looks
+        arguments = ["--name", name, "--resume", os.fspath(origin.folder if exactly else run.checkpoints)]
         where = _replica_of(cell, run)
-        durable.protect(where, cell.say)
+        durable.protect(where, cell.root, cell.say)
         new = Run(cell.root / name)
         panel = Panel(cell.screen)
         return follow_worker(cell, new, 1, arguments, panel, token_environment(), where, temporary.folder)
@@ -215,8 +212,15 @@ def _fork(cell: Cell, run: Run, origin: Entry | None, name: str) -> Run:
 
 def copy_to_start(run: Run, folder: Path, linked: Callable[[str, str], object] = os.link) -> None:
     """Give a new run what the old one was started with: recipe, inputs, and the data as it was prepared."""
-    shutil.copyfile(run.folder / "recipe.yaml", folder / "recipe.yaml")
-    inputs = json.loads((run.folder / INPUTS).read_text(encoding="utf-8"))
+    try:
+        shutil.copyfile(run.folder / "recipe.yaml", folder / "recipe.yaml")
+        inputs = json.loads((run.folder / INPUTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ColabMagicsError(
+            f"{run.name} cannot be forked: its recipe or its inputs cannot be read.",
+            str(error),
+            "Write the cell again with --fork, or %checkpoint export takes the weights out.",
+        ) from None
     (folder / INPUTS).write_text(json.dumps(inputs, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def take(source: str, target: str) -> object:

@@ -45,7 +45,7 @@ def temporary_run(root: Path, name: str) -> Iterator[Temporary]:
     created = [path for path in (root, *root.parents) if not path.exists()]
     temporary = None
     try:
-        with _written_in(root):
+        with written_in(root):
             temporary = Temporary(starting_folder(root, name))
         yield temporary
     finally:
@@ -57,7 +57,7 @@ def temporary_run(root: Path, name: str) -> Iterator[Temporary]:
 
 
 @contextmanager
-def _written_in(root: Path) -> Iterator[None]:
+def written_in(root: Path) -> Iterator[None]:
     """Turns a disk that takes nothing more, or never did, into words."""
     try:
         yield
@@ -101,7 +101,7 @@ def write_inputs(
         if source.kind == "variable" or function is not None:
             value = namespace[source.name] if source.kind == "variable" else source
             path = folder / "data" / f"{split}.jsonl"
-            with _written_in(folder.parent):
+            with written_in(folder.parent):
                 path.parent.mkdir(exist_ok=True)
                 write_rows(value, path, fn=function, limit=limit, progress=progress)
             written = Source(source.kind, source.name, str(path), source.split)
@@ -109,7 +109,7 @@ def write_inputs(
             inputs[split] = {**written.to_dict(), "path": f"data/{path.name}", "identity": identity(written)}
         else:
             inputs[split] = {**source.to_dict(), "identity": identity(source)}
-    with _written_in(folder.parent):
+    with written_in(folder.parent):
         (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
         (folder / INPUTS).write_text(json.dumps(inputs, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return inputs

@@ -22,6 +22,7 @@ from colab_magics.recipe.rules import (
     Rule,
     Text,
     Warmup,
+    holds_a_key,
     memory_bytes,
 )
 
@@ -132,6 +133,12 @@ class Recipe:
             if value == "" and one.default == "":
                 continue  # `parse` says which of model and data is missing, and how to give it
             object.__setattr__(self, one.name, check(one.name, value))
+        if self.replica is not None and holds_a_key(self.replica):
+            raise ColabMagicsError(
+                "replica: the address holds a key or a password.",
+                "The recipe is written into files that are copied and shown.",
+                "Leave it out: s3fs, gcsfs and their like read credentials from the environment or their own files.",
+            )
         micro, effective = self.per_device_train_batch_size, self.effective_batch_size
         if isinstance(micro, int) and isinstance(effective, int) and effective % (micro * self.gpus):
             devices = f" x {self.gpus} GPUs" if self.gpus > 1 else ""

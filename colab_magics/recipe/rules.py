@@ -214,3 +214,9 @@ class Every:
             if found and int(found[1]) > 0:
                 return int(found[1]) if self.bare == "steps" else f"{int(found[1])} steps"
         return Number(whole=True, low=1).read(value)
+
+
+def holds_a_key(place: str) -> bool:
+    """Whether an address has a user and password, or what follows a question mark: credentials are written so."""
+    _, scheme, rest = place.partition("://")
+    return bool(scheme) and ("@" in rest.partition("/")[0] or "?" in rest)

@@ -206,8 +206,8 @@ def _go_on(origin: Origin, ready: Ready, task: Task, progress: Progress, saver: 
         exact=not changes and not differs,
         differs=differs,
     )
-    if changes:
-        saver.now("resumed")  # what it goes on from was taken under another recipe
+    if changes or origin.rewound:
+        saver.now("resumed")  # what it goes on from was taken under another recipe, or is not the newest
 
 
 def _write_result(folder: Path, ready: Ready, model: torch.nn.Module, outcome: Outcome) -> Path | None:

@@ -10,12 +10,13 @@ from typing import Any
 from colab_magics.checkpoints.commit import discard
 from colab_magics.checkpoints.linked import commit_linked
 from colab_magics.checkpoints.manifest import MANIFEST, Broken, folder_name, parse_folder_name
-from colab_magics.checkpoints.verify import Entry, newest_verified, set_aside, verify
+from colab_magics.checkpoints.verify import Entry, entries, newest_verified, set_aside, verify
 from colab_magics.errors import ColabMagicsError
 from colab_magics.events import Event
 from colab_magics.plan import Choice, Device, Plan
 from colab_magics.recipe import Recipe
 from colab_magics.recipe.fields import NOT_TRAINED
+from colab_magics.run import Run
 from colab_magics.training.batches import Order
 from colab_magics.training.state import Saved, read_saved
 
@@ -30,6 +31,7 @@ class Origin:
     saved: Saved
     entry: Entry
     skipped: tuple[Entry, ...]
+    rewound: bool = False  # there are newer ones, which the run leaves behind
 
     @property
     def step(self) -> int:
@@ -40,7 +42,7 @@ class Origin:
         if not self.entry.folder.is_relative_to(before):
             return self
         folder = after / self.entry.folder.relative_to(before)
-        return Origin(replace(self.saved, folder=folder), replace(self.entry, folder=folder), self.skipped)
+        return replace(self, saved=replace(self.saved, folder=folder), entry=replace(self.entry, folder=folder))
 
 
 def find_origin(path: Path) -> Origin:
@@ -61,8 +63,9 @@ def find_origin(path: Path) -> Origin:
                 "%checkpoint resume without --from takes the newest that is whole.",
             ) from None
         entry = Entry(path, manifest.step, manifest.attempt, manifest)
-        return Origin(read_saved(path), entry, ())
-    search = newest_verified(path)
+        newer = any(one.age_order > entry.age_order for one in entries(path.parent, run=manifest.run))
+        return Origin(read_saved(path), entry, (), rewound=newer)
+    search = newest_verified(path, run=Run(path.parent).id or None)
     if search.entry is None:
         raise ColabMagicsError(
             f"No checkpoint of {path.parent.name} is whole." if search.skipped else f"{path.parent.name} has none yet.",

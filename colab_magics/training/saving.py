@@ -27,6 +27,7 @@ from colab_magics.checkpoints.manifest import Broken, Manifest, folder_name
 from colab_magics.checkpoints.marks import newest_confirmed, pinned
 from colab_magics.checkpoints.retention import superfluous
 from colab_magics.checkpoints.verify import Entry, entries, set_aside, verify
+from colab_magics.errors import ColabMagicsError
 from colab_magics.training.loop import OnEvent, Progress, RandomState, Task
 from colab_magics.training.state import HostCopies, Snapshot, configs_of, take, weights_of
 
@@ -79,6 +80,11 @@ class Saver:
         Whether a person has asked for a save; asking resets it.
     deadline : float, optional
         The session's end, on the clock of `clock`.
+
+    Raises
+    ------
+    ColabMagicsError
+        The run's `checkpoints` is a symbolic link.
     """
 
     folder: Path
@@ -100,6 +106,8 @@ class Saver:
 
     def __post_init__(self) -> None:
         self._checkpoints = self.folder / "checkpoints"
+        if self._checkpoints.is_symlink():
+            raise _linked(self._checkpoints)
         self._checkpoints.mkdir(exist_ok=True)
         sweep(self._checkpoints, disk=self.disk)
         self._configs = configs_of(self.task.model)
@@ -290,6 +298,15 @@ class Saver:
                 free = shutil.disk_usage(self.folder).free
                 why += f": it needs {need:,} bytes, and {free:,} are free"
         return why
+
+
+def _linked(checkpoints: Path) -> ColabMagicsError:
+    return ColabMagicsError(
+        f"{checkpoints} is a symbolic link, and no checkpoint is written through one.",
+        "What it names may hang, vanish, or be somebody else's.",
+        "Make it a real folder, with what it names moved there.",
+        "For a copy on another disk or on Drive, say replica: WHERE in the recipe.",
+    )
 
 
 def _bytes_of(task: Task) -> int:

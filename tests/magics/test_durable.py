@@ -18,10 +18,12 @@ from colab_magics.checkpoints.lease import Lease
 from colab_magics.checkpoints.places import VARIABLE, Place
 from colab_magics.errors import ColabMagicsError
 from colab_magics.magics import durable
+from colab_magics.recipe import Recipe
 
 pytestmark = pytest.mark.face
 
 DRIVE = "/content/drive/MyDrive/colab_magics"
+HERE = Path("/content/notebook/runs")
 
 
 @pytest.fixture
@@ -85,7 +87,7 @@ def test_on_colab_a_mounted_drive_is_the_default_and_one_that_is_not_mounted_is_
 def test_on_colab_without_a_replica_one_line_says_so_and_gives_the_line_that_protects(
     colab: PretendedColab, said: list[str]
 ) -> None:
-    durable.protect(None, said.append)
+    durable.protect(None, HERE, said.append)
     (line,) = said
     assert "dies with the machine" in line
     assert f"replica: {DRIVE}" in line
@@ -93,15 +95,15 @@ def test_on_colab_without_a_replica_one_line_says_so_and_gives_the_line_that_pro
 
 
 def test_elsewhere_nothing_is_said(said: list[str]) -> None:
-    durable.protect(None, said.append)
+    durable.protect(None, HERE, said.append)
     assert not said
 
 
 def test_a_replica_on_drive_has_drive_mounted_once_before_anything_trains(
     colab: PretendedColab, said: list[str]
 ) -> None:
-    durable.protect(DRIVE, said.append)
-    durable.protect(DRIVE, said.append)
+    durable.protect(DRIVE, HERE, said.append)
+    durable.protect(DRIVE, HERE, said.append)
     assert colab.asked == 1
     assert set(said) == {f"Checkpoints are copied to {DRIVE}; replica: none switches that off."}
 
@@ -109,13 +111,13 @@ def test_a_replica_on_drive_has_drive_mounted_once_before_anything_trains(
 def test_a_drive_that_is_not_allowed_ends_the_cell_in_words(colab: PretendedColab, said: list[str]) -> None:
     colab.refuses = True
     with pytest.raises(ColabMagicsError, match="Drive was not mounted") as refused:
-        durable.protect(DRIVE, said.append)
+        durable.protect(DRIVE, HERE, said.append)
     assert "the window was closed" in str(refused.value)
 
 
 @pytest.mark.parametrize("where", ["s3://bucket/runs", "/mnt/disk/runs", "/content/runs"])
 def test_a_replica_elsewhere_asks_for_no_drive(colab: PretendedColab, said: list[str], where: str) -> None:
-    durable.protect(where, said.append)
+    durable.protect(where, HERE, said.append)
     assert colab.asked == 0
 
 
@@ -194,3 +196,24 @@ def test_a_run_that_this_very_machine_trains_is_refused_at_once(tmp_path: Path, 
     (found,) = durable.held(str(tmp_path), said.append)
     with pytest.raises(ColabMagicsError, match="mine is being trained elsewhere"):
         durable.until_free(found, said.append)
+
+
+@pytest.mark.parametrize(
+    "where", ["/content/notebook/runs", "/content/notebook/runs/mine", "file:///content/notebook/runs"]
+)
+def test_a_replica_where_the_runs_themselves_are_is_refused(where: str, said: list[str]) -> None:
+    with pytest.raises(ColabMagicsError, match="lies where the runs are"):
+        durable.protect(where, HERE, said.append)
+    durable.protect("/content/notebook/copies", HERE, said.append)
+
+
+@pytest.mark.parametrize("where", ["s3://KEY:SECRET@bucket/x", "s3://bucket/x?key=AKIA&secret=abc"])
+def test_an_address_with_a_key_is_refused_and_the_key_is_not_shown(where: str, said: list[str]) -> None:
+    with pytest.raises(ColabMagicsError, match="holds a key or a password") as refused:
+        durable.protect(where, HERE, said.append)
+    with pytest.raises(ColabMagicsError, match="holds a key or a password") as also:
+        Recipe(model="demo", data="demo", replica=where)
+    for text in (str(refused.value), str(also.value)):
+        assert "SECRET" not in text
+        assert "abc" not in text
+    assert Recipe(model="demo", data="demo", replica="hf://org/runs@main").replica == "hf://org/runs@main"
