@@ -127,7 +127,9 @@ def sweep(checkpoints: Path, *, disk: Disk = DISK) -> list[str]:
 
     Only for whoever holds the run's lock: nobody else may be committing there.
     """
-    left = []
+    left: list[str] = []
+    if checkpoints.is_symlink():  # what it names is not ours
+        return left
     with suppress(OSError):
         for name in os.listdir(checkpoints):
             if name.startswith((STAGING, DELETING)):

@@ -209,6 +209,13 @@ def _settle(temporary: Path, folder: Path, run: str, where: str) -> None:
             f"The one in {where} was begun elsewhere, and would be mixed with it.",
             "Fetch it into another root: --root PATH.",
         )
+    for part in ("checkpoints", "prepared", PINS):
+        if (folder / part).is_symlink():
+            raise ColabMagicsError(
+                f"{folder / part} is a symbolic link, and nothing is fetched through one.",
+                "What it names may be anybody's.",
+                "Make it a real folder, or fetch into another root: --root PATH.",
+            )
     for part in ("recipe.yaml", "inputs.json", "adapter"):
         if (temporary / part).exists() and not (folder / part).exists():
             (temporary / part).rename(folder / part)

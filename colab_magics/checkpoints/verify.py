@@ -118,8 +118,13 @@ def hash_of(descriptor: int, *, disk_cache: bool = True) -> str:
 
 
 def entries(checkpoints: Path, *, run: str | None = None) -> list[Entry]:
-    """The checkpoints' folders after a quick look (no file is read but manifests), the newest first."""
-    found = []
+    """The checkpoints' folders after a quick look (no file is read but manifests), the newest first.
+
+    None where `checkpoints` itself is a symbolic link: what it names is not ours to read, rename or delete.
+    """
+    found: list[Entry] = []
+    if checkpoints.is_symlink():
+        return found
     try:
         names = os.listdir(checkpoints)
     except OSError:

@@ -227,6 +227,12 @@ def chosen(run: Run, line: Line) -> Entry:
 
 def no_checkpoint(run: Run) -> ColabMagicsError:
     """There is nothing to work on."""
+    if run.checkpoints.is_symlink():
+        return ColabMagicsError(
+            f"{run.checkpoints} is a symbolic link, and is not followed.",
+            "What it names may be anybody's.",
+            "Make it a real folder, with what it names moved there.",
+        )
     running = run.state == "running"
     return ColabMagicsError(
         f"{run.name} has no checkpoint.",

@@ -93,6 +93,15 @@ def test_fetch_adds_to_the_same_run_and_refuses_another_of_its_name(replica: Pat
     assert os.listdir(other / "checkpoints") == ["00000010-a1"]
 
 
+def test_fetch_adds_nothing_through_a_linked_checkpoints_folder(replica: Path, tmp_path: Path) -> None:
+    folder = copies.make_run(tmp_path / "new")
+    elsewhere = (folder / "checkpoints").rename(tmp_path / "elsewhere")
+    (folder / "checkpoints").symlink_to(elsewhere)
+    with pytest.raises(ColabMagicsError, match="is a symbolic link"):
+        remote.fetch(str(replica), "kwanzaa", tmp_path / "new")
+    assert os.listdir(elsewhere) == ["00000010-a1"]
+
+
 def test_a_commit_of_which_only_the_rename_was_lost_is_found(replica: Path, tmp_path: Path) -> None:
     checkpoints = replica / "kwanzaa" / "checkpoints"
     (checkpoints / "00000030-a1").rename(checkpoints / ".staging-00000030-a1-0123abcd")

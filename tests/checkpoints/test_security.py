@@ -114,6 +114,17 @@ def test_only_folders_with_our_name_and_our_manifest_are_ever_deleted(home: Path
     assert all((checkpoints / name / "weights").read_bytes() == b"a person's" for name in kept)
 
 
+def test_a_checkpoints_folder_that_is_a_link_is_not_followed(checkpoints: Path, tmp_path: Path) -> None:
+    save(checkpoints, 1)
+    (checkpoints / ".staging-00000002-a1-aa").mkdir()
+    link = tmp_path / "linked"
+    link.symlink_to(checkpoints)
+    assert entries(link) == []
+    assert newest_verified(link).entry is None
+    assert sweep(link) == []
+    assert sorted(path.name for path in checkpoints.iterdir()) == [".staging-00000002-a1-aa", "00000001-a1"]
+
+
 def test_a_manifest_and_a_file_that_claim_to_be_huge_are_not_read_into_memory(checkpoints: Path) -> None:
     folder = save(checkpoints, 1)
     os.truncate(folder / MANIFEST, 2**40)

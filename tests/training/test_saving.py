@@ -27,6 +27,7 @@ from continued import (
 
 from colab_magics.checkpoints.files import Disk
 from colab_magics.checkpoints.verify import entries, newest_verified
+from colab_magics.errors import ColabMagicsError
 from colab_magics.events import EventLog
 from colab_magics.training.orders import Orders
 from colab_magics.training.saving import Every, Saver
@@ -211,6 +212,17 @@ def test_pinned_and_confirmed_ones_are_kept_and_the_others_are_told_of(a_run, tm
     train_with(run, saver)
     assert {entry.step for entry in entries(folder / "checkpoints")} == {1, 3, 7, 8}
     assert [event["step"] for event in run.told("checkpoint") if event["action"] == "deleted"] == [2, 4, 5, 6]
+
+
+def test_a_checkpoints_folder_that_is_a_link_is_refused_in_words(a_run, tmp_path):
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    (folder / "checkpoints").symlink_to(elsewhere)
+    with pytest.raises(ColabMagicsError, match="symbolic link") as refused:
+        saver_of(a_run(), folder)
+    assert any("replica:" in step for step in refused.value.next_steps)
+    assert list(elsewhere.iterdir()) == []
 
 
 # --- disks that fail -------------------------------------------------------------------------------------------------
