@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from colab_magics.checkpoints.marks import age_order
 from colab_magics.errors import ColabMagicsError, Interrupted, clean, redact
 from colab_magics.panel.curve import Curve
 from colab_magics.panel.parts import Choice, Copied, Data, Eval, Memory, Model, Notice, Progress, Saved
@@ -17,6 +18,7 @@ _NOTICES = 6  # the newest warnings that are shown; the others are counted
 _EVALS = 50
 _MARKS = 30  # steps over which the speed is measured
 _SAMPLE = 1200  # characters of the rendered sample
+_OF_THE_COPY = "Replica: "
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class PanelState:
     saved: Saved | None = None
     copied: Copied | None = None
     copied_step: int | None = None  # of the newest checkpoint that the durable store is known to have
+    copied_order: tuple[int, int] = (0, 0)  # how new that one is
     notices: tuple[Notice, ...] = ()
     notices_left_out: int = 0
     marks: tuple[tuple[int, float], ...] = ()  # (step, clock) of the newest steps
@@ -294,10 +297,14 @@ def _replica(state: PanelState, event: Mapping[str, Any]) -> PanelState:
         left=_count(event, "bytes_left"),
         message=_shown(event.get("message")),
     )
-    step = copied.step if copied.state == "confirmed" else state.copied_step
-    state = replace(state, copied=copied, copied_step=step)
+    state = replace(state, copied=copied)
+    order = age_order(_shown(event.get("checkpoint"), 40))
+    if copied.state == "confirmed" and order >= state.copied_order:  # a pinned one may be copied after a newer one
+        state = replace(state, copied_step=copied.step, copied_order=order)
     if copied.message and copied.state in ("waiting", "full", "refused", "given up"):
-        return _noticed(state, "warning", f"Replica: {copied.message}")
+        # what was said of it before may be true no more
+        others = tuple(one for one in state.notices if not one.text.startswith(_OF_THE_COPY))
+        return _noticed(replace(state, notices=others), "warning", _OF_THE_COPY + copied.message)
     return state
 
 

@@ -154,7 +154,8 @@ def replica(state: PanelState) -> str:
     now = state.copied
     if now.state == "done":
         return now.message.rstrip(".").lower()
-    value = f"{now.state} step {now.step:,}" if now.step is not None else now.state
+    step = state.copied_step if now.state == "confirmed" else now.step
+    value = f"{now.state} step {step:,}" if step is not None else now.state
     if now.left:
         value += f", {size(now.left)} left"
     if now.state != "confirmed" and state.copied_step is not None:
@@ -214,12 +215,13 @@ def data_facts(data: Data) -> list[tuple[str, str]]:
 def footer(state: PanelState) -> list[str]:
     """What the person can do now."""
     name = state.name or "NAME"
-    if state.phase in ("failed", "unfinished"):
+    waits = state.copied is not None and state.copied.state in ("copying", "waiting", "full")
+    if state.phase == "unfinished" or (state.phase == "failed" and not waits):
         return []
-    if state.ended and state.copied is not None and state.copied.state in ("copying", "waiting", "full"):
+    if state.ended and state.copied is not None and waits:
         left = f"{size(state.copied.left)} are" if state.copied.left else "something is"
         return [
-            f"The training has ended; {left} still to be copied to {state.copied.where}.",
+            f"The training has ended; {left} still to be copied to {state.copied.where}. It is tried for 30 minutes.",
             "Interrupt this cell to leave that to the background: it ends with the machine.",
         ]
     if state.ended:

@@ -28,6 +28,7 @@ from colab_magics.checkpoints.lease import Lease, held
 from colab_magics.checkpoints.manifest import read_manifest
 from colab_magics.checkpoints.mounts import Mount
 from colab_magics.checkpoints.replica.copying import Full, Replication
+from colab_magics.checkpoints.replica.process import Job
 from colab_magics.checkpoints.replica.telling import Teller, amount, trouble
 from colab_magics.checkpoints.stores import whole
 from colab_magics.errors import ColabMagicsError
@@ -230,6 +231,36 @@ def test_a_full_store_says_what_is_needed_and_what_is_free_and_makes_room(tmp_pa
     assert replication.newest_standing == "confirmed"
 
 
+@pytest.mark.parametrize(
+    ("code", "state", "said"),
+    [
+        (errno.ENOSPC, "full", "/copy is full."),
+        (errno.EROFS, "waiting", "/copy is read-only, and nothing can be written there."),
+        (errno.EACCES, "waiting", "/copy may not be written to: Permission denied."),
+        (errno.ENOTCONN, "waiting", "/copy does not answer: "),
+    ],
+)
+def test_a_trouble_is_told_by_its_name_and_anew_once_the_training_has_ended(code: int, state: str, said: str) -> None:
+    error = OSError(code, os.strerror(code))
+    going, ended = trouble(error, "/copy"), trouble(error, "/copy", ended=True)
+    assert (going[0], ended[0]) == (state, state)
+    assert going[1] != ended[1]
+    for message in (going[2], ended[2]):
+        assert message.startswith(said)
+    assert "The training goes on." in going[2]
+    assert "training" not in ended[2]
+    assert "It is tried again." in ended[2]
+
+
+def test_the_pause_between_two_tries_ends_with_the_training(tmp_path: Path) -> None:
+    folder = copies.make_run(tmp_path / "runs")
+    lock = worker.hold_lock(folder)
+    assert lock is not None
+    threading.Timer(0.2, os.close, [lock]).start()
+    Job(folder, "/copy", 3, Teller(folder, "/copy"), None)._rest(3600.0, ended=False)
+    assert not worker.is_alive(folder)
+
+
 def test_the_same_trouble_is_told_once(tmp_path: Path) -> None:
     teller = Teller(tmp_path, "s3://bucket")
     for _ in range(5):
@@ -315,7 +346,10 @@ def test_a_store_that_hangs_is_told_and_hangs_nothing_else(
         remote.look("s3://bucket/runs", timeout=1.5)
     os.close(lock)  # the training has ended: the copy is given up when its time is over, hung or not
     assert copy.wait(60) == 1
-    assert [one["state"] for one in copies.news(folder)] == ["waiting", "given up"]
+    assert {one["state"] for one in copies.news(folder)} == {"waiting", "given up"}
+    comforts = ["The training goes on" in one["message"] for one in copies.news(folder)]
+    assert comforts == sorted(comforts, reverse=True)
+    assert not comforts[-1]
 
 
 def test_no_plain_folder_appears_where_a_mount_should_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

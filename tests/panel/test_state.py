@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from colab_magics.checkpoints.replica.process import BOUND
 from colab_magics.errors import ColabMagicsError, Interrupted
 from colab_magics.panel import words
 from colab_magics.panel.curve import LIMIT, Curve
@@ -186,3 +187,15 @@ def test_a_copy_is_never_called_more_than_it_is() -> None:
         event("replica", state="full", step=80, where="/drive", message="Drive is full: empty its trash.")
     )
     assert state.notices[-1].text == "Replica: Drive is full: empty its trash."
+    state = state.fold(event("replica", state="confirmed", step=20, checkpoint="00000020-a1", where="/drive"))
+    assert words.replica(state) == "confirmed step 40"  # an older one, copied after it
+
+
+@pytest.mark.parametrize("end", ["finished", "failed"])
+def test_a_cell_that_waits_for_its_copy_says_how_long_and_how_to_leave(end: str) -> None:
+    going = event("replica", state="full", step=80, where="/drive", message="/drive is full. The training goes on.")
+    state = PanelState().fold(going).fold(event(end, reason="completed", step=80, error={"what": "It broke."}))
+    assert "Interrupt this cell to leave" in words.footer(state)[1]
+    assert f"tried for {BOUND / 60:.0f} minutes" in words.footer(state)[0]
+    state = state.fold(event("replica", state="full", where="/drive", message="/drive is full. It is tried again."))
+    assert [notice.text for notice in state.notices] == ["Replica: /drive is full. It is tried again."]

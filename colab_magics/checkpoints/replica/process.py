@@ -31,6 +31,7 @@ BOUND = 1800.0
 """Seconds after the worker's end after which the copy is given up."""
 POLL = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 300.0
+_LONGEST_PAUSE_AFTERWARDS = 60.0  # a person waits, and has perhaps repaired the mount
 
 
 def replicate(folder: Path, where: str, limit: int, *, bound: float = BOUND, patience: float | None = None) -> int:
@@ -45,7 +46,7 @@ def replicate(folder: Path, where: str, limit: int, *, bound: float = BOUND, pat
     died: float | None = None
     while not job.done.wait(POLL):
         died = None if worker.is_alive(folder) else died or time.monotonic()
-        job.watch()
+        job.watch(ended=died is not None)
         if died is not None and time.monotonic() - died > bound:
             handed = job.replication is not None and job.replication.newest_standing == "handed over"
             what = "handed over, and not confirmed" if handed else "not copied"
@@ -122,11 +123,11 @@ class Job:
                     if not worker.is_alive(self._folder):  # a new attempt's process has found this one, and is gone
                         break
             except Exception as error:  # a store's library raises what it likes; the copy is tried again
-                state, reason, message = trouble(error, self._teller.where)
+                state, reason, message = trouble(error, self._teller.where, ended=ended)
                 if self._teller.say(state, message=message, reason=reason):
                     print(without_secrets("".join(traceback.format_exception(error))), flush=True)
                 self._since = None
-                time.sleep(pause)
+                self._rest(pause, ended=ended)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 continue
             self._since = None
@@ -137,12 +138,19 @@ class Job:
         self._teller.say("done", message=f"Everything is {standing}." if standing else "There was nothing to copy.")
         self.done.set()
 
-    def watch(self) -> None:
+    def _rest(self, seconds: float, *, ended: bool) -> None:
+        """Pause before the next try, which comes at once when the worker ends, and sooner after that."""
+        until = time.monotonic() + (min(seconds, _LONGEST_PAUSE_AFTERWARDS) if ended else seconds)
+        while (left := until - time.monotonic()) > 0 and (ended or worker.is_alive(self._folder)):
+            time.sleep(min(left, POLL))
+
+    def watch(self, *, ended: bool) -> None:
         """Say that the store does not answer, if the last call on it takes too long."""
         since, patience = self._since, self._patience or (self._store.patience if self._store is not None else 30.0)
         if since is not None and time.monotonic() - since > patience:
-            message = f"{self._teller.where} has not answered for {patience:,.0f} s. The training goes on without it."
-            self._teller.say("waiting", message=message, reason="hang")
+            goes_on = "The last checkpoint is not copied yet." if ended else "The training goes on without it."
+            message = f"{self._teller.where} has not answered for {patience:,.0f} s. {goes_on}"
+            self._teller.say("waiting", message=message, reason="hang after the end" if ended else "hang")
 
     def _pulse(self) -> None:
         self._since = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import threading
@@ -93,8 +94,10 @@ def without_secrets(text: str) -> str:
     return text
 
 
-def trouble(error: BaseException, where: str) -> tuple[str, str, str]:
-    """(state, what makes it the same trouble, message)."""
+def trouble(error: BaseException, where: str, *, ended: bool = False) -> tuple[str, str, str]:
+    """(state, what makes it the same trouble, message); `ended`: the training has, and is no comfort any more."""
+    again = "It is tried again." if ended else "The training goes on."
+    since = " after the end" if ended else ""  # then it is told anew
     if isinstance(error, Refused):
         return (
             "refused",
@@ -105,15 +108,19 @@ def trouble(error: BaseException, where: str) -> tuple[str, str, str]:
         need = f" The next copy needs {amount(error.need)}" if isinstance(error, Full) else ""
         free = f", {amount(error.free)} is free" if isinstance(error, Full) and error.free is not None else ""
         drive = " Empty Drive's trash: it counts too." if where.startswith(str(COLAB_DRIVE)) else ""
-        return "full", "", f"{where} is full.{need}{free}{'.' if need else ''}{drive} The training goes on."
+        return "full", since, f"{where} is full.{need}{free}{'.' if need else ''}{drive} {again}"
     if isinstance(error, ImportError):
         return "waiting", "import", f"{where} needs a library: {error}. Install it; the copy begins by itself."
     reason = error.strerror or str(error) if isinstance(error, OSError) else str(error) or type(error).__name__
-    return (
-        "waiting",
-        type(error).__name__ + reason[:40],
-        f"{where} does not answer: {_first_line(reason)}. It is tried again.",
-    )
+    code = error.errno if isinstance(error, OSError) else None
+    if code == errno.EROFS:
+        what = f"{where} is read-only, and nothing can be written there."
+    elif code in (errno.EACCES, errno.EPERM):
+        what = f"{where} may not be written to: {_first_line(reason)}."
+    else:
+        what = f"{where} does not answer: {_first_line(reason)}."
+    goes_on = "" if ended else " The training goes on."
+    return "waiting", type(error).__name__ + reason[:40] + since, f"{what} It is tried again.{goes_on}"
 
 
 def _first_line(text: str) -> str:
