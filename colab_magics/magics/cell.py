@@ -16,7 +16,7 @@ from colab_magics.credentials import token_environment
 from colab_magics.errors import ColabMagicsError, Interrupted, clean, redact
 from colab_magics.magics import durable
 from colab_magics.magics.again import Attach, Begin, Continue, Show, decide, newest_entry
-from colab_magics.magics.display import Panel, Screen
+from colab_magics.magics.display import Panel, Screen, state_of
 from colab_magics.magics.follow import (
     Died,
     Failed,
@@ -108,7 +108,7 @@ def train(cell: Cell) -> Run:
         match decide(name, cell.root, recipe, inputs, options, taken, cell.say):
             case Show(run=run, said=said):
                 cell.say(said)
-                cell.screen.finish(PanelState(name=run.name).fold_all(run.history()))
+                cell.screen.finish(state_of(run.folder, run.name))
                 return cell.bind(run)
             case Attach(run_folder=run_folder, starting=starting):
                 living = (run_folder, starting)

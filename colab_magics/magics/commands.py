@@ -13,7 +13,7 @@ from colab_magics import worker
 from colab_magics.errors import ColabMagicsError
 from colab_magics.events import EventReader
 from colab_magics.magics import cell as cells
-from colab_magics.magics.display import Panel, Screen
+from colab_magics.magics.display import Panel, Screen, state_of
 from colab_magics.magics.starting import living_run, preparing_runs
 from colab_magics.panel import words
 from colab_magics.panel.state import PanelState
@@ -60,7 +60,7 @@ def find(name: str | None, root: Path, command: str = "status") -> Place:
 def status(name: str | None, root: Path) -> PanelState:
     """The run as a panel would show it now."""
     place = find(name, root)
-    state = PanelState(name=place.run.name).fold_all(Run(place.folder).history())
+    state = state_of(place.folder, place.run.name)
     if worker.is_alive(place.folder):
         return state if state.ended else state.put_aside()
     return state if state.ended else state.ended_without_a_word(stopped=worker.was_killed(place.folder))
@@ -113,7 +113,7 @@ def status_of_ended(place: Place) -> str:
     """` at step N, with its result in …`, as far as that is so."""
     if not place.run.folder.exists():
         return " before its first step"
-    state = PanelState().fold_all(place.run.events())
+    state = state_of(place.run.folder, place.run.name)
     result = f"; its result is in {state.path}" if state.path else "; it wrote no result"
     return f" at step {state.step}{result}"
 

@@ -6,15 +6,19 @@ other's updates go to whatever cell runs by then.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from colab_magics.panel.html import html
 from colab_magics.panel.state import PanelState
 from colab_magics.panel.text import line, text
+from colab_magics.run import Run
 
 INTERVAL = 0.5  # seconds between two frames; VS Code is slow to redraw HTML
 _TERMINAL_INTERVAL = 10.0  # where lines cannot be redrawn
@@ -118,6 +122,16 @@ class Nowhere:
 
     def finish(self, state: PanelState) -> None:
         """Nothing to see."""
+
+
+def state_of(folder: Path, name: str) -> PanelState:
+    """What is to be drawn of the run in `folder`, called `name`, that nobody follows.
+
+    Its log may have been written on another machine: the result is looked for here.
+    """
+    run = Run(folder)
+    state = PanelState(name=name).fold_all(run.history())
+    return replace(state, path=os.fspath(run.adapter_path or "")) if state.path else state
 
 
 def screen_for(kind: str, *, in_kernel: bool) -> Screen:

@@ -10,7 +10,8 @@ import pytest
 from colab_magics import worker
 from colab_magics.errors import ColabMagicsError
 from colab_magics.events import EventLog
-from colab_magics.magics.commands import find, stop
+from colab_magics.magics.commands import find, status, stop
+from colab_magics.panel import words
 
 pytestmark = [pytest.mark.colab, pytest.mark.face]
 
@@ -44,3 +45,13 @@ def test_without_a_name_two_living_runs_are_listed_and_none_is_taken(tmp_path: P
     for fd in held:
         assert fd is not None
         os.close(fd)
+
+
+def test_a_run_from_another_machine_shows_its_result_where_it_is_here(tmp_path: Path) -> None:
+    folder = _folder(tmp_path, "fetched")
+    log = EventLog(folder / "events.jsonl", 1)
+    log.append("finished", reason="completed", step=8, path="/content/runs/fetched/adapter")
+    log.close()
+    assert words.footer(status("fetched", tmp_path)) == []  # its result did not come
+    (folder / "adapter").mkdir()
+    assert words.footer(status("fetched", tmp_path)) == [f"The result is in {folder / 'adapter'}."]
