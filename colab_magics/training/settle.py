@@ -41,6 +41,7 @@ def settle(folder: Path, name: str | None) -> Path:
                 "Another cell started it while this one was preparing, and its folder is left as it is.",
                 "Run the cell again to attach to it." if lock is None else "Run the cell again to see it.",
             )
+        worker.Control(target).clear()  # what was ordered of the attempt before
         for ours in sorted(folder.iterdir(), key=_order):
             there = target / ours.name
             if there.is_dir() and not there.is_symlink():

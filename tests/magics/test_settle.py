@@ -91,3 +91,13 @@ def test_a_death_while_it_settles_loses_no_checkpoint(
     shutil.rmtree(folder, ignore_errors=True)  # as the kernel does with what a dead worker leaves
     assert (tmp_path / "a" / "checkpoints" / "00000021-a1").is_dir()
     assert (tmp_path / "a" / "prepared" / "train").is_dir()
+
+
+def test_orders_given_to_the_attempt_before_are_not_obeyed_and_its_own_are(tmp_path: Path) -> None:
+    worker.Control(_folder(tmp_path / "a", 1)).send("stop")
+    assert worker.Control(_settled(tmp_path, 1, 2)).pending() == frozenset()
+    folder = _folder(starting_folder(tmp_path, "a"), 1, 2, 3)
+    worker.Control(folder).send("stop")
+    from colab_magics.training.settle import settle
+
+    assert worker.Control(settle(folder, "a")).pending() == {"stop"}
