@@ -79,6 +79,20 @@ def test_unfinished_and_changed_is_refused_with_the_difference(kernel: Kernel, h
     assert len(home.events("once")) == before
 
 
+def test_overridden_it_goes_on_with_the_change_to_the_new_end(kernel: Kernel, home: Home) -> None:
+    step = max(event["step"] for event in home.events("once") if event["kind"] == "checkpoint")
+    body = LONG.replace("100000", str(step + 20))
+    reply = kernel.run(f"%%finetune once --override\n{body}\nlearning_rate: 1e-5")
+    assert reply.status == "ok", reply.traceback
+    resumed = [event for event in home.events("once") if event["kind"] == "resumed"][-1]
+    assert resumed["step"] == step
+    assert ["learning_rate", "auto", "1e-05", "1e-05"] in resumed["changes"]
+    last = home.events("once")[-1]
+    assert (last["kind"], last["reason"], last["step"]) == ("finished", "completed", step + 20)
+    rates = [event["learning_rate"] for event in home.events("once") if event["kind"] == "step"][-20:]
+    assert max(rates) <= 1e-5
+
+
 def test_interrupted_while_it_prepares_it_stops_at_once_and_leaves_no_trace(kernel: Kernel, home: Home) -> None:
     runs = sorted(home.runs.iterdir())
     cell = kernel.send(f"%%finetune early --out early_run\n{LONG}")
