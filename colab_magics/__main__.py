@@ -35,7 +35,7 @@ def _read(arguments: list[str]) -> argparse.Namespace | Line:
     parser.add_argument("run", nargs="?", help="its name; without one the living run, else the newest")
     parser.add_argument("--root", help="where runs are kept (else COLAB_MAGICS_ROOT, else ./runs)")
     parser.add_argument("--now", action="store_true", help="stop: at once, without waiting for the step's end")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)  # the name may stand behind an option
 
 
 def _run(asked: argparse.Namespace | Line) -> None:
@@ -75,12 +75,14 @@ def _run_command(options: argparse.Namespace) -> None:
 def _run_checkpoint(asked: Line) -> None:
     from colab_magics.magics import checkpoint_commands as commands
     from colab_magics.magics.checkpoint import HELP
+    from colab_magics.magics.checkpoint_line import usage
     from colab_magics.magics.display import screen_for
     from colab_magics.magics.durable import rooms
     from colab_magics.run import runs_root
 
     if asked.help:
-        print(HELP.replace("%checkpoint", "python -m colab_magics checkpoint"), end="")
+        told = usage(asked.command) if asked.command is not None else HELP.rstrip()
+        print(told.replace("%checkpoint", "python -m colab_magics checkpoint"))
         return
     root = rooms(runs_root(asked.root)).root
     if asked.command in commands.STARTS:

@@ -7,7 +7,7 @@ from typing import Any
 from IPython.core.magic import Magics, line_magic, magics_class
 from traitlets import Unicode
 
-from colab_magics.magics.checkpoint_line import Line, read_line
+from colab_magics.magics.checkpoint_line import Line, read_line, usage
 
 HELP = """\
 %checkpoint COMMAND [RUN] [options]        without RUN: the living run, else the newest
@@ -46,7 +46,7 @@ class CheckpointMagics(Magics):  # type: ignore[misc]
         """A run's checkpoints; %checkpoint --help shows all subcommands."""
         asked = read_line(line)
         if asked.help:
-            print(HELP, end="")
+            print(usage(asked.command) if asked.command is not None else HELP.rstrip())
             return None
         from colab_magics.errors import Interrupted
 

@@ -133,6 +133,8 @@ def read_words(words: Sequence[str]) -> Line:
             word = "--quiet" if word == "-q" else "--help"
         if word.startswith("--") and len(word) > 2:
             line = _option(line, grammar, word, rest)
+        elif word[0:1] == "-" and word[1:].isdecimal() and "STEP" in grammar.words:
+            _step(word, command)
         elif word.startswith("-") and word != "-":
             raise _no_option(command, word)
         else:

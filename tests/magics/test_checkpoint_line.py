@@ -173,6 +173,14 @@ def test_every_usage_that_an_error_shows_can_be_read(command: str) -> None:
             ],
         ),
         (
+            "pin -1",
+            [
+                "pin -1 is no step.",
+                "A step is a whole number.",
+                "→ %checkpoint list shows the steps that have a checkpoint.",
+            ],
+        ),
+        (
             "export",
             [
                 "%checkpoint export needs a path.",

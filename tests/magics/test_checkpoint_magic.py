@@ -11,6 +11,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
+import colab_magics.__main__ as terminal
 from colab_magics.errors import ColabMagicsError, Interrupted
 from colab_magics.magics import checkpoint_commands
 from colab_magics.magics.checkpoint import configured_replica
@@ -36,7 +37,14 @@ def shell(tmp_path: Path) -> Iterator[Any]:
 # --- in a shell ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("line", ["", "--help", "verify --help"])
+def test_help_behind_a_subcommand_is_of_that_one(shell: Any, capsys: Any) -> None:
+    shell.run_line_magic("checkpoint", "verify --help")
+    assert capsys.readouterr().out == "%checkpoint verify [RUN] [--full]\n"
+    assert terminal.main(["checkpoint", "pin", "--help"]) == 0
+    assert capsys.readouterr().out == "python -m colab_magics checkpoint pin STEP [RUN]\n"
+
+
+@pytest.mark.parametrize("line", ["", "--help"])
 def test_help_is_printed_for_help_and_for_an_empty_line(shell: Any, capsys: Any, line: str) -> None:
     shell.run_line_magic("checkpoint", line)
     assert "verify [RUN] [--full]" in capsys.readouterr().out

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
 
 import pytest
 
+import colab_magics.__main__ as terminal
 from colab_magics import worker
 from colab_magics.errors import ColabMagicsError
 from colab_magics.events import EventLog
@@ -55,3 +57,10 @@ def test_a_run_from_another_machine_shows_its_result_where_it_is_here(tmp_path: 
     assert words.footer(status("fetched", tmp_path)) == []  # its result did not come
     (folder / "adapter").mkdir()
     assert words.footer(status("fetched", tmp_path)) == [f"The result is in {folder / 'adapter'}."]
+
+
+@pytest.mark.parametrize("line", ["stop --now mine", "stop mine --now", "--root . stop --now mine"])
+def test_in_a_terminal_options_may_stand_before_the_name_or_behind_it(line: str) -> None:
+    read = terminal._read(line.split())
+    assert isinstance(read, argparse.Namespace)
+    assert (read.command, read.run, read.now) == ("stop", "mine", True)
