@@ -252,6 +252,19 @@ def shown(where: str) -> str:
     return re.sub(r"(?<=://)[^/@]*@|\?.*", "", where) if "://" in where else where
 
 
+def missing_package(error: ImportError) -> str:
+    """The name by which the library that a store needs is installed; fsspec's own words hide it in the cause."""
+    named = (one.name for one in (error, error.__cause__) if isinstance(one, ImportError) and one.name)
+    return next(named, "fsspec").partition(".")[0]
+
+
+def why_local(where: str) -> str:
+    """What a person should know of a store where no copy is more than `local`."""
+    if where.startswith("memory://"):
+        return f"{where} is in the memory of the process that copies: the copy ends with it."
+    return f"{where} is on this machine's own disk: the copy ends with the machine."
+
+
 def is_full(error: BaseException) -> bool:
     """Whether a store said that nothing more fits."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

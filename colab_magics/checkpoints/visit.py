@@ -39,12 +39,14 @@ from colab_magics.checkpoints.stores import (
     committed_name,
     is_full,
     is_ours,
+    missing_package,
     open_store,
     read,
     shown,
     whole,
+    why_local,
 )
-from colab_magics.errors import ColabMagicsError
+from colab_magics.errors import ColabMagicsError, nearest
 
 MOST_RUNS = 1000
 _MOST_SMALL = {RECIPE: 2**20, INPUTS: 4 * 2**20, EVENTS: 256 * 2**20}
@@ -76,6 +78,7 @@ def main() -> None:
 
 def _perform(wish: dict[str, Any], answer: Any) -> Any:
     folder = wish.get("run_folder")
+    _check_address(wish["where"])
     if wish["do"] != "check" and not _is_there(wish["where"], may_be_new=wish.get("may_be_new", False)):
         return []
     store = open_store(wish["where"], run_folder=Path(folder) if folder else None)
@@ -92,6 +95,37 @@ def _perform(wish: dict[str, Any], answer: Any) -> Any:
     return Fetching(store, wish["name"], Path(wish["into"]), answer).run(wish["checkpoint"])
 
 
+def _check_address(where: str) -> None:
+    """Raise where `where` can name no store, whatever lies there."""
+    protocol, is_url, rest = where.partition("://")
+    if not is_url or protocol == "file":
+        path = absolute(rest if is_url else where)
+        file = next((one for one in (path, *path.parents) if one.exists() and not one.is_dir()), None)
+        if file is not None:
+            raise ColabMagicsError(
+                f"{where} cannot hold copies.", f"{file} is a file, and no folder.", "Name a folder, or a URL."
+            )
+        return
+    import fsspec
+
+    known = sorted({*fsspec.available_protocols(), "kaggle"})
+    if protocol not in known:
+        close = nearest(protocol, known)
+        raise ColabMagicsError(
+            f"{shown(where)} cannot be reached.",
+            f"No kind of store is called {protocol}.",
+            f"Did you mean {close}://?" if close else "Name a folder, or a URL: s3://, gs://, hf://, kaggle://.",
+        )
+    wanted = {"hf": "owner/name", "kaggle": "owner/dataset", "s3": "bucket/path", "gs": "bucket/path"}
+    parts = [part for part in rest.split("/") if part]
+    if protocol in wanted and (rest.startswith("/") or len(parts) < (2 if wanted[protocol].startswith("owner") else 1)):
+        raise ColabMagicsError(
+            f"{shown(where)} cannot be reached.",
+            f"It names no {'repository' if protocol == 'hf' else 'data set' if protocol == 'kaggle' else 'bucket'}.",
+            f"Write {protocol}://{wanted[protocol]}.",
+        )
+
+
 def _is_there(where: str, *, may_be_new: bool) -> bool:
     """Whether `where` is there; raises where it must be, and below a mount point where nothing is mounted."""
     if "://" in where:
@@ -106,17 +140,27 @@ def _is_there(where: str, *, may_be_new: bool) -> bool:
         )
     there = absolute(where).is_dir()
     if not there and not may_be_new:
-        raise ColabMagicsError(f"There is no folder {where}.", "No run was ever copied there.")
+        raise ColabMagicsError(
+            f"There is no folder {where}.",
+            "No run was ever copied there.",
+            "Name the folder or URL to which it was copied: --from WHERE.",
+        )
     return there
 
 
 def _explained(error: Exception, where: str, what: str) -> ColabMagicsError:
     words = without_secrets(str(error.strerror or error) if isinstance(error, OSError) else str(error))
     if isinstance(error, ImportError):
-        return ColabMagicsError(f"{where} cannot be reached.", words, "Install what it names: %pip install …")
+        return ColabMagicsError(f"{where} cannot be reached.", words, f"%pip install {missing_package(error)}")
     if what == "fetch" and is_full(error):
         return ColabMagicsError("The disk here is full.", words, "Make room, or fetch into another root: --root PATH.")
-    return ColabMagicsError(f"{where} cannot be reached.", words or type(error).__name__)
+    if "://" not in where:
+        todo = "Check the path and who may write there, or name another folder."
+    elif isinstance(error, FileNotFoundError):
+        todo = "Make the bucket first, or correct its name."
+    else:
+        todo = "Check the address, the network, and the credentials in the environment or the library's own files."
+    return ColabMagicsError(f"{where} cannot be reached.", words or type(error).__name__, todo)
 
 
 # --- look -------------------------------------------------------------------------------------------------------------
@@ -339,7 +383,7 @@ def check_store(store: Store, need: int) -> list[str]:
     if free is not None and free < 1.2 * need:
         notes.append(f"{store.where} has {amount(free)} free; the copy takes about {amount(need)}.")
     if store.standing() == "local":
-        notes.append(f"{store.where} is on this machine's own disk: a copy there ends with the machine.")
+        notes.append(why_local(store.where))
     return notes
 
 

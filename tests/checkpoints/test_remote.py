@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from checkpoints import copies, scenes
 from colab_magics.checkpoints import remote
 from colab_magics.checkpoints.folders import FolderStore
 from colab_magics.checkpoints.manifest import Manifest
+from colab_magics.checkpoints.stores import missing_package
 from colab_magics.checkpoints.verify import verify
 from colab_magics.errors import ColabMagicsError
 
@@ -178,6 +180,47 @@ def test_a_place_that_is_not_there_is_told_apart_from_an_empty_one(tmp_path: Pat
     assert remote.look(str(tmp_path / "empty")) == []
     with pytest.raises(ColabMagicsError, match="Nothing is mounted on /content/drive"):
         remote.look("/content/drive/MyDrive/colab_magics")
+
+
+@pytest.mark.parametrize(
+    ("where", "why", "todo"),
+    [
+        ("s3://", "It names no bucket.", "Write s3://bucket/path."),
+        ("hf://mine", "It names no repository.", "Write hf://owner/name."),
+        ("kaggle://mine", "It names no data set.", "Write kaggle://owner/dataset."),
+        ("s3x://bucket/runs", "No kind of store is called s3x.", "Did you mean s3://?"),
+        ("{home}/file/runs", "{home}/file is a file, and no folder.", "Name a folder, or a URL."),
+        ("file://{home}/file", "{home}/file is a file, and no folder.", "Name a folder, or a URL."),
+    ],
+)
+def test_an_address_that_can_hold_nothing_is_told_with_what_to_write(
+    where: str, why: str, todo: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    for ask in (remote.look, lambda place: remote.check(place, 1)):
+        with pytest.raises(ColabMagicsError) as raised:
+            ask(where.format(home=tmp_path))
+        assert raised.value.why == why.format(home=tmp_path)
+        assert raised.value.next_steps == (todo,)
+
+
+def test_a_missing_library_is_named_as_it_is_installed() -> None:
+    import fsspec
+
+    protocol, library = next(
+        (protocol, library)
+        for protocol, library in (("gs", "gcsfs"), ("az", "adlfs"), ("oci", "ocifs"))
+        if importlib.util.find_spec(library) is None
+    )
+    with pytest.raises(ImportError) as missing:
+        fsspec.filesystem(protocol)
+    assert missing_package(missing.value) == library
+
+
+def test_memory_is_told_as_what_it_is() -> None:
+    assert remote.check("memory://x", 1) == [
+        "memory://x is in the memory of the process that copies: the copy ends with it."
+    ]
 
 
 def test_check_names_a_copy_that_would_end_with_the_machine(tmp_path: Path) -> None:

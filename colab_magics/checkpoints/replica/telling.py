@@ -15,7 +15,7 @@ from colab_magics.checkpoints.lease import Refused
 from colab_magics.checkpoints.mounts import COLAB_DRIVE
 from colab_magics.checkpoints.replica import LOG
 from colab_magics.checkpoints.replica.copying import Full
-from colab_magics.checkpoints.stores import is_full, shown
+from colab_magics.checkpoints.stores import is_full, missing_package, shown, why_local
 from colab_magics.events import EventLog
 
 _TELL_EVERY = 2.0
@@ -59,7 +59,7 @@ class Teller:
                 return False
             if state == "local" and not self._said_local:
                 self._said_local = True
-                message = f"{self.where} is on this machine's own disk: the copy ends with the machine."
+                message = why_local(self.where)
             fields: dict[str, Any] = {"state": state, "where": self.where}
             if checkpoint:
                 fields |= {"checkpoint": checkpoint, "step": step}
@@ -110,7 +110,11 @@ def trouble(error: BaseException, where: str, *, ended: bool = False) -> tuple[s
         drive = " Empty Drive's trash: it counts too." if where.startswith(str(COLAB_DRIVE)) else ""
         return "full", since, f"{where} is full.{need}{free}{'.' if need else ''}{drive} {again}"
     if isinstance(error, ImportError):
-        return "waiting", "import", f"{where} needs a library: {error}. Install it; the copy begins by itself."
+        return (
+            "waiting",
+            "import",
+            f"{where} needs a library: %pip install {missing_package(error)}. The copy then begins by itself.",
+        )
     reason = error.strerror or str(error) if isinstance(error, OSError) else str(error) or type(error).__name__
     code = error.errno if isinstance(error, OSError) else None
     if code == errno.EROFS:
