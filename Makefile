@@ -47,7 +47,7 @@ soak: $(TODAY)/.bench
 	$(TODAY)/bin/python benchmarks/reliability kills --count 200
 	$(TODAY)/bin/python benchmarks/cost.py
 	RESTARTS=20 $(TODAY)/bin/pytest -s --timeout 1200 tests/reliability/test_restarts.py
-	$(TODAY)/bin/python benchmarks/kills.py --kills 2000 --in-a-row 50
+	$(TODAY)/bin/python benchmarks/kills.py --kills 2000 --in-a-row 50 --stops 200
 
 # --- environments: libraries once, our own wheel whenever a source file is newer -------------------------------------
 
