@@ -40,11 +40,13 @@ def _traced(act: Callable[[], object], output: Path, *inject: str, log: bool = T
     if log:
         output.unlink(missing_ok=True)
     hear, go = os.pipe()
+    begun, begins = os.pipe()
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
             os.close(go)
+            os.write(begins, b".")  # from here on it makes no call that is counted, until it is told to go
             # strace has attached before it traces: the mark is made until it has been seen
             while not select.select([hear], [], [], 0.001)[0]:
                 Path(_MARK).exists()
@@ -54,7 +56,9 @@ def _traced(act: Callable[[], object], output: Path, *inject: str, log: bool = T
             traceback.print_exc()  # the reason would be lost with the process
         finally:
             os._exit(code)
-    os.close(hear)
+    os.read(begun, 1)
+    for descriptor in (hear, begun, begins):
+        os.close(descriptor)
     calls = f"trace={','.join(CHANGING)},stat,newfstatat"
     command = ["strace", "-qq", "-o", str(output), "-e", calls, *inject, "-p", str(pid)]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as strace:
