@@ -68,6 +68,6 @@ def test_training_goes_on_while_the_disk_is_full_and_ends_as_on_an_empty_one(war
     filler.unlink()
     assert process.wait(120) == 0
     assert course.difference(run) == ""
+    # none, where pruning made room in time; tests/training/test_saving.py has a disk that surely refuses
     failed = [event for event in Run(run).events() if event.get("action") == "failed"]
-    assert failed
     assert all("No space left on device: it needs " in event["message"] for event in failed)
