@@ -11,7 +11,7 @@ import mmap
 import os
 import stat
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -62,11 +62,6 @@ def laid_out(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None =
     text += b" " * (-len(text) % _ALIGNED)
     yield memoryview(struct.pack("<Q", len(text)) + text)
     yield from (tensor.data for _, tensor in ordered if tensor.data.nbytes)
-
-
-def size_of(pieces: Iterable[memoryview]) -> int:
-    """Bytes of all pieces."""
-    return sum(piece.nbytes for piece in pieces)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

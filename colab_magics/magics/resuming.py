@@ -54,14 +54,8 @@ def resume(cell: Cell, asked: Resume) -> Run:
     """
     check_background(cell.options)
     name = cell.options.name
-    if name is not None and (newest := _imported(Run(cell.root / name))) is not None:
-        raise ColabMagicsError(
-            f"{name} was imported, and has no recipe yet.",
-            f"Its weights of step {newest.step:,} are here; what they are trained on is not.",
-            f"%%finetune {name} with model, method and data begins from them.",
-        )
     if name is not None:
-        check_log(Run(cell.root / name))
+        _check_begun(Run(cell.root / name))
     preparing = name in preparing_runs(cell.root) if name is not None else False
     here = list_runs(cell.root)
     if preparing or (here and (name is None or any(run.name == name for run in here))):
@@ -72,9 +66,16 @@ def resume(cell: Cell, asked: Resume) -> Run:
     return _resume_from_elsewhere(cell, name, asked, here)
 
 
-def _imported(run: Run) -> Entry | None:
-    """The checkpoint from which the run has not begun yet."""
-    return newest_entry(run) if is_imported(run) else None
+def _check_begun(run: Run) -> None:
+    """Raise where there are checkpoints, and no run to go on with: imported weights, or a lost log."""
+    check_log(run)
+    newest = newest_entry(run)
+    if newest is not None and is_imported(run):
+        raise ColabMagicsError(
+            f"{run.name} was imported, and has no recipe yet.",
+            f"Its weights of step {newest.step:,} are here; what they are trained on is not.",
+            f"%%finetune {run.name} with model, method and data begins from them.",
+        )
 
 
 def _resume_from_elsewhere(cell: Cell, name: str | None, asked: Resume, here: list[Run]) -> Run:
