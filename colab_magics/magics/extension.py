@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
+from colab_magics.magics.activity import HOOKS
 from colab_magics.magics.checkpoint import CheckpointMagics
 from colab_magics.magics.completion import complete
 from colab_magics.magics.finetune import FinetuneMagics
@@ -20,6 +21,8 @@ def load(shell: Any) -> None:
     shell.register_magics(*_MAGICS.values())
     for word in _COMPLETED:
         shell.set_hook("complete_command", complete, str_key=word)
+    for event, hook in HOOKS.items():
+        shell.events.register(event, hook)
 
 
 def unload(shell: Any) -> None:
@@ -34,6 +37,7 @@ def unload(shell: Any) -> None:
     for name in _NAMES:
         manager.registry.pop(name, None)
     shell.configurables[:] = [one for one in shell.configurables if type(one).__name__ not in _NAMES]
+    _unhook(shell)
     hooks = shell.strdispatchers.get("complete_command")
     for word in _COMPLETED:
         chain = hooks.strs.get(word) if hooks is not None else None
@@ -45,3 +49,13 @@ def unload(shell: Any) -> None:
         if not chain.chain:
             with suppress(KeyError):
                 del hooks.strs[word]
+
+
+def _unhook(shell: Any) -> None:
+    for event, hook in HOOKS.items():
+        called = shell.events.callbacks[event]
+        called[:] = [one for one in called if _named(one) != _named(hook)]
+
+
+def _named(function: Any) -> tuple[str, str]:
+    return getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
