@@ -13,7 +13,7 @@ from colab_magics.checkpoints.drive import mounted_drive
 from colab_magics.checkpoints.mounts import Mount, absolute
 
 VARIABLE = "COLAB_MAGICS_REPLICA"
-FOLDER = "colab_magics"
+FOLDER = "colab_magics/checkpoints"  # beside the datasets, logs and outputs of `%session setup`
 KAGGLE_INPUT = Path("/kaggle/input")
 _DEEPEST, _MOST_FOLDERS = 5, 2000
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

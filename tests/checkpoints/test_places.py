@@ -23,7 +23,7 @@ def test_the_nearest_place_comes_first(tmp_path: Path) -> None:
     assert [place.where for place in found] == [
         str(tmp_path / "runs"),
         "s3://bucket/runs",
-        "/content/drive/MyDrive/colab_magics",
+        "/content/drive/MyDrive/colab_magics/checkpoints",
         str(tmp_path / "input" / "my-notebook" / "runs"),
     ]
     assert [place.read_only for place in found] == [False, False, False, True]
@@ -55,7 +55,7 @@ def test_the_recipe_comes_before_config_before_the_environment_before_drive() ->
     )
     assert default_replica(environ, configured="s3://config", among=DRIVE) == Default("s3://config", "config")
     assert default_replica(environ, among=DRIVE) == Default("gs://env", "COLAB_MAGICS_REPLICA")
-    assert default_replica({}, among=DRIVE) == Default("/content/drive/MyDrive/colab_magics", "drive")
+    assert default_replica({}, among=DRIVE) == Default("/content/drive/MyDrive/colab_magics/checkpoints", "drive")
     assert default_replica({"COLAB_MAGICS_REPLICA": " "}, recipe="", among=NO_DRIVE) is None
 
 

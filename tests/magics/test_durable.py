@@ -22,7 +22,7 @@ from colab_magics.recipe import Recipe
 
 pytestmark = pytest.mark.face
 
-DRIVE = "/content/drive/MyDrive/colab_magics"
+DRIVE = "/content/drive/MyDrive/colab_magics/checkpoints"
 HERE = Path("/content/notebook/runs")
 
 
