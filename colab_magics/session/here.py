@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
-from colab_magics.session.table import Platform
+from colab_magics.errors import ColabMagicsError, nearest
+from colab_magics.session.clock import BootClock, Clock
+from colab_magics.session.detect import VARIABLE, detect
+from colab_magics.session.settings import forgotten, user_file
+from colab_magics.session.table import Platform, Table, load_table
+
+_CLOCK = BootClock()
 
 
 @dataclass(frozen=True)
@@ -38,3 +50,63 @@ class Session:
         if self.age is None or self.limit is None or self.limit_from == "passed":
             return None
         return max(0.0, self.limit - self.age)
+
+
+def this_session(
+    *,
+    environ: Mapping[str, str] = os.environ,
+    modules: Collection[str] = sys.modules,
+    clock: Clock = _CLOCK,
+    files: Path = Path("/"),
+) -> Session:
+    """The session of this process. Cheap when called again: files are read only when they have changed.
+
+    The platform is the one that the user set, else COLAB_MAGICS_PLATFORM, else what the machine looks like.
+
+    Parameters
+    ----------
+    environ, modules, files : where the platform's marks are looked for
+    clock : what the age is counted by
+
+    Raises
+    ------
+    ColabMagicsError
+        The user's file is not as it must be, or names no platform of the table.
+    """
+    path = user_file(environ)
+    table = load_table(path)
+    own = {} if forgotten(table, clock) else table.session
+    chosen = table.session.get("platform")
+    key, evidence = (chosen, f"set in {path}") if chosen else detect(environ, modules, files)
+    platform = table.platforms.get(key)
+    if platform is None:
+        raise _unknown(key, table)
+    if "idle" in table.session:
+        platform = replace(platform, idle=table.session["idle"])
+    now = clock.now()
+    began = _on_boot_clock(own["start"], clock) if "start" in own else clock.started()
+    age = max(0.0, now - began)
+    limit = own.get("limit")
+    if isinstance(limit, datetime):
+        limit = _on_boot_clock(limit, clock) - began
+    if "limit" in own:
+        return Session(platform, evidence, age, limit, "set")
+    if ("platforms", key, "limit") in table.own:
+        return Session(platform, evidence, age, platform.limit, "set")
+    passed = platform.limit is not None and age > platform.limit
+    return Session(platform, evidence, age, platform.limit, "passed" if passed else "table")
+
+
+@lru_cache(maxsize=16)
+def _on_boot_clock(moment: datetime, clock: Clock) -> float:
+    """A moment of the wall clock on the clock that does not jump; asked once, so that a later jump changes nothing."""
+    return clock.now() + (moment - clock.wall()).total_seconds()
+
+
+def _unknown(key: str, table: Table) -> ColabMagicsError:
+    close = nearest(key, table.platforms)
+    return ColabMagicsError(
+        f"There is no platform {key}.",
+        f"The environment variable {VARIABLE} names it.",
+        f"Did you mean {close}?" if close else f"It can be {', '.join(table.platforms)}.",
+    )

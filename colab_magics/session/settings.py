@@ -1,0 +1,327 @@
+"""What the user says of his sessions: a file of the table's shape, of which `%session set` writes one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from colab_magics.errors import ColabMagicsError, nearest
+from colab_magics.session import lines, table, times
+from colab_magics.session.clock import BootClock, Clock
+from colab_magics.session.lines import Keys, Kind, Lines, holds
+from colab_magics.session.table import Table, load_table, merged
+
+VARIABLE = "COLAB_MAGICS_SESSION"
+# These are of one machine's life, and are forgotten with it.
+OF_THIS_BOOT = ("limit", "start")
+
+
+def user_file(environ: Mapping[str, str] = os.environ) -> Path:
+    """The user's file, which need not be there."""
+    named = environ.get(VARIABLE)
+    return Path(named).expanduser() if named else Path("~/.config/colab_magics/session.toml").expanduser()
+
+
+@dataclass(frozen=True)
+class Change:
+    """What was written.
+
+    Attributes
+    ----------
+    key : str
+        The whole key: `session.limit`, `platforms.kaggle.limit`.
+    value : str, optional
+        As it stands in the file; None where it was taken out.
+    for_this_boot : bool
+        Whether it is forgotten with this machine.
+    """
+
+    path: Path
+    key: str
+    value: str | None
+    for_this_boot: bool = False
+
+
+def set_value(key: str, text: str, *, environ: Mapping[str, str] = os.environ, clock: Clock | None = None) -> Change:
+    """Have `key` be `text` from now on; all else in the user's file stays as it is written, comments too.
+
+    Parameters
+    ----------
+    key : str
+        `limit`, `idle`, `start`, `platform` for this session; `kaggle.limit`, `colab-pro.units.T4`, `T4.memory`,
+        `thresholds.drive` for the table.
+
+    Raises
+    ------
+    ColabMagicsError
+        There is no such key (the nearest is named), the text is no value for it, or the file is broken already.
+    """
+    clock = clock or BootClock()
+    path = user_file(environ)
+    current = load_table(path)
+    keys, kind = resolve(key, current)
+    value = _written(text, kind)
+    if keys[0] == "session" and keys[1] in OF_THIS_BOOT:
+        value = _told_by_this_clock(keys[1], text, clock)
+    try:
+        read = kind.read(value)
+    except (ValueError, OverflowError):
+        raise ColabMagicsError(f"{key} {text} is no {kind.noun}.", "Nothing was changed.", kind.shape) from None
+    if keys == ("session", "platform") and read not in current.platforms:
+        raise _no_such("platform", read, current.platforms)
+    changes: list[tuple[Keys, Any]] = [(keys, value)]
+    of_boot = keys[0] == "session" and keys[1] in OF_THIS_BOOT
+    before = _text(path)
+    if of_boot:
+        if forgotten(current, clock):
+            before = _without(before, [("session", one) for one in OF_THIS_BOOT])
+        changes.append((("session", "boot"), clock.boot()))
+    after = before
+    for at, one in changes:
+        after = _with(after, at, one, path)
+    merged(load_table(), Lines(str(path), after))
+    _write(path, after)
+    return Change(path, ".".join(keys), json.dumps(value, ensure_ascii=False), of_boot)
+
+
+def unset(key: str, *, environ: Mapping[str, str] = os.environ) -> Change:
+    """Have `key` be the table's own again.
+
+    Raises
+    ------
+    ColabMagicsError
+        It is not set; what is set is named.
+    """
+    path = user_file(environ)
+    current = load_table(path)
+    keys, _ = resolve(key, current)
+    if keys not in current.own:
+        given = sorted(".".join(one) for one in current.own if one != ("session", "boot"))
+        raise ColabMagicsError(
+            f"{key} is not set.",
+            "It is the table's own, or this machine's.",
+            f"Set are: {', '.join(given)}." if given else "Nothing is set.",
+        )
+    gone = [keys]
+    others = [("session", one) for one in OF_THIS_BOOT if ("session", one) != keys]
+    if keys[0] == "session" and keys[1] in OF_THIS_BOOT and not any(one in current.own for one in others):
+        gone.append(("session", "boot"))
+    _write(path, _without(_text(path), gone))
+    return Change(path, ".".join(keys), None)
+
+
+def forgotten(current: Table, clock: Clock) -> bool:
+    """Whether what was set for one boot was set in another. What a person wrote into the file himself has no boot."""
+    return current.session.get("boot") not in (None, clock.boot())
+
+
+def keys_of(current: Table) -> Iterator[str]:
+    """Every key that can be set, as a person writes it."""
+    yield from (key for key in table.SESSION if key != "boot")
+    yield from (f"thresholds.{key}" for key in table.THRESHOLDS)
+    for name, platform in current.platforms.items():
+        yield from (f"{name}.{key}" for key, kind in table.PLATFORM.items() if kind is not lines.TEXTS)
+        for key in table.BY_ACCELERATOR:
+            yield from (f"{name}.{key}.{accelerator}" for accelerator in platform.accelerators)
+
+
+def resolve(key: str, current: Table) -> tuple[Keys, Kind]:
+    """Where `key` stands in the file, and what it may be.
+
+    Raises
+    ------
+    ColabMagicsError
+        There is no such key; the nearest is named.
+    """
+    words = tuple(key.strip().split("."))
+    if words[0] in ("session", "platforms", "accelerators") and len(words) > 1:
+        words = words[1:]
+    if len(words) == 1:
+        if words[0] in table.SESSION and words[0] != "boot":
+            return ("session", words[0]), table.SESSION[words[0]]
+        raise _no_such("key", key, keys_of(current))
+    section: Keys
+    kinds: Mapping[str, Kind]
+    inner: Mapping[str, Kind] = {}
+    below: Keys = ()
+    if words[0] == "thresholds":
+        section, kinds = (), table.THRESHOLDS
+    elif words[0] in current.platforms:
+        section, kinds = ("platforms",), table.PLATFORM
+        inner, below = table.BY_ACCELERATOR, tuple(current.accelerators)
+    elif words[0] in current.accelerators:
+        section, kinds = ("accelerators",), table.ACCELERATOR
+        inner, below = table.BY_PRECISION, table.PRECISIONS
+    else:
+        raise _no_such("platform", words[0], (*current.platforms, *current.accelerators, "thresholds"))
+    name = words[1]
+    if len(words) == 2 and name in kinds:
+        return (*section, *words), kinds[name]
+    if name not in inner:
+        raise _no_such("key", key, (f"{words[0]}.{one}" for one in (*kinds, *inner)))
+    if len(words) == 3 and words[2] in below:
+        return (*section, *words), inner[name]
+    if len(words) > 2:
+        raise _no_such("accelerator" if inner is table.BY_ACCELERATOR else "precision", words[2], below)
+    raise ColabMagicsError(f"{key} holds more than one value.", "There is one for each.", f"Write {key}.{below[0]}.")
+
+
+def _told_by_this_clock(key: str, text: str, clock: Clock) -> str:
+    """A limit or a start as the file holds it: what is true only now, and a date without an offset, are made dates."""
+    moment = times.moment_of(text)
+    if key == "limit":
+        if moment is None:
+            return text.strip()
+        times.end(text, key, clock.wall())
+        return moment.isoformat(timespec="seconds")
+    ago = times.seconds_of(text)
+    if ago is not None:
+        moment = clock.wall() - timedelta(seconds=ago)
+    if moment is not None and moment > clock.wall():
+        raise ColabMagicsError(
+            f"start {text} is to come.",
+            f"Here it is {clock.wall().astimezone().isoformat(timespec='minutes')}.",
+            "Write the offset where your clock is another: 2026-11-20T10:00+01:00.",
+            "Or how long ago it was: 2h.",
+        )
+    return text if moment is None else moment.isoformat(timespec="seconds")
+
+
+def _no_such(what: str, word: str, among: Iterable[str]) -> ColabMagicsError:
+    among = list(among)
+    close = nearest(word, among)
+    return ColabMagicsError(
+        f"There is no {what} {word}.",
+        "Nothing was changed.",
+        f"Did you mean {close}?" if close else f"It can be {', '.join(among[:20])}.",
+    )
+
+
+def _written(text: str, kind: Kind) -> Any:
+    """What the file holds for what a person typed."""
+    text = text.strip()
+    if kind is lines.TEXTS:
+        return [one.strip() for one in text.split(",")]
+    if kind is lines.CAPABILITY:
+        return [int(one) if one.isdecimal() else one for one in text.split(".")]
+    if kind.plain:
+        try:
+            return int(text) if text.isdecimal() else float(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def _with(text: str, at: Keys, value: Any, path: Path) -> str:
+    """The file's text with `value` at `at`, and nothing else changed.
+
+    Raises
+    ------
+    ColabMagicsError
+        The line on which it stands holds more than it.
+    """
+    file = Lines(str(path), text)
+    header, key = (at[:1], at[1:]) if len(at) == 2 else (at[:2], at[2:])
+    line = f"{'.'.join(_bare(one) for one in key)} = {_literal(value)}"
+    written = text.splitlines()
+    span = file.span(at)
+    if span is not None:
+        written[span[0] - 1 : span[1]] = [line]
+    elif (begin := _header(written, header)) is not None:
+        written.insert(begin, line)
+    else:
+        written += [*([""] if written and written[-1].strip() else []), f"[{'.'.join(map(_bare, header))}]", line]
+    after = "\n".join(written) + "\n"
+    if _parsed(after) != _laid(file.values, at, value):
+        raise file.wrong(
+            at if span else header,
+            f"{'.'.join(at)} was not set.",
+            f"It stands with others on one line of {path}.",
+            "Change it there.",
+        )
+    return after
+
+
+def _without(text: str, gone: Iterable[Keys]) -> str:
+    for at in gone:
+        file = Lines("", text)
+        span = file.span(at)
+        if span is None:
+            continue
+        written = text.splitlines()
+        del written[span[0] - 1 : span[1]]
+        after = "\n".join(written) + "\n"
+        if _parsed(after) != _laid(file.values, at, None):
+            raise file.wrong(at, f"{'.'.join(at)} was not taken out.", "It stands with others.", "Change it there.")
+        text = after
+    return text
+
+
+def _header(written: list[str], header: Keys) -> int | None:
+    """After how many lines the table `header` begins."""
+    for number, line in enumerate(written, 1):
+        found = _parsed(line) if line.lstrip().startswith("[") and not line.lstrip().startswith("[[") else None
+        if found is not None and holds(found, header) and not _below(found, header):
+            return number
+    return None
+
+
+def _below(values: Mapping[str, Any], path: Keys) -> Mapping[str, Any]:
+    for key in path:
+        values = values[key]
+    return values
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return None
+
+
+def _laid(values: Mapping[str, Any], at: Keys, value: Any) -> dict[str, Any]:
+    """A copy of `values` with `value` at `at`; None takes it out."""
+    copy = dict(values)
+    if len(at) > 1:
+        copy[at[0]] = _laid(copy.get(at[0], {}), at[1:], value)
+    elif value is None:
+        copy.pop(at[0], None)
+    else:
+        copy[at[0]] = value
+    return copy
+
+
+def _bare(key: str) -> str:
+    return key if key.replace("-", "").replace("_", "").isalnum() and key.isascii() else json.dumps(key)
+
+
+def _literal(value: Any) -> str:
+    # a TOML string is a JSON string, but for one character
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise ColabMagicsError(
+            f"{path} was not written.",
+            f"{error.strerror or error}.",
+            f"Name another file in the environment variable {VARIABLE}.",
+        ) from None
