@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,12 +47,15 @@ class Source:
         The file to read; for a variable, the JSONL file that `write_rows` wrote for it (None until then).
     split : str or None
         Of a Hub data set: `train`, or `config:train`.
+    found : str or None
+        Where a file was found that is not where it was named, in words.
     """
 
     kind: Kind
     name: str
     path: str | None = None
     split: str | None = None
+    found: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """How the source is written to `inputs.json`."""
@@ -61,7 +64,7 @@ class Source:
     @staticmethod
     def from_dict(fields: Mapping[str, Any]) -> Source:
         """The source that `to_dict` wrote; fields it does not know are skipped."""
-        return Source(fields["kind"], fields["name"], fields.get("path"), fields.get("split"))
+        return Source(fields["kind"], fields["name"], fields.get("path"), fields.get("split"), fields.get("found"))
 
     def __str__(self) -> str:
         if self.kind == "variable":
@@ -80,8 +83,16 @@ def file_kind(path: Path) -> str | None:
     return None if gzipped and kind == "parquet" else kind
 
 
-def resolve(text: str, namespace: Mapping[str, Any], *, cwd: str | os.PathLike[str]) -> Source:
-    """What `data:` names: an existing path wins over a variable, a variable over a Hub id.
+Find = Callable[[str], tuple[Path | None, str]]
+"""Looks for a file by its name: its path, and where that is; or None, and where it was looked for."""
+
+
+def _nowhere(_: str) -> tuple[Path | None, str]:
+    return None, ""
+
+
+def resolve(text: str, namespace: Mapping[str, Any], *, cwd: str | os.PathLike[str], find: Find = _nowhere) -> Source:
+    """What `data:` names: an existing path wins over a variable, a variable over a file elsewhere, that over a Hub id.
 
     Parameters
     ----------
@@ -90,6 +101,8 @@ def resolve(text: str, namespace: Mapping[str, Any], *, cwd: str | os.PathLike[s
         `org/name[:split]`.
     namespace : mapping
         The notebook's variables; only looked up, never changed.
+    find : callable
+        Looks in the platform's folders for a file that is not in `cwd`.
 
     Raises
     ------
@@ -107,23 +120,42 @@ def resolve(text: str, namespace: Mapping[str, Any], *, cwd: str | os.PathLike[s
     if path.is_dir():
         raise _a_directory(text, path)
     if path.exists():
-        if file_kind(path) is None:
-            raise ColabMagicsError(
-                f"{text} is not a kind of file that can be read",
-                f"its ending is {''.join(path.suffixes[-2:]) or 'missing'}",
-                f"Give {READABLE}, or load it into a DataFrame and name that variable.",
-            )
-        if path.stat().st_size == 0:
-            raise ColabMagicsError(f"{text} is empty", "The file has no bytes.", "Check that its upload finished.")
-        return Source("path", text, str(path.resolve()))
+        return _file(text, path)
     if text in namespace and _variable_kind(namespace[text]) is not None:
         return Source("variable", text)
+    there, where = find(text) if _may_be_elsewhere(text) else (None, "")
+    if there is not None:
+        return replace(_file(text, there), found=where)
     if text == "demo":
         return Source("path", text, os.fspath(demo.data_path()))
     hub = _HUB_ID.fullmatch(text)
     if hub is not None and file_kind(Path(hub["id"])) is None and not text.startswith((".", "~")):
         return Source("hub", hub["id"], split=hub["split"])
-    raise _names_nothing(text, path, namespace)
+    raise _names_nothing(text, path, namespace, where)
+
+
+def _may_be_elsewhere(text: str) -> bool:
+    """Whether it is the name of a file, and says not where that is."""
+    return file_kind(Path(text)) is not None and not text.startswith(("~", "/", "./", "../"))
+
+
+def _file(text: str, path: Path) -> Source:
+    """The file at `path`, which is there.
+
+    Raises
+    ------
+    ColabMagicsError
+        It cannot be read.
+    """
+    if file_kind(path) is None:
+        raise ColabMagicsError(
+            f"{text} is not a kind of file that can be read",
+            f"its ending is {''.join(path.suffixes[-2:]) or 'missing'}",
+            f"Give {READABLE}, or load it into a DataFrame and name that variable.",
+        )
+    if path.stat().st_size == 0:
+        raise ColabMagicsError(f"{path} is empty", "The file has no bytes.", "Check that its upload finished.")
+    return Source("path", text, str(path.resolve()))
 
 
 def _variable_kind(value: object) -> str | None:
@@ -150,7 +182,7 @@ def _a_directory(text: str, path: Path) -> ColabMagicsError:
     )
 
 
-def _names_nothing(text: str, path: Path, namespace: Mapping[str, Any]) -> ColabMagicsError:
+def _names_nothing(text: str, path: Path, namespace: Mapping[str, Any], where: str) -> ColabMagicsError:
     if text in namespace:
         value = namespace[text]
         kind = type(value).__name__
@@ -171,6 +203,7 @@ def _names_nothing(text: str, path: Path, namespace: Mapping[str, Any]) -> Colab
             f"{text} does not exist",
             why or (f"{path.parent} has {listed}" if files else f"No readable file is in {path.parent}"),
             f"Did you mean {Path(text).parent / near}?" if near else "Check the path, or upload the file first.",
+            f"It was also looked for in {where}." if where else "",
         )
     tables = [name for name, value in namespace.items() if not name.startswith("_") and _variable_kind(value)]
     near_variable = nearest(text, tables)

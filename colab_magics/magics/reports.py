@@ -77,7 +77,7 @@ def _preflight(cell: Cell, until: str) -> tuple[Recipe, frozenset[str], list[dic
     with tempfile.TemporaryDirectory(prefix="colab_magics-") as home:
         folder = Path(home) / "run"
         folder.mkdir()
-        write_inputs(folder, parsed.recipe, cell.namespace)
+        write_inputs(folder, parsed.recipe, cell.namespace, say=cell.say)
         with interrupts() as presses:
             process = worker.spawn(folder, 1, arguments=("--until", until), env=token_environment())
             follower = Follower(folder, 1, process=process)

@@ -75,8 +75,11 @@ def write_inputs(
     recipe: Recipe,
     namespace: Mapping[str, Any],
     progress: Callable[[str, int, int | None, str], None] | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Write `recipe.yaml`, `inputs.json` and the rows that only the notebook has; returns the inputs.
+
+    A file that is not beside the notebook is looked for in the platform's folders, and `say` is told where it was.
 
     Rows of a variable, and all rows where `format:` names a function, are written here to `data/*.jsonl`: the
     worker sees neither the notebook's variables nor its functions.
@@ -97,7 +100,9 @@ def write_inputs(
     ):
         if not text:
             continue
-        source = resolve(text, namespace, cwd=Path.cwd())
+        source = resolve(text, namespace, cwd=Path.cwd(), find=_elsewhere)
+        if source.found is not None:
+            say(f"{text} is not beside the notebook; it was found in {source.found}.")
         if source.kind == "variable" or function is not None:
             value = namespace[source.name] if source.kind == "variable" else source
             path = folder / "data" / f"{split}.jsonl"
@@ -113,6 +118,15 @@ def write_inputs(
         (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
         (folder / INPUTS).write_text(json.dumps(inputs, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return inputs
+
+
+def _elsewhere(text: str) -> tuple[Path | None, str]:
+    """Look for a file of rows where this platform keeps them."""
+    from colab_magics.session.folders import searched
+    from colab_magics.session.here import this_session
+    from colab_magics.session.search import find
+
+    return find(text, searched(this_session().platform, Path.cwd()))
 
 
 def keep_log_of(run: Run, folder: Path) -> None:
