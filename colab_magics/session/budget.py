@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
+from colab_magics.session.forecast import Forecast
+from colab_magics.session.here import Session
+
 Answer = Literal["yes", "likely", "unlikely", "no", "unknown"]
+
+# Before the session's end: a save with time to copy it elsewhere, then a clean stop.
+SAVE_BEFORE, STOP_BEFORE = 15 * 60.0, 5 * 60.0
 
 
 @dataclass(frozen=True)
@@ -29,3 +36,37 @@ class Budget:
     left: float | None = None
     stops_at: int | None = None
     sessions: int = 1
+
+
+def budget(forecast: Forecast | None, session: Session | None, step: int, total_steps: int | None) -> Budget:
+    """Set the forecast of the training's end against the session's.
+
+    Parameters
+    ----------
+    forecast : seconds until the training ends, if that is known
+    session : whose `left` counts, less what the clean stop takes
+    step, total_steps : where the training is
+    """
+    rest = session.left if session is not None else None
+    if session is None or rest is None:
+        return Budget("unknown")
+    left = max(0.0, rest - STOP_BEFORE)
+    if forecast is None:
+        return Budget("unknown", left)
+    if forecast.p90 <= left:
+        return Budget("yes", left)
+    if forecast.p50 <= left:
+        return Budget("likely", left)
+    stops_at = None
+    if total_steps is not None:
+        stops_at = min(total_steps, step + math.floor((total_steps - step) * left / forecast.p50))
+    further = sessions_for(forecast.p50 - left, session.limit)
+    return Budget("unlikely" if 2 * left >= forecast.p50 else "no", left, stops_at, 1 + (further or 0))
+
+
+def sessions_for(seconds: float, limit: float | None) -> int | None:
+    """How many whole sessions of `limit` seconds hold `seconds` of training; None where no number of them does."""
+    if limit is None:
+        return 1
+    useful = limit - STOP_BEFORE
+    return max(1, math.ceil(seconds / useful)) if useful > 0 else None

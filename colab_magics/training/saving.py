@@ -28,6 +28,7 @@ from colab_magics.checkpoints.marks import newest_confirmed, pinned
 from colab_magics.checkpoints.retention import superfluous
 from colab_magics.checkpoints.verify import Entry, entries, set_aside, verify
 from colab_magics.errors import ColabMagicsError
+from colab_magics.session.budget import SAVE_BEFORE, STOP_BEFORE
 from colab_magics.training.loop import OnEvent, Progress, RandomState, Task
 from colab_magics.training.state import HostCopies, Snapshot, configs_of, take, weights_of
 
@@ -35,8 +36,6 @@ Reason = Literal[
     "interval", "steps", "best", "stop", "save", "terminated", "deadline", "finished", "failed", "resumed"
 ]  # fmt: skip
 
-# Before the session's end: a save with time to copy it elsewhere, then a clean stop.
-SAVE_BEFORE, STOP_BEFORE = 15 * 60.0, 5 * 60.0
 # What a kernel gives a process between SIGTERM and SIGKILL is 2.5 seconds (jupyter_client 8).
 GRACE = 2.0
 _FULL = (errno.ENOSPC, errno.EDQUOT)
