@@ -99,7 +99,7 @@ def train(cell: Cell) -> Run:
     with temporary_run(cell.root, name) as temporary:
         panel = Panel(cell.screen)
         try:
-            inputs = write_inputs(temporary.folder, recipe, cell.namespace, _shown_on(panel, name))
+            inputs = write_inputs(temporary.folder, recipe, cell.namespace, _shown_on(panel, name), cell.say)
         except ColabMagicsError as error:
             if newest_entry(Run(cell.root / name)) is None:
                 raise
