@@ -60,8 +60,6 @@ class Cards:
         self._nvml = _installed() if nvml is None else _connected(nvml)
         self._handles = [] if self._nvml is None else _visible(self._nvml, os.environ if environ is None else environ)
         self._names = [_text(self._ask("nvmlDeviceGetName", handle)) for handle in self._handles]
-        self._answered: set[int] = set()
-        self.lost: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._handles)
@@ -95,15 +93,11 @@ class Cards:
         return None if found is None else (int(found[0]), int(found[1]))
 
     def read(self) -> list[Reading]:
-        """Every GPU now, four questions each. One that answered once and no longer does is in `lost` from then on."""
+        """Every GPU now, four questions each."""
         return [self._reading(index) for index in range(len(self))]
 
     def _reading(self, index: int) -> Reading:
         memory = self.memory(index)
-        if memory is not None:
-            self._answered.add(index)
-        elif index in self._answered:
-            self.lost.add(index)
         handle = self._handles[index]
         busy = self._ask("nvmlDeviceGetUtilizationRates", handle)  # a MIG instance has none
         heat = self._ask("nvmlDeviceGetTemperature", handle, _TEMPERATURE)
