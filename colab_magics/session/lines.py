@@ -69,6 +69,12 @@ def _number(value: Any) -> float:
     return float(value)
 
 
+def _switch(value: Any) -> bool:
+    if value not in (True, False, "true", "false") or isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError
+    return value in (True, "true")
+
+
 def _count(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1024:
         raise ValueError
@@ -132,6 +138,7 @@ TIME_OR_END = Kind(_time_or_moment, "time", "Write it as 10h, 90min, 1h30m, or a
 START = Kind(_moment, "time", "Write it as 2026-11-20T10:00, or how long ago it was: 2h.")
 SIZE = Kind(_size, "size", "Write it as 20 GB, 14.5 GiB, or in bytes.")
 NUMBER = Kind(_number, "number", "Write it as 1.2, without a unit.", plain=True)
+SWITCH = Kind(_switch, "yes or no", "Write it as true or false, without quotes.", plain=True)
 COUNT = Kind(_count, "number of devices", "Write it as 2.", plain=True)
 TEXT = Kind(_text, "text", 'Write it in quotes: "…".')
 TEXTS = Kind(_texts, "list of texts", 'Write it as ["T4", "cpu"].')

@@ -32,6 +32,8 @@ class Accelerator:
         By precision, the part of the peak that fine-tuning has been seen to reach.
     names : tuple of str
         Words of which the driver's name for it holds all.
+    supported : bool
+        Whether the torch of today's Colab and Kaggle has kernels for it.
     """
 
     key: str
@@ -41,6 +43,7 @@ class Accelerator:
     flops: Mapping[str, float]
     share: Mapping[str, float]
     names: tuple[str, ...] = ()
+    supported: bool = True
     sources: tuple[str, ...] = ()
 
 
@@ -148,6 +151,7 @@ ACCELERATOR: dict[str, Kind] = {
     "memory": lines.SIZE,
     "capability": lines.CAPABILITY,
     "names": lines.TEXTS,
+    "supported": lines.SWITCH,
     "sources": lines.TEXTS,
 }
 BY_PRECISION: dict[str, Kind] = {"flops": lines.NUMBER, "share": lines.SHARE}
