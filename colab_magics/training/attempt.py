@@ -17,6 +17,7 @@ from colab_magics.events import EventLog
 from colab_magics.plan import Plan
 from colab_magics.run import Run
 from colab_magics.training import imported
+from colab_magics.training.deadline import Deadline
 from colab_magics.training.loop import Outcome, Progress, Task, train
 from colab_magics.training.measure import settle_packing
 from colab_magics.training.model import load_model
@@ -43,11 +44,12 @@ from colab_magics.training.source import (
 from colab_magics.training.state import arrangement_of, put_back
 from colab_magics.training.task import make_task
 from colab_magics.training.versions import versions
+from colab_magics.training.watch import watch
 
 
 def work(folder: Path, wish: Wish, log: EventLog, orders: Orders) -> None:
     """Do the whole attempt; it ends with a `finished` event, or raises."""
-    began = time.monotonic()
+    deadline = Deadline(wish.deadline, tell=lambda said: log.append("warning", message=said))
     report = Reporter(log, orders)
     origin = None
     if wish.resume is not None:
@@ -60,6 +62,8 @@ def work(folder: Path, wish: Wish, log: EventLog, orders: Orders) -> None:
     orders.moved(folder)
     if origin is not None:
         origin = origin.moved(before, folder)
+    if (said := deadline.warning()) is not None:
+        log.append("warning", message=said)
     _keep_what_a_resume_needs(folder, before, ready, log)
     if wish.replica is not None:
         start_replica(folder, wish.replica, ready.recipe.save_total_limit)
@@ -69,6 +73,26 @@ def work(folder: Path, wish: Wish, log: EventLog, orders: Orders) -> None:
         # beyond it torch raises as on a full card, which the loop recovers from
         torch.cuda.set_per_process_memory_fraction(min(1.0, cap / ready.device.total), device)
 
+    beside = watch(device, log.append)
+    beside.start()
+    try:
+        finished = _train(folder, ready, origin, device, deadline, log, orders, report)
+    finally:
+        beside.stop()
+    log.append("finished", **finished)
+
+
+def _train(
+    folder: Path,
+    ready: Ready,
+    origin: Origin | None,
+    device: torch.device,
+    deadline: Deadline,
+    log: EventLog,
+    orders: Orders,
+    report: Reporter,
+) -> dict[str, Any]:
+    """From the weights to the result; returns what the `finished` event says."""
     fetch_weights(ready.source, lambda done, total: report("downloading", done, total, "bytes"))
     report("loading", 0, None, "tensors")
     with quiet_libraries(lambda done, total: report("loading", done, total, "tensors")):
@@ -89,8 +113,7 @@ def work(folder: Path, wish: Wish, log: EventLog, orders: Orders) -> None:
     if plan is not ready.plan:
         log.append("plan", choices=plan.to_dict(), device=ready.device.shown)
     saver = _saver(folder, ready, plan, task, progress, log, orders)
-    if wish.deadline is not None:
-        saver.deadline = began + wish.deadline
+    saver.left = deadline.left
     if origin is not None:
         _go_on(origin, ready, task, progress, saver, log)
     report("training", progress.step, task.total_steps, "steps")
@@ -105,20 +128,20 @@ def work(folder: Path, wish: Wish, log: EventLog, orders: Orders) -> None:
 
     orders.phase = "writing the result"
     path = _write_result(folder, ready, model, outcome)
-    log.append(
-        "finished",
-        step=progress.step,
-        total_steps=task.total_steps,
-        reason=outcome.reason,
-        first_loss=progress.first_loss,
-        last_loss=progress.last_loss,
-        eval_loss=progress.eval_loss,
-        path=os.fspath(path) if path is not None else None,
-        checkpoint=saver.parent,
-        seconds=outcome.seconds,
-        tokens=progress.tokens,
-        stall=sum(saver.stalls),
-    )
+    return {
+        "step": progress.step,
+        "total_steps": task.total_steps,
+        "reason": outcome.reason,
+        "first_loss": progress.first_loss,
+        "last_loss": progress.last_loss,
+        "eval_loss": progress.eval_loss,
+        "path": os.fspath(path) if path is not None else None,
+        "checkpoint": saver.parent,
+        "seconds": outcome.seconds,
+        "tokens": progress.tokens,
+        "stall": sum(saver.stalls),
+        "limit_from": deadline.origin,
+    }
 
 
 def _keep_what_a_resume_needs(folder: Path, before: Path, ready: Ready, log: EventLog) -> None:

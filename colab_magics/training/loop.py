@@ -23,6 +23,7 @@ from colab_magics.training.evaluate import evaluate
 from colab_magics.training.loss import Loss
 from colab_magics.training.model import set_gradient_checkpointing
 from colab_magics.training.oom import Arrangement, OutOfMemory, attempt, release
+from colab_magics.training.watch import allocator
 
 OnEvent = Callable[..., None]
 Control = Callable[[], str | None]
@@ -183,6 +184,7 @@ def train(
             tokens_per_second=tokens / (end - begin),
             samples=progress.samples,
             seconds=end - begin,
+            **allocator(task.device),
         )
         order = control()
         own += time.perf_counter() - end
@@ -342,6 +344,7 @@ def _evaluate(task: Task, progress: Progress, on_event: OnEvent, keeper: Keeper)
     """Score the held-out documents; whether that was the best so far."""
     assert task.eval_documents is not None
     keeper.rests(random_state(task.device))
+    begin = time.perf_counter()
     score = evaluate(task.model, task.loss, task.eval_documents, progress.arrangement, task.device, task.autocast)
     keeper.rests(None)
     if isinstance(score, OutOfMemory):
@@ -359,6 +362,7 @@ def _evaluate(task: Task, progress: Progress, on_event: OnEvent, keeper: Keeper)
         loss=score.loss,
         perplexity=score.perplexity,
         token_accuracy=score.token_accuracy,
+        seconds=time.perf_counter() - begin,
     )
     return best
 
