@@ -97,6 +97,14 @@ def this_session(
     return Session(platform, evidence, age, platform.limit, "passed" if passed else "table")
 
 
+def for_worker() -> dict[str, str]:
+    """What to add to the environment of a process that this one starts, so that it knows where it is.
+
+    `google.colab` is a module of the kernel; no process that it starts can see it.
+    """
+    return {VARIABLE: this_session().platform.key}
+
+
 @lru_cache(maxsize=16)
 def _on_boot_clock(moment: datetime, clock: Clock) -> float:
     """A moment of the wall clock on the clock that does not jump; asked once, so that a later jump changes nothing."""

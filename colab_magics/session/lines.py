@@ -70,7 +70,7 @@ def _number(value: Any) -> float:
 
 
 def _switch(value: Any) -> bool:
-    if value not in (True, False, "true", "false") or isinstance(value, int | float) and not isinstance(value, bool):
+    if value not in (True, False, "true", "false") or (isinstance(value, int | float) and not isinstance(value, bool)):
         raise ValueError
     return value in (True, "true")
 

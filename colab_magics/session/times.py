@@ -68,8 +68,13 @@ def duration(text: str, what: str) -> float:
     return total
 
 
-def end(text: str, what: str, now: datetime) -> float:
-    """Seconds from `now` (with an offset) to an end, which is written as a duration from now or as a date.
+def end(text: str, what: str, now: datetime | None = None) -> float:
+    """Seconds from now to an end, which is written as a duration from now or as a date.
+
+    Parameters
+    ----------
+    now : datetime, optional
+        The time of day, with its offset; this machine's when not given.
 
     Raises
     ------
@@ -84,6 +89,7 @@ def end(text: str, what: str, now: datetime) -> float:
         raise ColabMagicsError(
             f"{what} {text} is no time.", "It is how long this machine still lives, or when it ends.", AS_END
         )
+    now = now or datetime.now().astimezone()
     left = (moment - now).total_seconds()
     if left <= 0:
         raise ColabMagicsError(
