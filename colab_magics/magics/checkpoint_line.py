@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from colab_magics.errors import ColabMagicsError, nearest
-from colab_magics.magics.options import PANELS, seconds
+from colab_magics.magics.options import PANELS
+from colab_magics.session import times
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def _value(option: str, name: str, kind: str, given: str) -> dict[str, Any]:
         case "WHERE":
             return {"source": given}
         case "TIME":
-            return {name: seconds(given, option)}
+            return {name: times.end(given, option)}
         case "N":
             if not given.isdecimal() or int(given) < 1:
                 raise ColabMagicsError(

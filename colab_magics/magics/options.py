@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from colab_magics.errors import ColabMagicsError, nearest
-
-_TIME = re.compile(r"(?:(?P<h>[0-9]+(?:\.[0-9]+)?)h)?(?:(?P<m>[0-9]+(?:\.[0-9]+)?)m(?:in)?)?(?:(?P<s>[0-9]+)s?)?")
+from colab_magics.session import times
 
 # subcommand -> may it have a cell body
 SUBCOMMANDS = {
@@ -134,7 +132,7 @@ def _option(options: Options, word: str, words: list[str], recipe_keys: Callable
             )
         given_value: dict[str, Any] = {name: value if equals else words.pop(0)}
         if name == "deadline":
-            given_value[name] = seconds(str(given_value[name]), "--deadline")
+            given_value[name] = times.end(str(given_value[name]), "--deadline")
         return replace(options, **given_value)
     if name not in recipe_keys():
         raise _unknown(word, recipe_keys)
@@ -144,26 +142,6 @@ def _option(options: Options, word: str, words: list[str], recipe_keys: Callable
 
 
 _SWITCHES = ("allow_pickle", "trust_remote_code")
-
-
-def seconds(word: str, option: str) -> float:
-    """A time such as 11h, 90min, 1h30m or 3600 (seconds).
-
-    Raises
-    ------
-    ColabMagicsError
-        It is none.
-    """
-    found = _TIME.fullmatch(word.lower())
-    parts = {unit: float(value) for unit, value in found.groupdict().items() if value} if found else {}
-    total = parts.get("h", 0) * 3600 + parts.get("m", 0) * 60 + parts.get("s", 0)
-    if total <= 0:
-        raise ColabMagicsError(
-            f"{option} {word} is no time.",
-            "It is how long this machine still lives, from now on.",
-            "Write it as 11h, 90m, 1h30m, or in seconds.",
-        )
-    return total
 
 
 def _checked(options: Options) -> Options:

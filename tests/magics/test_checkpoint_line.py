@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 import pytest
 
 from colab_magics.errors import ColabMagicsError
 from colab_magics.magics.checkpoint import HELP
 from colab_magics.magics.checkpoint_line import COMMANDS, Line, read_line, usage
+from colab_magics.session.times import AS_END
 
 pytestmark = pytest.mark.face
 
@@ -52,10 +55,15 @@ def test_a_checkpoint_may_be_named_in_full_where_two_attempts_saved_the_same_ste
 
 @pytest.mark.parametrize(
     ("written", "seconds"),
-    [("11h", 39600), ("90m", 5400), ("90min", 5400), ("1h30m", 5400), ("1.5h", 5400), ("3600", 3600), ("45s", 45)],
+    [("11h", 39600), ("90m", 5400), ("90 min", 5400), ("1h30m", 5400), ("1.5h", 5400), ("3600", 3600), ("45s", 45)],
 )
 def test_a_deadline_is_a_time_from_now(written: str, seconds: float) -> None:
-    assert read_line(f"resume --deadline {written}").deadline == seconds
+    assert read_line(f"resume --deadline '{written}'").deadline == seconds
+
+
+def test_a_deadline_may_be_the_time_of_the_end() -> None:
+    in_two_hours = (datetime.now().astimezone() + timedelta(hours=2)).isoformat()
+    assert read_line(f"resume --deadline {in_two_hours}").deadline == pytest.approx(7200, abs=300)
 
 
 @pytest.mark.parametrize("line", ["", "--help", "-h", "help", "save --help", "pin -h"])
@@ -147,8 +155,8 @@ def test_every_usage_that_an_error_shows_can_be_read(command: str) -> None:
             "resume --deadline soon",
             [
                 "--deadline soon is no time.",
-                "It is how long this machine still lives, from now on.",
-                "→ Write it as 11h, 90m, 1h30m, or in seconds.",
+                "It is how long this machine still lives, or when it ends.",
+                f"→ {AS_END}",
             ],
         ),
         (

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 import pytest
 
 from colab_magics.errors import ColabMagicsError
 from colab_magics.magics.options import Options, read_line
+from colab_magics.session.times import AS_END
 
 pytestmark = pytest.mark.face
 
@@ -89,6 +92,14 @@ def test_a_subcommand_is_one_only_in_the_first_place() -> None:
                 "→ Close the quote, or leave it out.",
             ],
         ),
+        (
+            "--deadline 10hous",
+            [
+                "--deadline 10hous is no time.",
+                "It is how long this machine still lives, or when it ends.",
+                f"→ {AS_END}",
+            ],
+        ),
         ("--out", ["--out needs a value.", "The line ends, or another option follows it.", "→ Write --out VALUE."]),
         ("--quiet=1", ["--quiet takes no value.", "It is on or off, and '1' is given.", "→ Write --quiet alone."]),
         (
@@ -122,6 +133,25 @@ def test_what_cannot_be_read_is_said_in_a_few_lines(line: str, said: list[str]) 
     with pytest.raises(ColabMagicsError) as raised:
         read(line)
     assert raised.value.lines() == said
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"), [("11h", 39600), ("'90 min'", 5400), ("1h30m", 5400), ("3600", 3600)]
+)
+def test_a_deadline_is_a_time_from_now(written: str, seconds: float) -> None:
+    assert read(f"kwanzaa --deadline {written}").deadline == seconds
+
+
+def test_a_deadline_may_be_the_time_of_the_end() -> None:
+    in_two_hours = (datetime.now().astimezone() + timedelta(hours=2)).isoformat()
+    assert read(f"--deadline {in_two_hours}").deadline == pytest.approx(7200, abs=300)
+
+
+def test_a_deadline_that_is_past_is_refused_with_the_time_that_it_is_here() -> None:
+    with pytest.raises(ColabMagicsError) as raised:
+        read("--deadline 2020-11-20T10:00")
+    assert raised.value.what == "--deadline 2020-11-20T10:00 is past."
+    assert raised.value.why.startswith("Here it is 2")
 
 
 @pytest.mark.parametrize(
