@@ -21,6 +21,7 @@ from colab_magics import worker
 from colab_magics.errors import ColabMagicsError, Interrupted, redact
 from colab_magics.events import EventLog
 from colab_magics.run import Run
+from colab_magics.training.deadline import session_told
 from colab_magics.training.orders import Orders
 from colab_magics.training.torchao import hide_old_torchao
 from colab_magics.training.versions import versions
@@ -53,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         host=socket.gethostname(),
         versions=versions(),
         until=options.until,
+        **session_told(),
     )
     orders.phase = "importing the libraries"
     log.append("progress", phase="importing", done=0, total=None, unit="libraries")

@@ -77,8 +77,8 @@ class Saver:
     on_event : as for the loop; called from the writing thread too
     asked : callable
         Whether a person has asked for a save; asking resets it.
-    deadline : float, optional
-        The session's end, on the clock of `clock`.
+    left : callable
+        Seconds until the session's end; None where nobody knows.
 
     Raises
     ------
@@ -97,7 +97,7 @@ class Saver:
     state: Mapping[str, Any]
     on_event: OnEvent
     asked: Callable[[], bool] = lambda: False
-    deadline: float | None = None
+    left: Callable[[], float | None] = lambda: None
     parent: str | None = None
     clock: Callable[[], float] = time.monotonic
     disk: Disk = DISK
@@ -132,20 +132,27 @@ class Saver:
 
     def stops(self) -> str | None:
         """ "deadline" once the session's end is so near that the run must stop."""
-        return "deadline" if self.deadline is not None and self.clock() >= self.deadline - STOP_BEFORE else None
+        left = self.left()
+        return "deadline" if left is not None and left <= STOP_BEFORE else None
 
     def _due(self, *, best: bool) -> Reason | None:
         if self.asked():
             return "save"
         if best:
             return "best"
-        if self.deadline is not None and not self._early_done and self.clock() >= self.deadline - SAVE_BEFORE:
-            self._early_done = True
+        if self._end_is_near():
             return "deadline"
         if self.every.steps is not None:
             return "steps" if self.progress.step % self.every.steps == 0 else None
         busy = self._writing is not None and self._writing.is_alive()
         return "interval" if not busy and self.clock() - self._last >= self.interval else None
+
+    def _end_is_near(self) -> bool:
+        """Whether the early save is due: once, and again where the end was put off and comes near once more."""
+        left = self.left()
+        near = left is not None and left <= SAVE_BEFORE
+        due, self._early_done = near and not self._early_done, near
+        return due
 
     @property
     def interval(self) -> float:

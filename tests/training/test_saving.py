@@ -166,8 +166,8 @@ def test_who_asks_is_not_told_that_a_save_is_there_whose_writing_then_failed(a_r
 
 def test_the_sessions_end_is_met_by_an_early_save_and_then_a_stop(a_run, tmp_path, clock):
     run = a_run()
-    saver = saver_of(run, tmp_path / "run", clock=clock)
-    saver.deadline = clock.now + 3600
+    end = clock.now + 3600
+    saver = saver_of(run, tmp_path / "run", clock=clock, left=lambda: end - clock.now)
     assert _steps(run, saver, clock, 30, 60) == []
     assert _steps(run, saver, clock, 24, 60) == [(45, "deadline")]
     assert saver.stops() is None
@@ -175,9 +175,18 @@ def test_the_sessions_end_is_met_by_an_early_save_and_then_a_stop(a_run, tmp_pat
     assert saver.stops() == "deadline"
 
 
+def test_an_end_that_is_put_off_is_met_by_a_second_early_save(a_run, tmp_path, clock):
+    run, end = a_run(), [clock.now + 3600]
+    saver = saver_of(run, tmp_path / "run", clock=clock, left=lambda: end[0] - clock.now)
+    assert _steps(run, saver, clock, 46, 60) == [(45, "deadline")]
+    end[0] += 3600
+    assert _steps(run, saver, clock, 60, 60) == [(105, "deadline")]
+
+
 def test_the_loop_stops_at_the_deadline_and_keeps_its_last_step(a_run, tmp_path, clock):
     run = a_run()
-    saver = saver_of(run, tmp_path / "run", clock=clock, deadline=clock.now + 305)
+    end = clock.now + 305
+    saver = saver_of(run, tmp_path / "run", clock=clock, left=lambda: end - clock.now)
 
     def control() -> str | None:
         clock.now += 10 if run.progress.step == 3 else 0
