@@ -77,7 +77,7 @@ def operations(shape: ModelShape, plan: Plan, work: Work) -> float:
     forward = 2.0 * (shape.linear_parameters + shape.vocabulary * shape.hidden)
     # scores and their sum over values, of the half that a causal mask leaves
     attention = 2.0 * work.length * shape.query * shape.layers
-    weights, scores = passes(choices)
+    weights, scores = passes(plan)
     return work.tokens * (weights * forward + scores * attention) + work.scored * (forward + attention)
 
 
