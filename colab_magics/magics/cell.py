@@ -32,6 +32,8 @@ from colab_magics.magics.options import RESERVED, Options
 from colab_magics.magics.starting import keep_log_of, living_run, sweep, temporary_run, write_inputs, written_in
 from colab_magics.panel.state import PanelState
 from colab_magics.run import Run, automatic_name, check_name
+from colab_magics.session.detect import is_batch, on_colab
+from colab_magics.session.here import for_worker, this_session
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def train(cell: Cell) -> Run:
     reap()
     options = cell.options
     check_background(options)
+    this_session()  # a mistake in the user's own table is told before anything is begun
     for name in filter(None, (options.name, options.fork)):
         check_free(name)
     parsed = parse(cell.body, options.recipe, preset=options.preset, namespace=cell.namespace)
@@ -162,6 +165,7 @@ def follow_worker(
         arguments = [*arguments, "--deadline", str(cell.options.deadline)]
     if where is not None:
         arguments = [*arguments, "--replica", where]
+    environment = {**environment, **for_worker()}
     folder = starting or run.folder
     with interrupts() as presses:
         with written_in(run.folder.parent):
@@ -293,7 +297,7 @@ def _died(run: Run, exit_code: int | None, state: PanelState, folder: Path, atte
 def _say_left(cell: Cell, run: Run) -> None:
     if cell.options.background:
         cell.say(f"{run.name} trains in the background. %finetune attach {run.name} shows it.")
-        if "google.colab" in sys.modules:
+        if on_colab():
             cell.say("Colab ends a machine whose kernel is idle, and the training with it: keep a cell running.")
     else:
         cell.say(f"Detached: {run.name} trains on. %finetune attach {run.name} shows it again.")
@@ -301,7 +305,7 @@ def _say_left(cell: Cell, run: Run) -> None:
 
 def check_background(options: Options) -> None:
     """Raise where a run in the background would be cut off with the last cell."""
-    if options.background and os.environ.get("KAGGLE_KERNEL_RUN_TYPE") == "Batch":
+    if options.background and is_batch():
         raise ColabMagicsError(
             "--background cannot be used in a Kaggle batch run.",
             "The container ends with the last cell, and would end the training too.",

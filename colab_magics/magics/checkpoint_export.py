@@ -6,7 +6,6 @@ import os
 import secrets
 import shutil
 import stat
-import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -22,6 +21,7 @@ from colab_magics.magics.checkpoint_show import ADAPTER, MODEL, loading, told
 from colab_magics.magics.checkpoint_survey import chosen, no_checkpoint, survey
 from colab_magics.panel import words
 from colab_magics.run import Run
+from colab_magics.session.detect import on_colab
 
 README = "README.md"
 _MARK = "<!-- exported by colab_magics -->"
@@ -268,7 +268,7 @@ def _said(run: Run, entry: Entry, target: Path, parts: list[Part], *, named: boo
     best = next((row for row in survey(run).rows if "best" in row.marks), None)
     if not named and best is not None and best.entry.name != entry.name:
         yield f"By evaluation step {best.entry.step:,} is the best: --step {best.entry.step} exports that one."
-    if "google.colab" in sys.modules:
+    if on_colab():
         if target.suffix == ".zip":
             yield f"To download it: from google.colab import files; files.download({str(target)!r})"
         else:

@@ -6,7 +6,6 @@ The kernel itself touches no mount that may hang: a child process looks, and has
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +19,7 @@ from colab_magics.checkpoints.verify import newest_verified, set_aside
 from colab_magics.errors import ColabMagicsError
 from colab_magics.recipe.rules import holds_a_key
 from colab_magics.run import Run
+from colab_magics.session.detect import on_colab, on_kaggle
 
 _ON_DRIVE = COLAB_DRIVE / "MyDrive" / FOLDER
 _OFF = ("none", "off")
@@ -96,20 +96,20 @@ def protect(where: str | None, root: Path, say: Said) -> None:
     if where is not None:
         _check_place(where, root)
     if where is None:
-        if _on_colab():
+        if on_colab():
             say(
                 f"This run dies with the machine. To keep it, add: replica: {_ON_DRIVE} "
                 "(Drive is then mounted, and asks once)."
             )
-        elif os.environ.get("KAGGLE_KERNEL_RUN_TYPE"):
+        elif on_kaggle():
             say("This run dies with the session, unless it ends in a saved version. To keep it, add: replica: hf://…")
         return
     below_drive = "://" not in where and Path(where).is_relative_to(COLAB_DRIVE)
-    if where == str(_ON_DRIVE) and _on_colab():
+    if where == str(_ON_DRIVE) and on_colab():
         say(f"Checkpoints are copied to {where}; replica: none switches that off.")
     if not below_drive or any(mount.is_drive for mount in mounts()):
         return
-    if not _on_colab():
+    if not on_colab():
         return  # the worker's preflight says that nothing is mounted there
     from google.colab import drive
 
@@ -250,7 +250,3 @@ def search(root: Path, configured: str, say: Said) -> list[Found]:
         if not place.is_root and place.where != wanted:
             found += [Found(one.remote, one.where, place.read_only) for one in held(place.where, say)]
     return found
-
-
-def _on_colab() -> bool:
-    return "google.colab" in sys.modules

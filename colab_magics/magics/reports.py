@@ -23,6 +23,7 @@ from colab_magics.panel.parts import Data
 from colab_magics.panel.state import PanelState
 from colab_magics.recipe import Recipe, parse
 from colab_magics.run import Run
+from colab_magics.session.here import for_worker
 
 
 def recipe_report(cell: Cell) -> str:
@@ -79,7 +80,7 @@ def _preflight(cell: Cell, until: str) -> tuple[Recipe, frozenset[str], list[dic
         folder.mkdir()
         write_inputs(folder, parsed.recipe, cell.namespace, say=cell.say)
         with interrupts() as presses:
-            process = worker.spawn(folder, 1, arguments=("--until", until), env=token_environment())
+            process = worker.spawn(folder, 1, arguments=("--until", until), env={**token_environment(), **for_worker()})
             follower = Follower(folder, 1, process=process)
             followed = follower.follow(Panel(Nowhere()), presses)
         if not _through(followed):
