@@ -14,7 +14,7 @@ from typing import Any
 from colab_magics import worker
 from colab_magics.credentials import token_environment
 from colab_magics.errors import ColabMagicsError, Interrupted, clean, redact
-from colab_magics.magics import durable
+from colab_magics.magics import background, durable
 from colab_magics.magics.again import Attach, Begin, Continue, Show, decide, newest_entry
 from colab_magics.magics.display import Panel, Screen, state_of
 from colab_magics.magics.follow import (
@@ -172,7 +172,7 @@ def follow_worker(
             process = worker.spawn(folder, attempt, arguments=tuple(arguments), env=environment)
         state = PanelState(name=run.name)
         follower = Follower(run.folder, attempt, starting=starting, process=process, state=state)
-        followed = follower.follow(panel, presses, until=_has_passed(cell, attempt))
+        followed = follower.follow(panel, presses, until=_has_passed(cell, attempt), hand_over=background.go_on)
     return conclude(cell, run, followed, follower.folder, attempt)
 
 
@@ -296,7 +296,7 @@ def _died(run: Run, exit_code: int | None, state: PanelState, folder: Path, atte
 
 def _say_left(cell: Cell, run: Run) -> None:
     if cell.options.background:
-        cell.say(f"{run.name} trains in the background. %finetune attach {run.name} shows it.")
+        cell.say(f"{run.name} trains in the background. %panel {run.name} shows it again.")
         if on_colab():
             cell.say("Colab ends a machine whose kernel is idle, and the training with it: keep a cell running.")
     else:

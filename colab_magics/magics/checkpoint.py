@@ -82,7 +82,8 @@ class CheckpointMagics(Magics):  # type: ignore[misc]
         from colab_magics.magics.display import screen_for
 
         kind = "off" if asked.quiet else asked.panel or configured_panel(self.shell)
-        return screen_for(kind, in_kernel=getattr(self.shell, "kernel", None) is not None)
+        in_kernel = getattr(self.shell, "kernel", None) is not None
+        return screen_for(kind, in_kernel=in_kernel, free=asked.background)
 
 
 def configured_panel(shell: Any) -> str:

@@ -34,7 +34,7 @@ class Place:
         return self.starting if self.starting is not None and self.starting.exists() else self.run.folder
 
 
-def find(name: str | None, root: Path, command: str = "status") -> Place:
+def find(name: str | None, root: Path, command: str = "%finetune status") -> Place:
     """The run called `name`, preparing ones included; without a name the living one, else the newest.
 
     Raises
@@ -49,7 +49,7 @@ def find(name: str | None, root: Path, command: str = "status") -> Place:
             raise ColabMagicsError(
                 f"{len(alive)} runs are alive: {', '.join(alive)}.",
                 "The command is for one of them.",
-                f"Name it: %finetune {command} {alive[0]}.",
+                f"Name it: {command} {alive[0]}.",
             )
     wanted = name if name is not None else next(iter(preparing), None)
     if wanted is not None and wanted in preparing and (living := living_run(wanted, root)) is not None:
@@ -86,7 +86,7 @@ def listing(root: Path) -> str:
 
 def attach(cell: cells.Cell) -> Run:
     """Show the run that the line names until it ends; one that has ended is shown as it is."""
-    place = find(cell.options.name, cell.root, "attach")
+    place = find(cell.options.name, cell.root, "%finetune attach")
     if worker.is_alive(place.folder):
         return cells.attach(cell, place.run.folder, place.starting)
     cell.screen.finish(status(place.run.name, cell.root))
@@ -126,7 +126,7 @@ def detach(name: str | None, root: Path) -> str:
 
 
 def _alive(name: str | None, root: Path, command: str) -> Place:
-    place = find(name, root, command)
+    place = find(name, root, f"%finetune {command}")
     if not worker.is_alive(place.folder):
         raise ColabMagicsError(
             f"{place.run.name} is not being trained: it is {place.run.state}.",
@@ -138,7 +138,7 @@ def _alive(name: str | None, root: Path, command: str) -> Place:
 
 def watch(name: str | None, root: Path, screen: Screen) -> None:
     """Show the run until it ends, as a bystander: an interrupt ends the watching, not the run."""
-    place = find(name, root, "attach")
+    place = find(name, root, "%finetune attach")
     panel = Panel(screen)
     reader = EventReader(place.folder / "events.jsonl")
     state = PanelState(name=place.run.name)

@@ -6,6 +6,7 @@ from typing import Any
 
 from colab_magics.magics.checkpoint_line import ALWAYS, COMMANDS
 from colab_magics.magics.options import OWN, PANELS, SUBCOMMANDS
+from colab_magics.magics.panel import OPTIONS as PANEL_OPTIONS
 
 _NAMES_A_RUN = ("recipe", "status", "attach", "detach", "stop")
 
@@ -17,6 +18,8 @@ def complete(shell: Any, event: Any) -> list[str]:
         magic, *before = text[: len(text) - len(symbol)].split()
         if magic.lstrip("%") == "checkpoint":
             return _of_checkpoint(shell, before, symbol)
+        if magic.lstrip("%") == "panel":
+            return _of_panel(shell, before, symbol)
         return _of_finetune(shell, before, symbol)
     except Exception:  # a completer that raises takes the whole completion with it
         return []
@@ -34,6 +37,17 @@ def _of_finetune(shell: Any, before: list[str], symbol: str) -> list[str]:
     if before[0] in _NAMES_A_RUN or before[-1] == "--fork":
         return _runs(shell)
     return []
+
+
+def _of_panel(shell: Any, before: list[str], symbol: str) -> list[str]:
+    if symbol.startswith("-"):
+        return [f"--{name}" for name in (*PANEL_OPTIONS, "help")]
+    match before[-1] if before else "":
+        case "--panel":
+            return list(PANELS)
+        case "--root":
+            return []  # a path: IPython completes files itself
+    return _runs(shell)
 
 
 def _of_checkpoint(shell: Any, before: list[str], symbol: str) -> list[str]:

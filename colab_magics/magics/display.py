@@ -1,4 +1,4 @@
-"""Where the panel is drawn: one output of the cell that is updated in place, or lines in a terminal.
+"""Where the panel is drawn: one output of the cell that is updated in place, widgets, or lines in a terminal.
 
 `clear_output` and threads are avoided on purpose: the one flickers and takes the user's own output with it, the
 other's updates go to whatever cell runs by then.
@@ -10,17 +10,27 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from colab_magics.errors import ColabMagicsError
+from colab_magics.magics.moments import now_at
+from colab_magics.panel.details import details, details_text
 from colab_magics.panel.html import html
+from colab_magics.panel.moment import Moment
 from colab_magics.panel.state import PanelState
+from colab_magics.panel.style import MOST_BYTES
 from colab_magics.panel.text import line, text
+from colab_magics.panel.widget import Widgets
 from colab_magics.run import Run
+from colab_magics.session.detect import on_colab
 
-INTERVAL = 0.5  # seconds between two frames; VS Code is slow to redraw HTML
+INTERVAL = 0.5  # seconds between two frames at most; VS Code is slow to redraw HTML
+# A server keeps every frame of a tab that is closed, for hours: seconds since the first frame -> between two frames.
+_PACE = ((60.0, INTERVAL), (600.0, 2.0), (float("inf"), 5.0))
 _TERMINAL_INTERVAL = 10.0  # where lines cannot be redrawn
 
 
@@ -29,60 +39,115 @@ class Screen(Protocol):
 
     interval: float
 
-    def draw(self, state: PanelState) -> None:
+    def draw(self, state: PanelState, moment: Moment) -> None:
         """Draw one frame, in the place of the last."""
 
-    def finish(self, state: PanelState) -> None:
+    def finish(self, state: PanelState, moment: Moment = Moment()) -> None:  # noqa: B008 - it is frozen
         """Draw the frame that stays."""
 
 
 class Panel:
-    """Draws a run on a screen, at most one frame an interval, and none that shows nothing new."""
+    """Draws a run on a screen: often at first, seldom later, and a new phase at once."""
 
-    def __init__(self, screen: Screen, clock: Callable[[], float] = time.monotonic) -> None:
-        self._screen = screen
+    def __init__(
+        self, screen: Screen, moments: Callable[[], Moment] = now_at, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.screen = screen
+        self.moments = moments
         self._clock = clock
-        self._drawn: PanelState | None = None
+        self._phase: str | None = None
+        self._began: float | None = None
         self._at = float("-inf")
 
     def update(self, state: PanelState) -> None:
-        """Show `state` if it is new and the last frame is old enough."""
+        """Show `state`, and the moment, if the last frame is old enough."""
         now = self._clock()
-        phase_changed = self._drawn is None or self._drawn.phase != state.phase
-        interval = INTERVAL if phase_changed else self._screen.interval
-        if state == self._drawn or now - self._at < interval:
+        self._began = now if self._began is None else self._began
+        pace = next(pace for until, pace in _PACE if now - self._began < until)
+        interval = INTERVAL if state.phase != self._phase else max(pace, self.screen.interval)
+        if now - self._at < interval:
             return
-        self._screen.draw(state)
-        self._drawn, self._at = state, now
+        self.screen.draw(state, self.moments())
+        self._phase, self._at = state.phase, now
 
     def finish(self, state: PanelState) -> None:
-        """Show the last state; it stays."""
-        self._screen.finish(state)
-        self._drawn = state
+        """Show the last state; it stays. Ages would go stale there, and are left out."""
+        self.screen.finish(state)
+
+
+class Output:
+    """One output of the cell, which is updated through its display id; what it shows already is not sent again."""
+
+    def __init__(self) -> None:
+        self._id = uuid.uuid4().hex
+        self._shown: Mapping[str, Any] | None = None
+
+    def show(self, frame: Mapping[str, Any]) -> None:
+        from IPython.display import display
+
+        if frame == self._shown:
+            return
+        again: dict[str, Any] = {} if self._shown is None else {"update": True}
+        display(frame, raw=True, display_id=self._id, **again)
+        self._shown = frame
 
 
 class Notebook:
-    """One output of the cell, updated through its display id; its last frame is what the notebook saves."""
+    """The panel as plain output, whose last frame is what the notebook saves.
+
+    Plan and data are an output of their own below it, so that what a person has unfolded there stays open.
+    """
 
     interval = INTERVAL
 
     def __init__(self, *, as_html: bool) -> None:
         self._as_html = as_html
-        self._id = uuid.uuid4().hex
-        self._frame: dict[str, str] | None = None
+        self._live, self._details = Output(), Output()
 
-    def draw(self, state: PanelState) -> None:
-        from IPython.display import display
+    def draw(self, state: PanelState, moment: Moment) -> None:
+        self._live.show(bundle(state, moment) if self._as_html else {"text/plain": text(state, moment)})
+        if self._as_html and state.plan and (settled := details(state)):
+            self._details.show({"text/html": settled, "text/plain": details_text(state)})
 
-        frame = bundle(state) if self._as_html else {"text/plain": text(state)}
-        if frame == self._frame:
-            return
-        again: dict[str, Any] = {} if self._frame is None else {"update": True}
-        display(frame, raw=True, display_id=self._id, **again)
-        self._frame = frame
+    def finish(self, state: PanelState, moment: Moment = Moment()) -> None:  # noqa: B008
+        self.draw(state, moment)
 
-    def finish(self, state: PanelState) -> None:
-        self.draw(state)
+
+class Widget:
+    """The panel as widgets, which go on while the kernel is free; plain output takes their place at the end."""
+
+    interval = INTERVAL
+
+    def __init__(self) -> None:
+        self._output = Output()
+        self._widgets: Widgets | None = None
+
+    def draw(self, state: PanelState, moment: Moment) -> None:
+        frame = bundle(state, moment)
+        if self._widgets is None:
+            self._widgets = Widgets()
+            self._widgets.show(frame["text/html"], details(state))
+            # the plain forms beside it are for viewers that have no widgets
+            self._output.show({**frame, **self._widgets.view()})
+        else:
+            self._widgets.show(frame["text/html"], details(state))
+
+    def offer(self, orders: Mapping[str, Callable[[], None]]) -> None:
+        """Show buttons from now on: the kernel hears them once the cell has returned."""
+        if self._widgets is not None:
+            self._widgets.offer(orders)
+
+    def pending(self, orders: Collection[str]) -> None:
+        """Mark the buttons of orders that were given and not yet taken."""
+        if self._widgets is not None:
+            self._widgets.pending(orders)
+
+    def finish(self, state: PanelState, moment: Moment = Moment()) -> None:  # noqa: B008
+        # JupyterLab prefers a widget to HTML and shows an error where its state is gone: so none may be left
+        self._output.show(snapshot(state, moment))
+        if self._widgets is not None:
+            self._widgets.close()
+            self._widgets = None
 
 
 class Terminal:
@@ -92,10 +157,14 @@ class Terminal:
         self._stream = sys.stdout if stream is None else stream
         self._in_place = self._stream.isatty()
         self._width = 0
+        self._shown = ""
         self.interval = INTERVAL if self._in_place else _TERMINAL_INTERVAL
 
-    def draw(self, state: PanelState) -> None:
-        now = line(state)
+    def draw(self, state: PanelState, moment: Moment) -> None:
+        now = line(state, moment)
+        if now == self._shown:
+            return
+        self._shown = now
         if self._in_place:
             now = now[: _columns() - 1]
             self._stream.write("\r" + now.ljust(self._width))
@@ -104,11 +173,11 @@ class Terminal:
             self._stream.write(now + "\n")
         self._stream.flush()
 
-    def finish(self, state: PanelState) -> None:
+    def finish(self, state: PanelState, moment: Moment = Moment()) -> None:  # noqa: B008
         if self._in_place and self._width:
             self._stream.write("\r" + " " * self._width + "\r")
             self._width = 0
-        self._stream.write(text(state) + "\n")
+        self._stream.write(text(state, moment) + "\n")
         self._stream.flush()
 
 
@@ -117,10 +186,10 @@ class Nowhere:
 
     interval = INTERVAL
 
-    def draw(self, state: PanelState) -> None:
+    def draw(self, state: PanelState, moment: Moment) -> None:
         """Nothing to see."""
 
-    def finish(self, state: PanelState) -> None:
+    def finish(self, state: PanelState, moment: Moment = Moment()) -> None:  # noqa: B008
         """Nothing to see."""
 
 
@@ -134,18 +203,47 @@ def state_of(folder: Path, name: str) -> PanelState:
     return replace(state, path=os.fspath(run.adapter_path or "")) if state.path else state
 
 
-def screen_for(kind: str, *, in_kernel: bool) -> Screen:
-    """The screen that `--panel` names; `auto` is HTML in a kernel and text in a terminal."""
+def screen_for(kind: str, *, in_kernel: bool, free: bool = False) -> Screen:
+    """The screen that `--panel` names.
+
+    `auto` is text in a terminal, and HTML in a cell that waits: there buttons are deaf, and a page that is closed keeps
+    its last frame. Where the kernel will be `free` (a `--background` run, `%panel`) it is widgets, but not on Colab,
+    where any widget breaks the saved notebook for GitHub (googlecolab/colabtools#5255).
+
+    Raises
+    ------
+    ColabMagicsError
+        Widgets are asked for, and ipywidgets is not installed.
+    """
     if kind == "off":
         return Nowhere()
     if not in_kernel:
         return Terminal()
-    return Notebook(as_html=kind in ("auto", "html"))
+    has_widgets = find_spec("ipywidgets") is not None
+    if kind == "auto":
+        kind = "widget" if free and has_widgets and not on_colab() else "html"
+    if kind != "widget":
+        return Notebook(as_html=kind == "html")
+    if not has_widgets:
+        raise ColabMagicsError(
+            "The panel cannot be a widget here.",
+            "ipywidgets is not installed.",
+            "Leave --panel widget out, or install it: %pip install ipywidgets",
+        )
+    return Widget()
 
 
-def bundle(state: PanelState) -> dict[str, str]:
+def bundle(state: PanelState, moment: Moment = Moment()) -> dict[str, str]:  # noqa: B008
     """A frame in both forms, so that every viewer of the saved notebook finds one it can show."""
-    return {"text/html": html(state), "text/plain": text(state)}
+    return {"text/html": html(state, moment), "text/plain": text(state, moment)}
+
+
+def snapshot(state: PanelState, moment: Moment = Moment()) -> dict[str, str]:  # noqa: B008
+    """A frame with plan and data below it, as far as both are small enough for one output."""
+    frame, more = bundle(state, moment), details(state)
+    if more and len(frame["text/html"].encode()) + len(more.encode()) < MOST_BYTES:
+        frame["text/html"] += more
+    return frame
 
 
 def _columns() -> int:

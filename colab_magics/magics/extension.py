@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from typing import Any
 
@@ -9,10 +10,11 @@ from colab_magics.magics.activity import HOOKS
 from colab_magics.magics.checkpoint import CheckpointMagics
 from colab_magics.magics.completion import complete
 from colab_magics.magics.finetune import FinetuneMagics
+from colab_magics.magics.panel import PanelMagics
 
-_MAGICS = {"finetune": FinetuneMagics, "checkpoint": CheckpointMagics}
+_MAGICS = {"finetune": FinetuneMagics, "checkpoint": CheckpointMagics, "panel": PanelMagics}
 _NAMES = {kind.__name__ for kind in _MAGICS.values()}
-_COMPLETED = ("%finetune", "%%finetune", "finetune", "%checkpoint", "checkpoint")
+_COMPLETED = ("%finetune", "%%finetune", "finetune", "%checkpoint", "checkpoint", "%panel", "panel")
 
 
 def load(shell: Any) -> None:
@@ -27,6 +29,9 @@ def load(shell: Any) -> None:
 
 def unload(shell: Any) -> None:
     """Remove all that `load` registered. IPython has no call for it."""
+    background = sys.modules.get("colab_magics.magics.background")
+    if background is not None:  # it is imported with the first run
+        background.leave_all()
     manager = shell.magics_manager
     # by their names: after %reload_ext the classes are others
     for magics in manager.magics.values():

@@ -25,7 +25,7 @@ Options
   --fork NAME         make a new run NAME that begins at its newest checkpoint
   --deadline TIME     this machine ends in TIME (11h, 90min): save and stop before
   --root DIR          where runs are kept (else COLAB_MAGICS_ROOT, else ./runs)
-  --panel KIND        auto, html, text or off
+  --panel KIND        auto, widget, html, text or off
   --quiet             no panel, no remarks, no result shown
   --traceback         where in the worker an error came from
   --allow-pickle      load weights that are not safetensors
@@ -42,6 +42,7 @@ Runs, also from another notebook or a terminal: python -m colab_magics ...
   %finetune save [RUN]            take a checkpoint now
   %finetune stop [RUN] [--now]    finish the step, save, and end; %checkpoint resume goes on
 
+%panel [RUN] shows a run without waiting for it.
 %checkpoint --help: list, save, resume, verify, export, fetch, …
 """
 
@@ -50,7 +51,9 @@ Runs, also from another notebook or a terminal: python -m colab_magics ...
 class FinetuneMagics(Magics):  # type: ignore[misc]
     """Fine-tune a language model from one cell."""
 
-    panel = Enum(PANELS, default_value="auto", help="How a run is shown: auto, html, text or off.").tag(config=True)
+    panel = Enum(PANELS, default_value="auto", help="How a run is shown: auto, widget, html, text, off.").tag(
+        config=True
+    )
     root = Unicode("", help="Where runs are kept; else COLAB_MAGICS_ROOT, else ./runs.").tag(config=True)
 
     # no_var_expand: a {name} is the recipe's to look up, and a DataFrame is no text for a line
@@ -147,7 +150,8 @@ class FinetuneMagics(Magics):  # type: ignore[misc]
         from colab_magics.magics.display import screen_for
 
         kind = "off" if options.quiet else options.panel or self.panel
-        return screen_for(kind, in_kernel=getattr(self.shell, "kernel", None) is not None)
+        in_kernel = getattr(self.shell, "kernel", None) is not None
+        return screen_for(kind, in_kernel=in_kernel, free=options.background)
 
 
 def _no_command(options: Options) -> Exception:

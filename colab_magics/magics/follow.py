@@ -130,13 +130,21 @@ class Follower:
         return self.run if self.starting is None or not self.starting.exists() else self.starting
 
     def follow(
-        self, panel: Panel, presses: Interrupts, *, until: Callable[[PanelState], bool] = lambda _: False
+        self,
+        panel: Panel,
+        presses: Interrupts,
+        *,
+        until: Callable[[PanelState], bool] = lambda _: False,
+        hand_over: Callable[[Follower, Panel], bool] = lambda *_: False,
     ) -> Followed:
-        """Draw until the attempt ends, is left, or `until` holds of its state."""
+        """Draw until the attempt ends, is left, or `until` holds of its state.
+
+        In that last case the panel is finished, unless `hand_over` says that somebody goes on with it.
+        """
         asked = 0
         while True:
-            alive = self._alive()  # asked before reading: what it wrote before it went is then read
-            self._read()
+            alive = self.alive()  # asked before reading: what it wrote before it went is then read
+            self.read()
             if self._end is not None:
                 return self._ended(panel, presses)
             if not alive:
@@ -147,19 +155,20 @@ class Follower:
                 asked = presses.count
                 if asked > 1:
                     self._kill()
-                    self._read()
+                    self.read()
                     if self._end is not None:
                         return self._ended(panel, presses)
                     return self._done(panel, Killed(self.state.step), presses)
-                worker.Control(self.folder).send("stop")
-                if self._preparing():
-                    self._hurry()
-            if until(self.state) or worker.Control(self.folder).take("detach"):
+                self.stop()
+            if until(self.state):
+                return self._leave(panel, presses, hand_over)
+            if worker.Control(self.folder).take("detach"):
                 return self._leave(panel, presses)
             panel.update(self.state)
             time.sleep(_POLL)
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Fold what has come since the last time into the state."""
         for event in self._reader.read():
             self.state = self.state.fold(event)
             if event.get("attempt") == self.attempt and event["kind"] in ("finished", "failed"):
@@ -167,6 +176,18 @@ class Follower:
         for event in self._replica.read():
             if event.get("attempt") == self.attempt:
                 self.state = self.state.fold(event)
+
+    def stop(self) -> None:
+        """Have the worker finish its step and end; at once where it is still preparing."""
+        worker.Control(self.folder).send("stop")
+        if self._preparing():
+            self._hurry()
+
+    def last_state(self) -> PanelState:
+        """The state of an attempt that has ended, also where it ended without a word."""
+        if self._end is not None or self.state.ended:
+            return self.state
+        return self.state.ended_without_a_word(stopped=worker.was_killed(self.folder))
 
     def _preparing(self) -> bool:
         """Whether there is no step to finish yet."""
@@ -179,7 +200,8 @@ class Follower:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGTERM)
 
-    def _alive(self) -> bool:
+    def alive(self) -> bool:
+        """Whether the worker is there."""
         if self.process is not None:
             return self.process.poll() is None
         # while it moves into the folder of the attempt before, its lock is in either
@@ -191,7 +213,7 @@ class Follower:
     def _ended(self, panel: Panel, presses: Interrupts) -> Followed:
         """The last word is there; the process has a moment to go, so that nothing is left when the cell ends."""
         deadline = time.monotonic() + _EXIT
-        while self._alive() and presses.count < 2:
+        while self.alive() and presses.count < 2:
             if time.monotonic() > deadline:
                 self._kill()
                 break
@@ -206,25 +228,40 @@ class Follower:
     def _await_replica(self, panel: Panel, presses: Interrupts) -> None:
         """Until all is copied or given up: a notebook that ends may take its machine along. An interrupt goes on."""
         before = presses.count
-        while worker.lock_is_held(self.run / REPLICA_LOCK) and presses.count == before:
-            self._read()
+        while self.is_copied() and presses.count == before:
+            self.read()
             panel.update(self.state)
             time.sleep(_POLL)
-        self._read()
+        self.read()
 
-    def _done(self, panel: Panel, outcome: Outcome, presses: Interrupts) -> Followed:
+    def is_copied(self) -> bool:
+        """Whether the process that copies the checkpoints still has something to do."""
+        return worker.lock_is_held(self.run / REPLICA_LOCK)
+
+    def close(self) -> None:
+        """Read no more."""
         self._reader.close()
         self._replica.close()
+
+    def _done(self, panel: Panel, outcome: Outcome, presses: Interrupts) -> Followed:
+        self.close()
         if isinstance(outcome, Died | Killed):
             self.state = self.state.ended_without_a_word(stopped=isinstance(outcome, Killed))
         # the error itself is raised below the panel, which need not say it too
         panel.finish(replace(self.state, failure=()))
         return Followed(outcome, self.state, presses.count)
 
-    def _leave(self, panel: Panel, presses: Interrupts) -> Followed:
+    def _leave(
+        self,
+        panel: Panel,
+        presses: Interrupts,
+        hand_over: Callable[[Follower, Panel], bool] = lambda *_: False,
+    ) -> Followed:
         if self.process is not None:
             _left.append(self.process)
         self.state = self.state.put_aside()
+        if hand_over(self, panel):
+            return Followed(LeftRunning(), self.state, presses.count)
         return self._done(panel, LeftRunning(), presses)
 
     def _kill(self) -> None:

@@ -23,7 +23,7 @@ SUBCOMMANDS = {
 }
 # No run may be called so: these words are, or will be, subcommands.
 RESERVED = frozenset({*SUBCOMMANDS, "help"})
-PANELS = ("auto", "html", "text", "off")
+PANELS = ("auto", "widget", "html", "text", "off")
 _WITH_VALUE = ("preset", "out", "fork", "root", "panel", "deadline")
 _REPORTS = frozenset({"preset", "root", "quiet", "traceback"})
 # subcommand -> the magic's own options that it takes, apart from --help; None stands for training
@@ -156,13 +156,8 @@ def _checked(options: Options) -> Options:
             "It would have no effect there.",
             "--now belongs to %finetune stop." if given[0] == "now" else "Leave it out.",
         )
-    if options.panel is not None and options.panel not in PANELS:
-        close = nearest(options.panel, PANELS)
-        raise ColabMagicsError(
-            f"--panel {options.panel} is not known.",
-            f"It can be {', '.join(PANELS)}.",
-            f"Did you mean --panel {close}?" if close else "Leave --panel out, and the place decides.",
-        )
+    if options.panel is not None:
+        check_panel(options.panel)
     if options.out is not None and not options.out.isidentifier():
         raise ColabMagicsError(
             f"--out {options.out} is no variable name.",
@@ -170,6 +165,17 @@ def _checked(options: Options) -> Options:
             "Use letters, digits and _, as in --out run.",
         )
     return options
+
+
+def check_panel(kind: str) -> None:
+    """Raise unless `--panel` may be `kind`."""
+    if kind not in PANELS:
+        close = nearest(kind, PANELS)
+        raise ColabMagicsError(
+            f"--panel {kind} is not known.",
+            f"It can be {', '.join(PANELS)}.",
+            f"Did you mean --panel {close}?" if close else "Leave --panel out, and the place decides.",
+        )
 
 
 def _unknown(word: str, recipe_keys: Callable[[], frozenset[str]]) -> ColabMagicsError:

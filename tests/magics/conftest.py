@@ -28,8 +28,13 @@ class Reply:
     error: str = ""
     traceback: list[str] = field(default_factory=list)
     displays: dict[str, list[dict[str, str]]] = field(default_factory=dict)  # display id -> its frames
-    times: list[float] = field(default_factory=list)  # when a frame was sent
+    times: list[float] = field(default_factory=list)  # when a frame of the panel was sent
     result: str = ""
+
+    @property
+    def panel(self) -> list[dict[str, str]]:
+        """The frames of the cell's panel, its first output; the one below it holds plan and data."""
+        return next(iter(self.displays.values()))
 
 
 class Kernel:
@@ -111,7 +116,8 @@ def _gather(message: dict[str, Any], reply: Reply) -> bool:
         frames = reply.displays.setdefault(display, [])
         assert (kind == "update_display_data") == bool(frames and display), "one output, then updates of it"
         frames.append(content["data"])
-        reply.times.append(message["header"]["date"].timestamp())
+        if frames is reply.panel:
+            reply.times.append(message["header"]["date"].timestamp())
     elif kind == "execute_result":
         reply.result = content["data"]["text/plain"]
     elif kind == "error":

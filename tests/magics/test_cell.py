@@ -61,12 +61,14 @@ def test_the_rows_that_were_trained_are_those_that_the_function_made(notebook: A
     assert '"7!!"' in rows
 
 
-def test_the_saved_notebook_holds_one_panel_with_its_last_frame_in_both_forms(notebook: Any, home: Home) -> None:
+def test_the_saved_notebook_holds_the_last_frame_and_below_it_plan_and_data(notebook: Any, home: Home) -> None:
     import nbformat
 
     saved = nbformat.read(home.folder / "saved.ipynb", as_version=4)
-    (frame,) = panels(saved.cells[2])
-    assert set(frame) == {"text/html", "text/plain"}
+    frame, settled = panels(saved.cells[2])
+    assert set(frame) == set(settled) == {"text/html", "text/plain"}
+    assert "<details>" in settled["text/html"]
+    assert "precision" in settled["text/plain"]
     for form in frame.values():
         assert "finished" in form
         assert "step 4 of 4" in form
@@ -130,8 +132,7 @@ def test_what_only_the_worker_can_find_ends_the_cell_too_and_leaves_no_trace(
     assert "nowhere_proj" in "\n".join(reply.traceback)
     assert 2 <= len(reply.traceback) <= 8
     assert [path.name for path in home.runs.iterdir()] == ["first"]
-    (frames,) = reply.displays.values()
-    assert "failed" in frames[-1]["text/plain"]
+    assert "failed" in reply.panel[-1]["text/plain"]
 
 
 def test_the_kernel_itself_has_imported_no_library_that_trains(kernel: Kernel, notebook: Any) -> None:

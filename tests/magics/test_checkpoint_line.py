@@ -169,7 +169,7 @@ def test_every_usage_that_an_error_shows_can_be_read(command: str) -> None:
         ),
         (
             "resume --panel htlm",
-            ["--panel htlm is not known.", "It can be auto, html, text, off.", "→ Did you mean --panel html?"],
+            ["--panel htlm is not known.", "It can be auto, widget, html, text, off.", "→ Did you mean --panel html?"],
         ),
         ("pin", ["%checkpoint pin needs a step.", "→ Write %checkpoint pin STEP [RUN]."]),
         (

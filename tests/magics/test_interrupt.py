@@ -37,8 +37,7 @@ def test_interrupted_once_the_step_is_finished_the_result_written_and_run_all_st
     assert kernel.value("run.name, run.state, signal.getsignal(signal.SIGINT) is before") == (
         "('once', 'unfinished', True)"
     )
-    (frames,) = reply.displays.values()
-    assert "stopped" in frames[-1]["text/plain"]
+    assert "stopped" in reply.panel[-1]["text/plain"]
     last = home.events("once")[-1]
     assert (last["kind"], last["reason"]) == ("finished", "stopped")
     assert (home.runs / "once" / "adapter" / "adapter_model.safetensors").exists()
@@ -63,9 +62,8 @@ def test_the_unfinished_cell_again_goes_on_and_interrupted_twice_it_is_ended_at_
     assert not worker.is_alive(home.runs / "once")
 
     # all this while, two small frames a second at most were sent
-    (frames,) = reply.displays.values()
-    assert all(len(frame["text/html"]) < 20_000 for frame in frames)
-    assert all(one != other for one, other in pairwise(frames))
+    assert all(len(frame["text/html"]) < 20_000 for frame in reply.panel)
+    assert all(one != other for one, other in pairwise(reply.panel))
     trained = reply.times[:-1]  # the last frame is drawn whenever the end is
     assert all(later - earlier > 0.4 for earlier, later in pairwise(trained))
 
@@ -120,5 +118,4 @@ def test_a_killed_worker_ends_the_cell_with_the_reason_and_is_not_alive(kernel: 
     assert len(reply.traceback) <= 8
     assert not worker.is_alive(home.runs / "killed")
     assert kernel.value("killed_run.state") == "'unfinished'"
-    (frames,) = reply.displays.values()
-    assert "unfinished" in frames[-1]["text/plain"]
+    assert "unfinished" in reply.panel[-1]["text/plain"]

@@ -42,8 +42,7 @@ def test_one_run_through_background_attach_detach_restart_and_stop(kernel: Kerne
     assert "recipe that it was started with" in attached.text
     assert "Detached" in attached.text
     assert worker.is_alive(run)
-    (frames,) = attached.displays.values()
-    assert "trains on without this cell" in frames[-1]["text/plain"]
+    assert "trains on without this cell" in attached.panel[-1]["text/plain"]
 
     # a kernel restart leaves it alone, and attach shows it again
     steps = home.steps("long")

@@ -114,7 +114,7 @@ def test_a_subcommand_is_one_only_in_the_first_place() -> None:
             "--panel htlm",
             [
                 "--panel htlm is not known.",
-                "It can be auto, html, text, off.",
+                "It can be auto, widget, html, text, off.",
                 "→ Did you mean --panel html?",
             ],
         ),
