@@ -6,48 +6,65 @@ import math
 from dataclasses import dataclass, replace
 
 LIMIT = 200
+_GAPS = 12
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Points of a curve, each the mean of `stride` neighbouring steps.
+    """Points of a curve, each the mean of `stride` neighbouring steps, placed at the last of them.
 
-    When there are more than `LIMIT` points, neighbours are merged and the stride doubles, so that
+    When there are more than `limit` points, neighbours are merged and the stride doubles, so that
     adding a step costs the same at step 10 and at step 100,000.
+
+    Attributes
+    ----------
+    gaps : tuple of (first, last)
+        Stretches of steps whose value was not finite; the nearest are joined where there would be too many.
     """
 
     points: tuple[tuple[float, float], ...] = ()
     stride: int = 1
     waiting: tuple[tuple[float, float], ...] = ()  # steps of the last, unfinished bucket
+    gaps: tuple[tuple[float, float], ...] = ()
+    limit: int = LIMIT
 
     def add(self, x: float, y: float) -> Curve:
-        """The curve with one more step; a value that is not finite has no place on a chart."""
+        """The curve with one more step; a value that is not finite leaves a gap."""
         if not math.isfinite(y):
-            return self
+            return self._torn(x)
         waiting = (*self.waiting, (x, y))
         if len(waiting) < self.stride:
             return replace(self, waiting=waiting)
         points = (*self.points, _mean(waiting))
-        if len(points) <= LIMIT:
+        if len(points) < self.limit:
             return replace(self, points=points, waiting=())
         merged = tuple(_mean(points[i : i + 2]) for i in range(0, len(points) - 1, 2))
         rest = points[-1:] if len(points) % 2 else ()
-        return Curve(points=merged, stride=self.stride * 2, waiting=rest)
+        return replace(self, points=merged, stride=self.stride * 2, waiting=rest)
 
     def cut(self, x: float) -> Curve:
         """The curve before `x`: what is left when a later attempt goes back to an earlier step."""
-        if not self.points and not self.waiting:
-            return self
         return replace(
             self,
             points=tuple(point for point in self.points if point[0] < x),
             waiting=tuple(point for point in self.waiting if point[0] < x),
+            gaps=tuple((first, min(last, x - 1)) for first, last in self.gaps if first < x),
         )
 
     def drawn(self) -> tuple[tuple[float, float], ...]:
         """All points to draw, the unfinished bucket included."""
         return (*self.points, _mean(self.waiting)) if self.waiting else self.points
 
+    def _torn(self, x: float) -> Curve:
+        gaps = self.gaps
+        if gaps and x <= gaps[-1][1] + 1:
+            return replace(self, gaps=(*gaps[:-1], (gaps[-1][0], max(x, gaps[-1][1]))))
+        gaps = (*gaps, (x, x))
+        if len(gaps) > _GAPS:
+            near = min(range(len(gaps) - 1), key=lambda i: gaps[i + 1][0] - gaps[i][1])
+            gaps = (*gaps[:near], (gaps[near][0], gaps[near + 1][1]), *gaps[near + 2 :])
+        return replace(self, gaps=gaps)
+
 
 def _mean(points: tuple[tuple[float, float], ...]) -> tuple[float, float]:
-    return points[-1][0], sum(y for _, y in points) / len(points)
+    return points[-1][0], math.fsum(y / len(points) for _, y in points)

@@ -62,6 +62,7 @@ class Eval:
     loss: float
     perplexity: float | None
     accuracy: float | None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,57 @@ class Notice:
 
 
 @dataclass(frozen=True)
-class Memory:
-    """GPU memory in bytes."""
+class Mark:
+    """When a step ended (seconds since the epoch), and how long it took, the evaluation before it left out."""
 
-    used: float
-    peak: float | None
+    step: int
+    clock: float
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as its driver tells it. Bytes, degrees Celsius, watts; None where it could not be asked."""
+
+    index: int
+    name: str
     total: float | None
+    used: float | None
+    utilisation: float | None = None
+    temperature: float | None = None
+    power: float | None = None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory in bytes: the cards', torch's on the first of them, and the host's.
+
+    Attributes
+    ----------
+    allocated, reserved : float, optional
+        What torch has given to tensors, and what it holds for that: the difference is its cache.
+    peak : float, optional
+        The most that was allocated since the attempt began.
+    host_total, host_used, resident : float, optional
+        Of the machine, and of the worker process alone.
+    """
+
+    gpus: tuple[Gpu, ...] = ()
+    allocated: float | None = None
+    reserved: float | None = None
+    peak: float | None = None
+    host_total: float | None = None
+    host_used: float | None = None
+    resident: float | None = None
+
+
+@dataclass(frozen=True)
+class Prior:
+    """How long the training would take, guessed before its first step. Seconds."""
+
+    low: float
+    mid: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -89,6 +135,7 @@ class Saved:
     size: int | None
     stall: float | None
     share: float | None
+    clock: float | None = None
 
 
 @dataclass(frozen=True)

@@ -2,42 +2,95 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
+from textwrap import wrap
 
-from colab_magics.panel import words
+from colab_magics.panel import answers, bands, words
+from colab_magics.panel.moment import Moment
 from colab_magics.panel.state import PanelState
 
+_NOWHEN = Moment()
 _BLOCKS = "▁▂▃▄▅▆▇█"
+_SHADES = {"others": "▒", "cached": "▓"}
 _BAR = 30
 _CHART = 60
+_LABEL = 12
+_WIDTH = 110
 
 
-def text(state: PanelState) -> str:
+def text(state: PanelState, moment: Moment = _NOWHEN) -> str:
     """The whole panel, a few lines; no ANSI, no control characters."""
-    lines = [f"{state.name or 'run'}: {words.phase(state)}"]
+    attempt = f", attempt {state.attempt}" if state.attempt > 1 else ""
+    lines = [f"{state.name or 'run'}: {words.phase(state)}{attempt}"]
     subject = words.subject(state)
-    if subject:
-        lines.append(subject)
-    lines.extend(state.resumed)
-    fraction, done = words.progress(state)
-    if fraction is not None:
-        lines.append(f"[{_bar(fraction)}] {fraction:4.0%}  {done}")
-    elif done:
-        lines.append(done)
-    if words.loss(state):
-        lines.append(f"loss {words.loss(state)}  {sparkline(state)}".rstrip())
-    facts = [f"{label} {value}" for label, value in words.facts(state)]
-    if facts:
-        lines.append(" | ".join(facts))
+    lines += [subject] if subject else []
+    for about, parts in _rows(state, moment):
+        if parts:
+            lines += _row(about, parts)
+    lines += [f"! {flag}" for flag in answers.flags(moment)]
+    lines += state.resumed
     if state.notices_left_out:
         lines.append(f"({state.notices_left_out} earlier warnings)")
-    lines.extend(f"! {notice.text}" for notice in state.notices)
-    lines.extend(state.failure)
-    lines.extend(words.footer(state))
+    lines += [f"! {notice.text}" for notice in state.notices]
+    lines += state.failure
+    lines += words.footer(state)
     return "\n".join(lines)
 
 
-def line(state: PanelState) -> str:
+def _rows(state: PanelState, moment: Moment) -> list[tuple[str, list[str]]]:
+    fraction, done = words.progress(state)
+    if fraction is not None:
+        done = f"[{_filled(fraction)}] {fraction:4.0%}  {done}"
+    rows = [("progress", [done] if done else []), ("speed", [words_ for words_ in (answers.speed(state),) if words_])]
+    loss, evaluation = answers.learning(state), answers.evaluation(state)
+    rows.append(("loss", [f"{loss.said}  {sparkline(state)}".rstrip(), *loss.behind] if loss else []))
+    rows.append(("evaluation", [", ".join((evaluation.said, *evaluation.behind))] if evaluation else []))
+    memory = answers.memory(state)
+    bars = bands.memory_bars(state)
+    if memory is not None:
+        about = "CPU memory" if memory.about == "Memory, CPU" else memory.about
+        rows.append((about, _memory(memory, bars)))
+    for about, answer in (("time", answers.time(state, moment)), ("safety", answers.safety(state, moment))):
+        rows.append((about, [answer.said, *answer.behind] if answer is not None else []))
+    return rows
+
+
+def _row(about: str, parts: list[str]) -> list[str]:
+    """A label, and beside it its parts: on one line where they fit."""
+    joined = "; ".join(parts)
+    shown = wrap(joined, _WIDTH - _LABEL, break_long_words=False, break_on_hyphens=False) or [""]
+    return [f"{about if place == 0 else '':<{_LABEL}}{part}" for place, part in enumerate(shown)]
+
+
+def _memory(memory: answers.Answer, bars: tuple[bands.Bar, ...]) -> list[str]:
+    if not bars:
+        return [memory.said]
+    if len(bars) == 1:
+        legend = ", ".join(f"{name} {amount}" for name, amount in bands.legend(bars[0]))
+        return [f"{_shaded(bars[0])}{memory.said}", legend, *memory.behind]
+    cards = [f"{bar.label} {_shaded(bar, 10)}{bands.headline((bar,))}" for bar in bars]
+    legend = ", ".join(f"{name} {amount}" for name, amount in bands.legend(bars[0]))
+    return [*cards, f"{bars[0].label}: {legend}", *memory.behind]
+
+
+def _shaded(bar: bands.Bar, width: int = _BAR) -> str:
+    """The bands as blocks; | is the peak."""
+    if not bar.total:
+        return ""
+    cells, edge = "", 0.0
+    whole = max(bar.total, bar.used)
+    for name, amount in bar.bands:
+        edge += amount
+        cells += _SHADES.get(name.split(",")[0], "█") * (round(width * edge / whole) - len(cells))
+    cells = cells.ljust(width, "·")
+    if bar.peak is not None:
+        at = min(width - 1, int(width * bar.peak / whole))
+        cells = cells[:at] + "|" + cells[at + 1 :]
+    return f"[{cells}] "
+
+
+def line(state: PanelState, moment: Moment = _NOWHEN) -> str:
     """The run in one line, for a terminal that redraws in place."""
     fraction, done = words.progress(state)
     parts = [f"{state.name or 'run'}: {words.phase(state)}"]
@@ -45,9 +98,14 @@ def line(state: PanelState) -> str:
         parts.append(f"{fraction:.0%}")
     if done:
         parts.append(done)
-    if words.loss(state):
+    if state.step:
         parts.append(f"loss {words.number(state.loss)}")
-    parts.extend(f"{label} {value}" for label, value in words.facts(state) if label in ("tokens/s", "time left"))
+    if state.tokens_per_second:
+        parts.append(f"{words.count(state.tokens_per_second)} tokens/s")
+    time = answers.time(state, moment)
+    if time is not None and state.forecast is not None and moment.now is not None:
+        parts.append(time.said)
+        parts += [told for told in time.behind[:1] if time.level != "fine"]
     return " · ".join(parts)
 
 
@@ -58,13 +116,13 @@ def sparkline(state: PanelState, width: int = _CHART) -> str:
         return ""
     columns = min(width, len(points))
     edges = [len(points) * i // columns for i in range(columns + 1)]
-    means = [sum(points[a:b]) / (b - a) for a, b in pairwise(edges)]
+    means = [math.fsum(y / (b - a) for y in points[a:b]) for a, b in pairwise(edges)]
     low, high = min(means), max(means)
-    if high == low:
+    if not 0 < high - low < math.inf:
         return _BLOCKS[0] * columns
     return "".join(_BLOCKS[min(7, int(8 * (value - low) / (high - low)))] for value in means)
 
 
-def _bar(fraction: float) -> str:
+def _filled(fraction: float) -> str:
     full = round(_BAR * fraction)
     return "=" * max(0, full - 1) + (">" if full else "") + " " * (_BAR - full)

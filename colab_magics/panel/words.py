@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime, timezone
 
+from colab_magics.panel.moment import Moment
 from colab_magics.panel.parts import Data
 from colab_magics.panel.state import PanelState
 
@@ -79,6 +81,43 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
 
 
+def span(seconds: float) -> str:
+    """A time that is an estimate: no finer than 10 s, a minute, or 5 minutes, so that equal frames stay equal."""
+    if seconds < 55:
+        return f"{max(10, 10 * round(seconds / 10))} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{max(1, minutes)} min"
+    minutes = 5 * round(minutes / 5)
+    return f"{minutes // 60:,}:{minutes % 60:02d} h"
+
+
+def age(seconds: float) -> str:
+    """How long ago something was, as coarse as `span`, and never older than it is."""
+    if seconds < 10:
+        return "just now"
+    if seconds < 60:
+        return f"{seconds // 10 * 10:.0f} s ago"
+    minutes = int(seconds // 60)
+    if minutes < 60:
+        return f"{minutes} min ago"
+    minutes = minutes // 10 * 10
+    return f"{minutes // 60:,}:{minutes % 60:02d} h ago"
+
+
+def instant(clock: float) -> str:
+    """A moment, as it will still be right tomorrow."""
+    try:
+        return datetime.fromtimestamp(clock, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    except (ValueError, OverflowError, OSError):
+        return "an unknown time"
+
+
+def when(clock: float, moment: Moment) -> str:
+    """How long ago that was; in a frame that stays, when it was."""
+    return instant(clock) if moment.now is None else age(moment.now - clock)
+
+
 def progress(state: PanelState) -> tuple[float | None, str]:
     """How far the run is, as a fraction (None: nobody knows) and in words."""
     if state.progress is not None:
@@ -97,79 +136,6 @@ def progress(state: PanelState) -> tuple[float | None, str]:
     if state.step:
         return None, f"step {state.step:,}"
     return None, ""
-
-
-def facts(state: PanelState) -> list[tuple[str, str]]:
-    """The numbers under the chart: label and value."""
-    shown: list[tuple[str, str]] = []
-    if state.evals:
-        last = state.evals[-1]
-        value = number(last.loss)
-        if last.perplexity is not None:
-            value += f", perplexity {last.perplexity:.4g}"
-        if last.accuracy is not None:
-            value += f", tokens right {last.accuracy:.0%}"
-        shown.append(("evaluation", value))
-    if state.tokens_per_second:
-        shown.append(("tokens/s", count(state.tokens_per_second)))
-    if state.learning_rate is not None and not state.ended:
-        shown.append(("learning rate", rate(state.learning_rate)))
-    if state.memory is not None:
-        value = size(state.memory.used)
-        if state.memory.total is not None:
-            value = f"{value.removesuffix(' GiB')} of {size(state.memory.total)}"
-        if state.memory.peak is not None:
-            value += f", peak {size(state.memory.peak)}"
-        shown.append(("GPU memory", value))
-    if state.saved is not None:
-        shown.append(("checkpoint", checkpoint(state)))
-    if state.copied is not None:
-        shown.append(("replica", replica(state)))
-    if state.tokens and state.ended:
-        shown.append(("tokens", count(state.tokens)))
-    if state.seconds is not None:
-        shown.append(("time", duration(state.seconds)))
-    elif state.seconds_left is not None:
-        shown.append(("time left", duration(state.seconds_left)))
-    return shown
-
-
-def checkpoint(state: PanelState) -> str:
-    """The newest checkpoint, and what it cost."""
-    if state.saved is None:
-        return ""
-    value = f"step {state.saved.step:,}, {size(state.saved.size)}"
-    if state.saved.stall is not None:
-        waited = state.saved.stall
-        shown = f"{waited * 1000:.0f} ms" if waited < 1 else f"{waited:.1f} s"
-        share = f" ({state.saved.share:.1%})" if state.saved.share is not None else ""
-        value += f", training waited {shown}{share}"
-    return value
-
-
-def replica(state: PanelState) -> str:
-    """What the durable copy is at, in the words that the store deserves."""
-    if state.copied is None:
-        return ""
-    now = state.copied
-    if now.state == "done":
-        return now.message.rstrip(".").lower()
-    step = state.copied_step if now.state == "confirmed" else now.step
-    value = f"{now.state} step {step:,}" if step is not None else now.state
-    if now.left:
-        value += f", {size(now.left)} left"
-    if now.state != "confirmed" and state.copied_step is not None:
-        value += f", confirmed step {state.copied_step:,}"
-    return value
-
-
-def loss(state: PanelState) -> str:
-    """The loss, and where it came from."""
-    if state.step == 0:
-        return ""
-    if state.first_loss is None or state.curve.points[:1] == state.curve.drawn():
-        return number(state.loss)
-    return f"{number(state.loss)}, from {number(state.first_loss)}"
 
 
 def subject(state: PanelState) -> str:

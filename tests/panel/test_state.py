@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
 from colab_magics.checkpoints.replica.process import BOUND
 from colab_magics.errors import ColabMagicsError, Interrupted
-from colab_magics.panel import words
+from colab_magics.panel import answers, words
 from colab_magics.panel.curve import LIMIT, Curve
+from colab_magics.panel.moment import Moment
 from colab_magics.panel.state import PanelState
 
+from .events_of import BEGIN, event
+
 pytestmark = pytest.mark.face
-
-BEGIN = datetime(2026, 11, 21, 6, tzinfo=timezone.utc)
-
-
-def event(kind: str, at: float = 0.0, **fields: Any) -> dict[str, Any]:
-    time = (BEGIN + timedelta(seconds=at)).isoformat(timespec="milliseconds")
-    return {"time": time, "kind": kind, "attempt": 1, **fields}
 
 
 def steps(first: int, last: int, *, total: int = 100, loss: float = 2.0, each: float = 2.0) -> list[dict[str, Any]]:
@@ -30,15 +25,26 @@ def steps(first: int, last: int, *, total: int = 100, loss: float = 2.0, each: f
     ]
 
 
+STAYS = Moment()
+
+
+def safety(state: PanelState, moment: Moment = STAYS) -> tuple[str, ...]:
+    answer = answers.safety(state, moment)
+    assert answer is not None
+    return answer.said, *answer.behind
+
+
 def test_time_left_comes_from_the_speed_of_the_newest_steps() -> None:
     state = PanelState().fold_all(steps(1, 60, each=2.0))
-    assert state.seconds_left == pytest.approx(80.0)  # 40 steps left, 2 s each
+    assert state.forecast is not None
+    assert state.forecast.p50 == pytest.approx(80.0, rel=0.02)  # 40 steps left, 2 s each
+    assert state.forecast.measured
 
 
 def test_time_left_is_unknown_before_the_second_step_and_after_the_end() -> None:
-    assert PanelState().fold_all(steps(1, 1)).seconds_left is None
+    assert PanelState().fold_all(steps(1, 1)).forecast is None
     ended = PanelState().fold_all([*steps(1, 100), event("finished", reason="completed", step=100)])
-    assert ended.seconds_left is None
+    assert ended.forecast is None
 
 
 def test_an_attempt_that_goes_back_takes_the_later_steps_of_the_curve_with_it() -> None:
@@ -168,19 +174,23 @@ def test_a_checkpoint_tells_its_stall_and_one_that_failed_its_cause() -> None:
     state = PanelState().fold(
         event("checkpoint", action="saved", name="00000040-a1", step=40, bytes=2**21, stall=0.012, stall_share=0.0002)
     )
-    assert words.checkpoint(state) == "step 40, 2.0 MiB, training waited 12 ms (0.0%)"
+    assert safety(state)[0].endswith(", step 40")
+    assert safety(state)[2] == "checkpoint 2.0 MiB, training waited 12 ms (0.0%)"
     state = state.fold(event("checkpoint", action="failed", step=50, message="No space left: 9 bytes are free"))
-    assert words.checkpoint(state).startswith("step 40")
+    assert safety(state)[0].endswith(", step 40")
     assert "The checkpoint of step 50 could not be written: No space left" in state.notices[-1].text
 
 
 def test_a_copy_is_never_called_more_than_it_is() -> None:
+    now = Moment(now=BEGIN.timestamp() + 150)
     state = PanelState().fold(event("replica", state="confirmed", step=40, checkpoint="00000040-a1", where="/drive"))
-    assert words.replica(state) == "confirmed step 40"
+    known = "copy of step 40 confirmed 2 min ago"
+    assert safety(state, now)[1] == known
     state = state.fold(event("replica", state="handed over", step=60, checkpoint="00000060-a1", where="/drive"))
-    assert words.replica(state) == "handed over step 60, confirmed step 40"
+    assert safety(state, now)[1] == f"{known}; copy of step 60 handed over"
     state = state.fold(event("replica", state="copying", step=80, where="/drive", bytes_left=2**20))
-    assert words.replica(state) == "copying step 80, 1.0 MiB left, confirmed step 40"
+    assert safety(state, now)[1] == f"{known}; copying step 80, 1.0 MiB left"
+    assert safety(state)[1].startswith("copy of step 40 confirmed 2026-11-21 06:00 UTC;")
     state = state.fold(event("finished", reason="completed", step=80, path="/runs/mine/adapter"))
     assert "1.0 MiB are still to be copied to /drive" in words.footer(state)[0]
     state = state.fold(
@@ -188,7 +198,7 @@ def test_a_copy_is_never_called_more_than_it_is() -> None:
     )
     assert state.notices[-1].text == "Replica: Drive is full: empty its trash."
     state = state.fold(event("replica", state="confirmed", step=20, checkpoint="00000020-a1", where="/drive"))
-    assert words.replica(state) == "confirmed step 40"  # an older one, copied after it
+    assert safety(state, now)[1] == known  # the other is older, and was copied after it
 
 
 @pytest.mark.parametrize("end", ["finished", "failed"])

@@ -1,0 +1,249 @@
+"""What the panel answers at a glance: is it learning, will it fit, will it finish, is it safe?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from colab_magics.panel import bands
+from colab_magics.panel.fields import shown
+from colab_magics.panel.moment import Moment
+from colab_magics.panel.state import PanelState
+from colab_magics.panel.words import age, count, duration, instant, number, rate, size, span, when
+from colab_magics.session.budget import budget
+from colab_magics.session.forecast import Forecast
+from colab_magics.session.here import Session
+
+Level = Literal["fine", "mind", "bad"]
+_SILENT = 60.0  # seconds without a step that are worth a word, however short the steps are
+_TROUBLE = ("waiting", "full", "refused", "given up")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer: what it is about, the answer in a few words, what stands behind it, and whether to mind."""
+
+    about: str
+    said: str
+    behind: tuple[str, ...] = ()
+    level: Level = "fine"
+
+
+def learning(state: PanelState) -> Answer | None:
+    """The loss, and where it came from."""
+    if not state.step:
+        return None
+    said = number(state.loss)
+    if state.first_loss is not None and state.curve.drawn()[:1] != state.curve.drawn():
+        said += f", from {number(state.first_loss)}"
+    behind, level = [], "fine"
+    if state.odd_losses:
+        behind.append(_odd(state))
+        level = "bad"
+    return Answer("Loss", said, tuple(behind), "bad" if level == "bad" else "fine")
+
+
+def _odd(state: PanelState) -> str:
+    where = f", the newest at step {state.curve.gaps[-1][1]:,.0f}" if state.curve.gaps else ""
+    if state.odd_losses == 1:
+        return f"1 loss was not a finite number{where.replace(', the newest', '')}"
+    return f"{state.odd_losses:,} losses were not finite numbers{where}"
+
+
+def evaluation(state: PanelState) -> Answer | None:
+    """The newest evaluation, and the best one where that is another."""
+    if not state.evals:
+        return None
+    last, best = state.evals[-1], state.best_eval
+    parts = []
+    if best is not None and best.step != last.step and best.loss < last.loss:
+        parts.append(f"best {number(best.loss)} at step {best.step:,}")
+    if last.perplexity is not None:
+        parts.append(f"perplexity {last.perplexity:.4g}")
+    if last.accuracy is not None:
+        parts.append(f"tokens right {last.accuracy:.0%}")
+    level: Level = "fine" if math.isfinite(last.loss) else "bad"
+    return Answer("Evaluation", number(last.loss), (", ".join(parts),) if parts else (), level)
+
+
+def memory(state: PanelState) -> Answer | None:
+    """How much is in use, and whether the peak fits."""
+    bars = bands.memory_bars(state)
+    if not bars:
+        if state.estimate is None:
+            return None
+        return Answer("Memory", f"{size(state.estimate)} by the estimate", (), "fine")
+    told, level = bands.verdict(state, bars)
+    about = "Memory, CPU" if bars[0].label.startswith("CPU") else "GPU memory"
+    behind = [told] if told else []
+    assert state.memory is not None
+    return Answer(about, bands.headline(bars), (*behind, *bands.beside(state.memory)), _level(level))
+
+
+def _level(word: str) -> Level:
+    return "bad" if word == "bad" else "mind" if word == "mind" else "fine"
+
+
+def speed(state: PanelState) -> str:
+    """Tokens a second and seconds a step."""
+    parts = []
+    if state.tokens_per_second:
+        parts.append(f"{count(state.tokens_per_second)} tokens/s")
+    took = sorted(mark.seconds for mark in state.marks if mark.seconds)
+    if took:
+        middle = took[len(took) // 2]
+        parts.append(f"{middle * 1000:.0f} ms a step" if middle < 0.995 else f"{middle:.3g} s a step")
+    if state.learning_rate is not None and not state.ended:
+        parts.append(f"learning rate {rate(state.learning_rate)}")
+    return ", ".join(parts)
+
+
+def time(state: PanelState, moment: Moment) -> Answer | None:
+    """When it ends, and whether the session lasts until then."""
+    if state.ended:
+        return _took(state)
+    coming = state.forecast
+    behind: list[str] = []
+    level: Level = "fine"
+    said = _left(state, coming, moment) if coming is not None else ""
+    if moment.now is not None:
+        silent = _silence(state, moment.now)
+        if silent:
+            behind.append(silent)
+            level = "mind"
+        if moment.session is not None:
+            told, worse = _fits(state, coming, moment.session)
+            behind += [told] if told else []
+            level = worse if worse != "fine" else level
+            behind.append(session(moment.session))
+            behind += idle(moment)
+    if not said and not behind:
+        return None
+    return Answer("Time", said or "not known yet", tuple(behind), level)
+
+
+def _took(state: PanelState) -> Answer | None:
+    behind = (f"ended {instant(state.ended_clock)}",) if state.ended_clock is not None else ()
+    tokens = (f"{count(state.tokens)} tokens",) if state.tokens else ()
+    if state.seconds is None and not behind:
+        return None
+    said = f"{duration(state.seconds)} of training" if state.seconds is not None else "ended"
+    return Answer("Time", said, (*tokens, *behind))
+
+
+def _left(state: PanelState, coming: Forecast, moment: Moment) -> str:
+    p50, p90 = span(coming.p50), span(coming.p90)
+    if not coming.measured and state.prior is not None:
+        return f"about {p50}, between {span(state.prior.low)} and {p90} by the estimate"
+    if moment.now is None:
+        if not state.marks:
+            return ""
+        clock = state.marks[-1].clock
+        return f"would end about {instant(clock + coming.p50)}, at the latest {instant(clock + coming.p90)}"
+    number, _, unit = p50.partition(" ")
+    if p50 == p90:
+        return f"about {p50} left"
+    return f"about {number if p90.endswith(' ' + unit) else p50} to {p90} left"
+
+
+def _silence(state: PanelState, now: float) -> str:
+    if state.phase != "training" or not state.marks:
+        return ""
+    usual = max((mark.seconds or 0.0 for mark in state.marks), default=0.0)
+    since = now - state.marks[-1].clock
+    return f"the last step ended {age(since)}" if since > max(_SILENT, 5 * usual) else ""
+
+
+def _fits(state: PanelState, coming: Forecast | None, here: Session) -> tuple[str, Level]:
+    """The session's rest against the run's."""
+    told = budget(coming, here, state.step, state.total_steps)
+    if coming is None or told.answer == "unknown" or here.left is None:
+        return "", "fine"
+    if told.answer == "yes":
+        spare = here.left - coming.p90
+        return f"finishes {span(spare)} before the session ends", "fine"
+    if told.answer == "likely":
+        return f"likely finishes {span(here.left - coming.p50)} before the session ends", "mind"
+    stops = (
+        f"stops in good order at about step {told.stops_at:,}" if told.stops_at is not None else "stops before its end"
+    )
+    words = f"{stops}; {told.sessions:,} sessions" if told.sessions > 1 else stops
+    return (f"may not finish here: {words}" if told.answer == "unlikely" else words), "mind"
+
+
+def session(here: Session) -> str:
+    """How long this session still lives, called an estimate where it is one."""
+    title = shown(here.platform.title, 60)
+    if here.limit is None:
+        return f"{title}: no time limit is known"
+    if here.limit_from == "passed":
+        return f"{title}: past its limit of {span(here.limit)}, it may end at any time"
+    if here.left is None:
+        return f"{title}: {span(here.limit)} at most, its age is not known"
+    kind = "as set" if here.limit_from == "set" else "an estimate"
+    return f"{title}: {span(here.left)} left of {span(here.limit)}, {kind}"
+
+
+def flags(moment: Moment) -> list[str]:
+    """What is red on this machine, a few sentences."""
+    return [shown(flag, 240) for flag in moment.flags[:6]]
+
+
+def idle(moment: Moment) -> list[str]:
+    """How long no cell was run here, where that ends a session."""
+    limit = moment.session.platform.idle if moment.session is not None else None
+    if moment.idle is None or limit is None or moment.idle < 60:
+        return []
+    return [f"no cell was run for {span(moment.idle)}; idle sessions end after about {span(limit)}"]
+
+
+def safety(state: PanelState, moment: Moment) -> Answer | None:
+    """The newest checkpoint here, and the newest that the durable store is known to have."""
+    if not state.step and state.saved is None and state.copied is None:
+        return None
+    behind: list[str] = []
+    if state.saved is None:
+        said = f"nothing saved since step {state.resumed_step:,}" if state.resumed_step else "nothing saved yet"
+    else:
+        at = f" {when(state.saved.clock, moment)}" if state.saved.clock is not None else ""
+        said = f"saved{at}, step {state.saved.step:,}"
+        behind.append(cost(state))
+    told, level = _copy(state, moment)
+    return Answer("Safety", said, tuple(line for line in (told, *behind) if line), level)
+
+
+def cost(state: PanelState) -> str:
+    """The newest checkpoint's size, and how long the training waited for it."""
+    if state.saved is None or state.saved.size is None:
+        return ""
+    value = f"checkpoint {size(state.saved.size)}"
+    if state.saved.stall is not None:
+        waited = state.saved.stall
+        told = f"{waited * 1000:.0f} ms" if waited < 1 else f"{waited:.1f} s"
+        share = f" ({state.saved.share:.1%})" if state.saved.share is not None else ""
+        value += f", training waited {told}{share}"
+    return value
+
+
+def _copy(state: PanelState, moment: Moment) -> tuple[str, Level]:
+    """What the durable copy is at, in the words that it deserves."""
+    now = state.copied
+    if now is None:
+        if moment.session is not None and moment.session.limit is not None:
+            return "no copy elsewhere: it goes with this machine", "mind"
+        return "no copy elsewhere", "fine"
+    level: Level = "mind" if now.state in _TROUBLE else "fine"
+    if now.state == "done":
+        return now.message.rstrip(".").lower(), level
+    confirmed = ""
+    if state.copied_step is not None:
+        at = f" {when(state.copied_clock, moment)}" if state.copied_clock is not None else ""
+        confirmed = f"copy of step {state.copied_step:,} confirmed{at}"
+    if now.state == "confirmed":
+        return confirmed or "copy confirmed", level
+    words = f"copy of step {now.step:,} {now.state}" if now.step is not None else f"copy {now.state}"
+    words = words.replace("copy of step", "copying step").removesuffix(" copying") if now.state == "copying" else words
+    if now.left:
+        words += f", {size(now.left)} left"
+    return (f"{confirmed}; {words}" if confirmed else words), level

@@ -1,0 +1,144 @@
+"""The loss curve as SVG: train and evaluation on one grid, from the points that the state keeps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from colab_magics.panel.state import PanelState
+from colab_magics.panel.words import number
+
+_WIDTH, _HEIGHT = 1000, 500  # of the viewBox, which is stretched to the place that is there
+_SMOOTHED_FROM = 40  # points: fewer are drawn as they are
+_Point = tuple[float, float]
+
+
+def chart(state: PanelState) -> str:
+    """The curve with its axes; nothing below two points.
+
+    The labels of the axes are written by the style sheet: where a viewer drops style and SVG, no loose figures remain.
+    """
+    points = state.curve.drawn()
+    if len(points) < 2:
+        return ""
+    evals = state.eval_curve.drawn()
+    ys = ticks(min(y for _, y in (*points, *evals)), max(y for _, y in (*points, *evals)), 4)
+    xs = ticks(0, max(points[-1][0], state.total_steps or 0), 4, whole=True)
+    end = max(points[-1][0], state.total_steps or 0)
+    plot = _Plot(end, ys[0], ys[-1])
+    grid = "".join(f"M0 {plot.y(y)}h{_WIDTH}" for y in ys)
+    body = f'<path class="cm-g" d="{grid}"/>'
+    if state.resumed_step and points[0][0] <= state.resumed_step < end:
+        body += f'<path class="cm-g" stroke-dasharray="3" d="M{plot.x(state.resumed_step)} 0v{_HEIGHT}"/>'
+    body += "".join(
+        f'<path class="cm-nan" d="M{plot.x(first)} {_HEIGHT}h{max(0, plot.x(last) - plot.x(first))}"/>'
+        for first, last in state.curve.gaps
+    )
+    raw = plot.line(points, state.curve.gaps)
+    if len(points) >= _SMOOTHED_FROM:
+        body += (
+            f'<path class="cm-raw" d="{raw}"/><path class="cm-l" d="{plot.line(smooth(points), state.curve.gaps)}"/>'
+        )
+    else:
+        body += f'<path class="cm-l" d="{raw}"/>'
+    if evals:
+        if len(evals) > 1:
+            body += f'<path class="cm-e" d="{plot.line(evals, ())}"/>'
+        # lines of no length with round ends: dots that the stretched viewBox cannot squash
+        body += f'<path class="cm-d" d="{"".join(f"M{plot.x(x)} {plot.y(y)}h0" for x, y in evals)}"/>'
+    down = "".join(f'<i data-v="{escape_tick(y)}"></i>' for y in ys)
+    across = "".join(
+        f'<i data-v="{x:,.0f}" style="left:{100 * x / end:.1f}%"{" class=cm-end" if x > 0.94 * end else ""}></i>'
+        for x in xs
+        if x <= end
+    )
+    return (
+        f'<div class="cm-chart"><div class="cm-y" aria-hidden="true">{down}</div>'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" '
+        f'aria-label="{described(state)}">{body}</svg><div class="cm-x" aria-hidden="true">{across}</div></div>'
+    )
+
+
+def described(state: PanelState) -> str:
+    """The chart in a sentence of numbers."""
+    points, evals = state.curve.drawn(), state.eval_curve.drawn()
+    (first, begin), (last, end) = points[0], points[-1]
+    told = f"Training loss by step: {number(begin)} at step {first:,.0f}, {number(end)} at step {last:,.0f}"
+    if evals:
+        told += f"; evaluation {number(evals[-1][1])} at step {evals[-1][0]:,.0f}"
+    return told
+
+
+def smoothing(state: PanelState) -> int:
+    """Of how many steps each place of the heavy line is the mean; 1: the line is every step as it was."""
+    return _window(len(state.curve.drawn())) * state.curve.stride
+
+
+def smooth(points: Sequence[_Point]) -> list[_Point]:
+    """The mean around each point; the window is symmetric and shrinks at both ends, so that nothing lags."""
+    half = _window(len(points)) // 2
+    smoothed = []
+    for place, (x, _) in enumerate(points):
+        reach = min(half, place, len(points) - 1 - place)
+        around = points[place - reach : place + reach + 1]
+        smoothed.append((x, math.fsum(y / len(around) for _, y in around)))
+    return smoothed
+
+
+def _window(points: int) -> int:
+    return 1 if points < _SMOOTHED_FROM else 2 * (points // 24) + 1
+
+
+def ticks(low: float, high: float, most: int, *, whole: bool = False) -> list[float]:
+    """Round values that span low to high, `most` steps between them at most.
+
+    Parameters
+    ----------
+    whole : bool
+        Whole numbers only.
+    """
+    if not high > low:
+        high = low + (abs(low) / 2 or 1.0)
+    rough = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(rough)) if rough > 1e-300 else 1e-300
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10, 20) if factor * power >= rough * (1 - 1e-9))
+    if whole:
+        step = float(max(1, math.ceil(step)))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [place * step for place in range(first, last + 1)]
+
+
+def escape_tick(value: float) -> str:
+    """A value of the axis: as short as it is round."""
+    return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.1e}"
+
+
+class _Plot:
+    """Places values in the viewBox."""
+
+    def __init__(self, end: float, low: float, high: float) -> None:
+        self._end, self._low, self._high = end or 1.0, low, high
+
+    def x(self, step: float) -> int:
+        return round(_WIDTH * min(1.0, step / self._end))
+
+    def y(self, value: float) -> int:
+        span = self._high - self._low
+        if not math.isfinite(span):  # values of 1e308 on both sides of zero
+            return _HEIGHT // 2
+        return round(_HEIGHT * min(1.0, max(0.0, (self._high - value) / span)))
+
+    def line(self, points: Sequence[_Point], gaps: Sequence[_Point]) -> str:
+        """A path in relative whole numbers, a third of the bytes of absolute ones; broken where there is a gap."""
+        path, before = "", (0, 0)
+        for place, (step, value) in enumerate(points):
+            here = (self.x(step), self.y(value))
+            left = points[place - 1][0] if place else None
+            if left is None or any(left < first and last < step for first, last in gaps):
+                path += f"M{here[0]} {here[1]}l"
+            elif here != before or place == len(points) - 1:
+                path += f"{here[0] - before[0]}{here[1] - before[1]:+d} "
+            else:
+                continue
+            before = here
+        return path.replace("l M", " M").replace("lM", "M").rstrip("l ")
