@@ -230,6 +230,10 @@ def conclude(cell: Cell, run: Run, followed: Followed, folder: Path, attempt: in
                 raise _interrupted(run, followed)
             if event.get("reason") == "deadline":
                 cell.say(f"{run.name} stopped in good order before the session's end; in a new one, {_what_next(run)}.")
+                if event.get("limit_from") == "table":
+                    cell.say(
+                        "That end is the platform's usual one. If this session lives longer: %session set limit 24h."
+                    )
             return run
         case LeftRunning():
             _say_left(cell, run)
