@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,10 @@ from pathlib import Path
 import pytest
 
 from colab_magics import worker
+
+# What whoever runs the tests has set for his own sessions is not theirs.
+os.environ["COLAB_MAGICS_SESSION"] = str(Path(tempfile.gettempdir(), f"colab_magics-tests-{os.getpid()}.toml"))
+os.environ.pop("COLAB_MAGICS_PLATFORM", None)
 
 # The environment of the notebook's face has no torch, and what trains is not asked there.
 collect_ignore = [] if find_spec("torch") else ["training"]
