@@ -223,6 +223,28 @@ def make_plan(
     )
 
 
+def _length_held(lengths: npt.NDArray[np.int32], documents: int) -> int:
+    """The longest document must fit alone; of several at once, 99% of the steps hold no more than this."""
+    if not len(lengths):
+        return 1
+    return max(1, int(lengths.max()) if documents == 1 else math.ceil(float(np.percentile(lengths, 99))))
+
+
+def setup_of(plan: Plan, lengths: npt.NDArray[np.int32], device: Device) -> Setup:
+    """What a finished plan holds in memory at once, as the estimate was asked about it."""
+    documents = int(plan["micro_batch"])
+    return Setup(
+        plan["method"],
+        plan["precision"],
+        plan["optim"],
+        documents,
+        _length_held(lengths, documents),
+        bool(plan["gradient_checkpointing"]),
+        int(plan["loss_chunk"]),
+        device.kind == "cuda" and plan["packing"] is not False,
+    )
+
+
 @dataclass(frozen=True)
 class _Asker:
     """Asks the estimate about variations of one recipe, and whether they fit."""
@@ -237,10 +259,7 @@ class _Asker:
     packed: bool
 
     def bytes(self, method: str, optim: str, documents: int, checkpointing: bool) -> int:
-        lengths = np.sort(self.data.lengths)[::-1]
-        longest = int(lengths[0]) if len(lengths) else 1
-        # The longest document must fit alone; of several at once, 99% of the steps hold no more than this.
-        length = longest if documents == 1 else max(1, math.ceil(float(np.percentile(lengths, 99))))
+        length = _length_held(self.data.lengths, documents)
         setup = Setup(method, self.precision, optim, documents, length, checkpointing, self.loss_chunk, self.packed)
         return self.estimate(self.shape, setup)
 

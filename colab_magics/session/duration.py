@@ -6,9 +6,13 @@ lies a factor of two, and so the answer is a band. Where this very device has al
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from colab_magics.plan import ModelShape, Plan
 from colab_magics.session.table import Accelerator
@@ -30,6 +34,25 @@ class Work:
     tokens: float
     scored: float = 0.0
     length: float = 0.0
+
+
+def work_of(plan: Plan, lengths: npt.NDArray[np.int32], *, documents: int, tokens: int, eval_tokens: int = 0) -> Work:
+    """The work of a whole run, from its first step to its last.
+
+    Parameters
+    ----------
+    lengths : of the documents of an epoch, or quantiles of them
+    documents, tokens : of an epoch, of which the last step may take fewer than the others
+    eval_tokens : of one evaluation
+    """
+    held = np.asarray(lengths, np.float64)
+    length = float((held**2).sum() / held.sum()) if held.size and held.sum() else 0.0
+    total, every = int(plan["total_steps"]), plan["eval_every"]
+    evaluations = 0
+    if eval_tokens:  # every so many steps, and after the last
+        evaluations = math.ceil(total / every) if every else 1
+    steps = max(1, math.ceil(documents / int(plan["effective_batch"])))
+    return Work(tokens * total / steps, float(eval_tokens * evaluations), length)
 
 
 @dataclass(frozen=True)

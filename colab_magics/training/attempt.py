@@ -110,7 +110,7 @@ def _train(
     task, progress = make_task(model, ready.recipe, ready.plan, ready.documents, ready.eval_documents, device=device)
     plan = settle_packing(task, progress, ready.plan, ready.shape, ready.device, cache=cache_folder())
     if plan is not ready.plan:
-        log.append("plan", choices=plan.to_dict(), device=ready.device.shown)
+        log.append("plan", **ready.event(plan))
     saver = _saver(folder, ready, plan, task, progress, log, orders)
     saver.left = deadline.left
     if origin is not None:

@@ -30,9 +30,7 @@ def settle_packing(
     """
     if plan["packing"] != "auto":
         return plan
-    settings = [asdict(shape), device.name, [plan[key] for key in ("method", "precision", "max_length", "micro_batch")]]
-    key = hashlib.sha256(json.dumps([torch.__version__, *settings], sort_keys=True, default=str).encode()).hexdigest()
-    kept = cache / "packing" / f"{key[:32]}.json" if cache else None
+    kept = _kept(plan, shape, device, cache)
     seconds = _read(kept)
     if seconds is None:
         seconds = _measure(task, progress)
@@ -55,18 +53,40 @@ def settle_packing(
     return plan.choosing(packing=choice)
 
 
+def timed_here(plan: Plan, shape: ModelShape, device: Device, cache: Path | None) -> tuple[float, int] | None:
+    """(seconds, tokens) of forward and backward, as they were measured on this device under these settings.
+
+    Of the arrangement that the plan has; of the faster one, where it is yet to decide.
+    """
+    found = _read(_kept(plan, shape, device, cache))
+    if found is None or not {"packed_clock", "sorted_clock", "tokens"} <= found.keys():
+        return None
+    packed = found["packed"] < found["sorted"] if plan["packing"] == "auto" else bool(plan["packing"])
+    return found["packed_clock" if packed else "sorted_clock"], int(found["tokens"])
+
+
+def _kept(plan: Plan, shape: ModelShape, device: Device, cache: Path | None) -> Path | None:
+    """Where the measurement is kept: by model shape, device and settings."""
+    settings = [asdict(shape), device.name, [plan[key] for key in ("method", "precision", "max_length", "micro_batch")]]
+    key = hashlib.sha256(json.dumps([torch.__version__, *settings], sort_keys=True, default=str).encode()).hexdigest()
+    return cache / "packing" / f"{key[:32]}.json" if cache else None
+
+
 def _read(kept: Path | None) -> dict[str, float] | None:
     if kept is None or not kept.is_file():
         return None
     try:
-        read = json.loads(kept.read_text())
-        return {"packed": float(read["packed"]), "sorted": float(read["sorted"])}
-    except (ValueError, KeyError, TypeError):
+        read = {key: float(value) for key, value in json.loads(kept.read_text()).items()}
+    except (ValueError, AttributeError, TypeError):
         return None
+    return read if {"packed", "sorted"} <= read.keys() else None
 
 
 def _measure(task: Task, progress: Progress) -> dict[str, float] | None:
-    """Seconds for the same documents in both arrangements; None when they do not differ or do not fit."""
+    """Seconds for the same documents in both arrangements; None when they do not differ or do not fit.
+
+    `packed` and `sorted` are compared; the same with `_clock` are what passed meanwhile, for so many `tokens`.
+    """
     if progress.arrangement.micro_batch == 1:
         return None
     _, ids = next(iter(task.order.steps(0, 1)))
@@ -89,23 +109,25 @@ def _measure(task: Task, progress: Progress) -> dict[str, float] | None:
                 if isinstance(taken, OutOfMemory):
                     return None
                 if round_:
-                    best[name] = min(best.get(name, taken), taken)
+                    for key, seconds in zip((name, f"{name}_clock"), taken, strict=True):
+                        best[key] = min(best.get(key, seconds), seconds)
     finally:
         task.optimizer.zero_grad(set_to_none=True)
         release()
         restore_random_state(random, task.device)
-    return best
+    return {**best, "tokens": sum(map(len, samples))}
 
 
-def _time(task: Task, arrangement: Arrangement, samples: list[Sample]) -> float:
+def _time(task: Task, arrangement: Arrangement, samples: list[Sample]) -> tuple[float, float]:
+    """(seconds by which the two are compared, seconds of the clock)."""
     # on a shared CPU the seconds of this process say more than those of the clock
     clock = time.perf_counter if task.device.type == "cuda" else time.process_time
     _wait(task.device)
-    begin = clock()
+    begin, began = clock(), time.perf_counter()
     for part in group(samples, arrangement.micro_batch, arrangement.token_budget, packed=arrangement.packed):
         micro_batch_gradients(task, part, arrangement.packed, labelled=1)
     _wait(task.device)
-    return clock() - begin
+    return clock() - begin, time.perf_counter() - began
 
 
 def _wait(device: torch.device) -> None:

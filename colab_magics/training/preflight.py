@@ -24,13 +24,14 @@ from colab_magics.errors import ColabMagicsError
 from colab_magics.events import EventLog, read_events
 from colab_magics.memory.devices import this_device
 from colab_magics.memory.estimate import peak
-from colab_magics.plan import DataFacts, Device, ModelShape, Plan, choose_max_length, make_plan
+from colab_magics.plan import DataFacts, Device, ModelShape, Plan, Verdict, choose_max_length, make_plan
 from colab_magics.recipe import Recipe
 from colab_magics.training import imported
 from colab_magics.training.batches import Order
 from colab_magics.training.model import describe
 from colab_magics.training.optim import check_bitsandbytes
 from colab_magics.training.orders import Orders
+from colab_magics.training.outlook import plan_fields
 from colab_magics.training.probe import probe
 from colab_magics.training.resume import Origin, changed_keys, data_changed, plan_for, plan_to_the_end
 from colab_magics.training.source import ModelSource, imported_meanwhile, load_tokenizer, open_model
@@ -71,6 +72,7 @@ class Ready:
     source: ModelSource
     tokenizer: Any
     shape: ModelShape
+    verdict: Verdict
     device: Device
     plan: Plan
     data: Prepared
@@ -84,6 +86,11 @@ class Ready:
         """What tells each split's tokens from others."""
         splits = {"train": self.data, "eval": self.eval_data}
         return {split: data.fingerprint for split, data in splits.items() if data is not None}
+
+    def event(self, plan: Plan) -> dict[str, Any]:
+        """The fields of the `plan` event, for this plan."""
+        seen = (self.shape, self.verdict, self.device, self.documents, self.eval_documents)
+        return plan_fields(plan, *seen, cache=cache_folder())
 
 
 class Reporter:
@@ -158,7 +165,9 @@ def preflight(folder: Path, wish: Wish, origin: Origin | None, log: EventLog, re
     device = this_device(cuda=torch.version.cuda is not None)
     facts = DataFacts(documents.lengths, len(eval_documents or ()), max_length)
     plan = make_plan(recipe, shape, device, facts, verdict, peak)
-    ready = Ready(recipe, source, tokenizer, shape, device, plan, data, documents, eval_data, eval_documents, made_for)
+    ready = Ready(
+        recipe, source, tokenizer, shape, verdict, device, plan, data, documents, eval_data, eval_documents, made_for
+    )
     if origin is not None and origin.saved.imported is not None:
         imported.check_steps(origin.saved, plan)
     elif origin is not None:
@@ -174,7 +183,7 @@ def preflight(folder: Path, wish: Wish, origin: Origin | None, log: EventLog, re
         report("looking at the replica", 0, None, "files")
         for note in check_replica(wish.replica, 3 * 4 * _trained(shape, plan), run_folder=folder):
             log.append("warning", message=note)
-    log.append("plan", choices=plan.to_dict(), device=device.shown)
+    log.append("plan", **ready.event(plan))
     return ready
 
 
