@@ -11,8 +11,14 @@ from typing import NamedTuple
 VARIABLE = "COLAB_MAGICS_PLATFORM"
 
 _RUN_TYPE = "KAGGLE_KERNEL_RUN_TYPE"
-_LIGHTNING = ("LIGHTNING_CLOUD_SPACE_ID", "LIGHTNING_CLOUD_PROJECT_ID")
-_PAPERSPACE = ("PAPERSPACE_NOTEBOOK_REPO_ID", "PAPERSPACE_CLUSTER_ID", "PAPERSPACE_METRIC_WORKLOAD_ID")
+# Set by the machine itself; a project's or a key's variable may be set anywhere.
+_MARKS = {
+    "LIGHTNING_CLOUD_SPACE_ID": "lightning",
+    "PAPERSPACE_NOTEBOOK_REPO_ID": "paperspace",
+    "PAPERSPACE_METRIC_WORKLOAD_ID": "paperspace",
+    "PAPERSPACE_CLUSTER_ID": "paperspace",
+    "RUNPOD_POD_ID": "runpod",
+}
 
 
 class Detected(NamedTuple):
@@ -39,7 +45,7 @@ def detect(environ: Mapping[str, str], modules: Collection[str], files: Path = P
 
 def _kaggle(environ: Mapping[str, str]) -> Detected | None:
     # before Colab: Kaggle's image is built on Colab's, and some of Colab's marks are in it
-    if _RUN_TYPE not in environ:
+    if not on_kaggle(environ):
         return None
     return Detected("kaggle-batch" if is_batch(environ) else "kaggle", f"{_RUN_TYPE}={environ[_RUN_TYPE]}")
 
@@ -71,8 +77,8 @@ def _gpus(files: Path) -> list[str]:
 
 
 def _elsewhere(environ: Mapping[str, str], files: Path) -> Detected:
-    for key, names in (("lightning", _LIGHTNING), ("paperspace", _PAPERSPACE), ("runpod", ("RUNPOD_POD_ID",))):
-        if name := next((name for name in names if name in environ), None):
+    for name, key in _MARKS.items():
+        if name in environ:
             return Detected(key, name)
     if environ.get("HOME") == "/home/studio-lab-user" and (files / "home/studio-lab-user").is_dir():
         return Detected("sagemaker-studio-lab", "the home /home/studio-lab-user")

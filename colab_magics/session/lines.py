@@ -172,7 +172,7 @@ class Lines:
         """
         try:
             return tomllib.loads(self.text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a plain ValueError
             said = str(error)
             found = re.search(r"\(at (?:line (\d+)|(end of document))[^)]*\)", said)
             last = len(self.text.splitlines())
@@ -195,7 +195,7 @@ class Lines:
         for count in range(1, len(lines) + 1):
             try:
                 values = tomllib.loads("\n".join(lines[:count]) + "\n")
-            except tomllib.TOMLDecodeError:
+            except (ValueError, RecursionError):
                 continue  # in the middle of a value
             if holds(values, path):
                 return begin, count

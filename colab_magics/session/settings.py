@@ -118,7 +118,8 @@ def unset(key: str, *, environ: Mapping[str, str] = os.environ) -> Change:
 
 def forgotten(current: Table, clock: Clock) -> bool:
     """Whether what was set for one boot was set in another. What a person wrote into the file himself has no boot."""
-    return current.session.get("boot") not in (None, clock.boot())
+    boot = current.session.get("boot")
+    return boot is not None and boot != clock.boot()
 
 
 def keys_of(current: Table) -> Iterator[str]:
@@ -174,23 +175,29 @@ def resolve(key: str, current: Table) -> tuple[Keys, Kind]:
 
 def _told_by_this_clock(key: str, text: str, clock: Clock) -> str:
     """A limit or a start as the file holds it: what is true only now, and a date without an offset, are made dates."""
+    text = text.strip()
     moment = times.moment_of(text)
     if key == "limit":
         if moment is None:
-            return text.strip()
-        times.end(text, key, clock.wall())
+            return text
+        if moment <= clock.wall():
+            raise _by_another_clock(f"limit {text} is past.", clock, "Or how long the session lives in all: 12h.")
         return moment.isoformat(timespec="seconds")
     ago = times.seconds_of(text)
     if ago is not None:
         moment = clock.wall() - timedelta(seconds=ago)
     if moment is not None and moment > clock.wall():
-        raise ColabMagicsError(
-            f"start {text} is to come.",
-            f"Here it is {clock.wall().astimezone().isoformat(timespec='minutes')}.",
-            "Write the offset where your clock is another: 2026-11-20T10:00+01:00.",
-            "Or how long ago it was: 2h.",
-        )
+        raise _by_another_clock(f"start {text} is to come.", clock, "Or how long ago it was: 2h.")
     return text if moment is None else moment.isoformat(timespec="seconds")
+
+
+def _by_another_clock(what: str, clock: Clock, instead: str) -> ColabMagicsError:
+    return ColabMagicsError(
+        what,
+        f"Here it is {clock.wall().isoformat(timespec='minutes')}.",
+        "Write the offset where your clock is another: 2026-11-20T10:00+01:00.",
+        instead,
+    )
 
 
 def _no_such(what: str, word: str, among: Iterable[str]) -> ColabMagicsError:
@@ -288,7 +295,7 @@ def _below(values: Mapping[str, Any], path: Keys) -> Mapping[str, Any]:
 def _parsed(text: str) -> dict[str, Any] | None:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -314,7 +321,10 @@ def _literal(value: Any) -> str:
 
 
 def _write(path: Path, text: str) -> None:
+    path = Path(os.path.realpath(path))  # a link, to a Drive say, stays one
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("It is no file")
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         partial.write_text(text, encoding="utf-8")

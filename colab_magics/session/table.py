@@ -72,7 +72,7 @@ class Platform:
     persistent : str, optional
         The folder that outlives the session.
     certain : tuple of str
-        The facts that the platform itself publishes; all others are estimates.
+        The facts that the platform itself publishes, or the user has set; all others are estimates.
     sources : tuple of str
     as_of : str
         The date of the facts, ISO.
@@ -243,7 +243,9 @@ def merged(base: Table, file: Lines) -> Table:
             if name not in accelerators:
                 raise _unknown(file, ("platforms", key, "accelerators"), "accelerator", accelerators, named=name)
         new = kept or Platform(key, "", "")
-        platforms[key] = replace(new, **_laid_over(new, values))
+        set_here = tuple(values) if base.platforms else ()
+        laid = replace(new, **_laid_over(new, values))
+        platforms[key] = replace(laid, certain=(*laid.certain, *set_here))
     thresholds = {**base.thresholds, **_section(file, "thresholds", THRESHOLDS)}
     session = _section(file, "session", SESSION)
     sources = file.values.get("sources", {}).items()
