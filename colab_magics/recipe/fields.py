@@ -51,6 +51,9 @@ SCHEDULES = (
     "inverse_sqrt",
 )
 
+# the dashboards that accelerate's trackers write for, as far as they are tested here
+TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
+
 # These say where a run is kept and shown, not what is trained: a run resumes although they changed.
 NOT_TRAINED = frozenset({"save_every", "save_total_limit", "replica", "report_to"})
 
@@ -120,7 +123,7 @@ class Recipe:
     save_every: int | str = _key(Every(bare="seconds"), "auto")
     save_total_limit: int = _key(Number(low=1, whole=True), 2)
     replica: str | None = _key(Text(says="a path or an fsspec URL"), None)
-    report_to: str | list[str] = _key(Names(words=("none",), what="trackers"), "none")
+    report_to: str | list[str] = _key(Names(words=("none",), what="trackers", among=TRACKERS), "none")
 
     allow_pickle: bool = _key(Flag(), False, "trust")
     trust_remote_code: bool = _key(Flag(), False)
@@ -237,7 +240,7 @@ def check(key: str, value: Any, where: str = "") -> Any:
         return _without_tokens(rule.read(value))
     except (ValueError, OverflowError):
         shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
-        guess = nearest(value, rule.among) if isinstance(rule, Choice) and isinstance(value, str) else None
+        guess = _meant(value, rule.among) if isinstance(rule, Choice | Names) else None
         raise ColabMagicsError(
             f"{key}: {shown} cannot be used" + (f" ({where})" if where else ""),
             f"{key} takes {rule.says}.",
@@ -245,6 +248,13 @@ def check(key: str, value: Any, where: str = "") -> Any:
             f"Leave {key} out for its default, {defaults()[key]}." if defaults()[key] not in ("", None) else "",
             "%finetune recipe prints every key with its value." if defaults()[key] in ("", None) else "",
         ) from None
+
+
+def _meant(value: Any, among: Collection[str]) -> str | None:
+    """What is spelt most like the value, or like the first name in it that is none of them."""
+    names = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+    unknown = next((name for name in names if isinstance(name, str) and name not in among), None)
+    return None if unknown is None else nearest(unknown, among)
 
 
 def _without_tokens(value: Any) -> Any:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 # What the recipe keeps for parts of the package that this version does not have.
 _KEPT = {
-    "report_to": "this version reports to the panel and to events.jsonl only",
     "gpus": "this version trains on one GPU",
 }
 _TWO_LINES = ("model: Qwen/Qwen3-0.6B", "data: rows.jsonl")

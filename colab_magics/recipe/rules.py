@@ -129,15 +129,17 @@ class Choice:
 
 @dataclass(frozen=True)
 class Names:
-    """A list of names, or one of a few words; a text with commas is a list."""
+    """A list of names, or one of a few words; a text with commas is a list. `among`: no others are known."""
 
     words: tuple[str, ...] = ()
     optional: bool = False
     what: str = "names"
+    among: tuple[str, ...] = ()
 
     @property
     def says(self) -> str:
-        return " or ".join([*self.words, f"a list of {self.what}"])
+        known = f" ({', '.join(self.among)})" if self.among else ""
+        return " or ".join([*self.words, f"a list of {self.what}{known}"])
 
     def read(self, value: Any) -> Any:
         if (value is None and self.optional) or value in self.words:
@@ -148,6 +150,8 @@ class Names:
         if not isinstance(value, Sequence) or not value:
             raise ValueError
         if not all(isinstance(name, str) and name for name in value):
+            raise ValueError
+        if self.among and not set(value) <= set(self.among):
             raise ValueError
         return list(dict.fromkeys(value))
 

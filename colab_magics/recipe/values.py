@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from colab_magics.errors import ColabMagicsError
-from colab_magics.recipe.fields import check
+from colab_magics.recipe.fields import TRACKERS, check
 from colab_magics.recipe.layer import Layer, show
 from colab_magics.recipe.spellings import OPTIMIZER_NAMES
 from colab_magics.recipe.yaml_text import Entry
@@ -21,6 +21,11 @@ DTYPES = {
     "float": "fp32",
     "fp32": "fp32",
 }
+
+# what transformers and other trainers can report to besides
+OTHER_TRACKERS = frozenset(
+    "all azure_ml clearml codecarbon comet comet_ml dagshub dvclive flyte neptune swanlab kubeflow otel aim".split()
+)
 
 
 def as_it_is(_layer: Layer, _entry: Entry, value: Any) -> Any:
@@ -74,8 +79,15 @@ def _limit(_layer: Layer, _entry: Entry, value: Any) -> Any:
     return None if value in (-1, 0) and not isinstance(value, bool) else value
 
 
-def _tracker(_layer: Layer, _entry: Entry, value: Any) -> Any:
-    return "none" if value in (None, [], ["none"]) else [value] if isinstance(value, str) and value != "none" else value
+def _tracker(layer: Layer, entry: Entry, value: Any) -> Any:
+    names = value.strip("[] ").split(",") if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return "none" if value in (None, False) else value
+    names = [name.strip().strip("'\"").lower() for name in names]
+    others = sorted(OTHER_TRACKERS.intersection(names))
+    if others:
+        layer.notes.say(f"{entry.key}: {', '.join(others)} → nothing: it takes {', '.join(TRACKERS)}")
+    return [name for name in names if name not in OTHER_TRACKERS and name not in ("none", "")] or "none"
 
 
 def _data(layer: Layer, entry: Entry, value: Any) -> Any:

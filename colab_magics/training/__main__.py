@@ -122,4 +122,8 @@ def _fail(log: EventLog, error: ColabMagicsError, orders: Orders) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ended = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # what a dashboard's library still wants at the interpreter's end must not keep a worker that is done alive
+    os._exit(ended)

@@ -23,6 +23,7 @@ from colab_magics.training.model import load_model
 from colab_magics.training.orders import Orders
 from colab_magics.training.preflight import Ready, Reporter, Wish, cache_folder, first_start, preflight
 from colab_magics.training.quiet import quiet_libraries
+from colab_magics.training.reporting import Reports
 from colab_magics.training.result import save_result
 from colab_magics.training.resume import (
     Origin,
@@ -42,6 +43,7 @@ from colab_magics.training.source import (
 )
 from colab_magics.training.state import arrangement_of, put_back
 from colab_magics.training.task import make_task
+from colab_magics.training.trackers import dashboards
 from colab_magics.training.versions import versions
 from colab_magics.training.watch import watch
 
@@ -72,12 +74,16 @@ def work(folder: Path, wish: Wish, log: EventLog, orders: Orders) -> None:
         # beyond it torch raises as on a full card, which the loop recovers from
         torch.cuda.set_per_process_memory_fraction(min(1.0, cap / ready.device.total), device)
 
-    beside = watch(device, log.append)
-    beside.start()
+    boards = dashboards(folder, ready.recipe)
+    reports = Reports(folder / "events.jsonl", log.attempt, boards, lambda said: log.append("warning", message=said))
+    memory = watch(device, log.append)
+    reports.start()
+    memory.start()
     try:
         finished = _train(folder, ready, origin, device, deadline, log, orders, report)
     finally:
-        beside.stop()
+        memory.stop()
+        reports.stop()
     log.append("finished", **finished)
 
 

@@ -35,6 +35,7 @@ from colab_magics.training.outlook import plan_fields
 from colab_magics.training.probe import probe
 from colab_magics.training.resume import Origin, changed_keys, data_changed, plan_for, plan_to_the_end
 from colab_magics.training.source import ModelSource, imported_meanwhile, load_tokenizer, open_model
+from colab_magics.training.trackers import check_trackers
 
 _BETWEEN_PROGRESS = 0.25  # seconds: more would fill the log and tell nobody anything
 
@@ -114,6 +115,7 @@ class Reporter:
 def preflight(folder: Path, wish: Wish, origin: Origin | None, log: EventLog, report: Reporter) -> Ready | None:
     """Everything that can go wrong before a weight is loaded goes wrong here."""
     recipe = Recipe.from_yaml((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    check_trackers(recipe)
     inputs = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
     cache = cache_folder()
     report("reading the model's config", 0, None, "files")

@@ -271,6 +271,13 @@ def test_other_trainers_flags_become_a_method(lines: str, method: str) -> None:
         ("disable_gradient_checkpointing: true", "gradient_checkpointing", False),
         ("peft: {use_dora: true}", "use_dora", True),
         ("report_to: wandb", "report_to", ["wandb"]),
+        ("report_to: [TensorBoard, trackio]", "report_to", ["tensorboard", "trackio"]),
+        ("report_to: tensorboard, mlflow", "report_to", ["tensorboard", "mlflow"]),
+        ("report_to: [wandb, comet_ml]", "report_to", ["wandb"]),
+        ("report_to: all", "report_to", "none"),
+        ("report_to: [none]", "report_to", "none"),
+        ("report_to:", "report_to", "none"),
+        ("report_to: []", "report_to", "none"),
         ("r: 8", "lora_alpha", 16),
     ],
 )
@@ -407,8 +414,23 @@ def test_a_parsed_cell_knows_what_was_given() -> None:
     assert parsed.given == {"model", "data", "seed"}
 
 
-@pytest.mark.parametrize("line", ["report_to: wandb", "gpus: 2"])
-def test_what_the_recipe_keeps_without_acting_on_it_is_said(line: str) -> None:
-    parsed = parse(TWO + line)
-    assert [note for note in parsed.notes if note.startswith(f"no effect here: {line.partition(':')[0]} (")]
+def test_what_the_recipe_keeps_without_acting_on_it_is_said() -> None:
+    parsed = parse(TWO + "gpus: 2")
+    assert [note for note in parsed.notes if note.startswith("no effect here: gpus (")]
     assert parsed.recipe != read()
+
+
+def test_a_tracker_is_reported_to_and_nothing_is_said() -> None:
+    assert parse(TWO + "report_to: tensorboard").notes == ()
+
+
+def test_a_tracker_of_another_trainer_is_left_out_and_said() -> None:
+    parsed = parse(TWO + "report_to: [tensorboard, swanlab]")
+    assert "report_to: swanlab → nothing: it takes tensorboard, wandb, trackio, mlflow" in parsed.notes
+
+
+@pytest.mark.parametrize("line", ["report_to: tensorbord", "report_to: [wandb, tensorbord]"])
+def test_a_misspelt_tracker_is_refused_with_the_one_that_is_meant(line: str) -> None:
+    said = refusal(TWO + line)
+    assert "report_to: tensorboard?" in said
+    assert "none or a list of trackers (tensorboard, wandb, trackio, mlflow)" in said
