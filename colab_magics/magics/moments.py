@@ -6,13 +6,14 @@ import time
 
 from colab_magics.errors import ColabMagicsError
 from colab_magics.magics.activity import ACTIVITY
+from colab_magics.magics.session_facts import MACHINE_FLAGS
 from colab_magics.panel.moment import Moment
 from colab_magics.session.here import Session, this_session
 
 
 def now_at() -> Moment:
-    """The clock, this session, and since when no cell was run. Takes about a tenth of a millisecond."""
-    return Moment(now=time.time(), session=_session(), idle=ACTIVITY.idle())
+    """The clock, this session, since when no cell was run, and what is red. A tenth of a millisecond, but for the first."""
+    return Moment(now=time.time(), session=_session(), idle=ACTIVITY.idle(), flags=MACHINE_FLAGS.now())
 
 
 def _session() -> Session | None:

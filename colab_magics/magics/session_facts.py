@@ -1,0 +1,143 @@
+"""What this machine's disk, memory and Drive hold now, gathered so that a frame of the panel may ask for it.
+
+Nothing here waits on a mount: `statvfs` of a Drive that hangs never returns, so a child process asks it, at most every
+few minutes, and what it says is there at a later call.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from colab_magics.checkpoints.drive import mounted_drive
+from colab_magics.checkpoints.mounts import is_local, mounts
+from colab_magics.errors import ColabMagicsError
+from colab_magics.session.flags import Facts, Usage, flags
+from colab_magics.session.here import Session
+from colab_magics.session.settings import user_file
+from colab_magics.session.table import load_table
+
+DRIVE_EVERY = 300.0  # seconds between two looks at Drive: it asks Google
+FLAGS_EVERY = 30.0
+_PATIENCE = 20.0
+# Isolated and without site-packages: it starts in 15 ms. The root is asked too: a mount that repeats the machine's own
+# disk says nothing of the account.
+_ASK = """
+import json, os, sys
+def usage(path):
+    found = os.statvfs(path)
+    return [(found.f_blocks - found.f_bfree) * found.f_frsize, found.f_blocks * found.f_frsize]
+print(json.dumps([usage(sys.argv[1]), usage("/")]))
+"""
+
+
+class DriveLook:
+    """Looks at a mounted Drive through a child process, and never waits for it unless told to."""
+
+    def __init__(self, every: float = DRIVE_EVERY, patience: float = _PATIENCE) -> None:
+        self._every, self._patience = every, patience
+        self._child: subprocess.Popen[bytes] | None = None
+        self._at = float("-inf")
+        self.found: Usage | None = None
+        self.silent = False
+
+    def look(self, drive: Path | None, wait: float = 0.0) -> Usage | None:
+        """What the account holds, as far as it is known by now; `wait` that many seconds for the first answer."""
+        if drive is None:
+            self.found, self.silent = None, False
+            return None
+        now = time.monotonic()
+        if self._child is None and now - self._at >= self._every:
+            self._at = now
+            self._child = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _ASK, str(drive)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        while self._child is not None and not self._heard() and time.monotonic() - now < wait:
+            time.sleep(0.02)
+        return self.found
+
+    def _heard(self) -> bool:
+        """Whether the child has answered, or is given up."""
+        child = self._child
+        assert child is not None
+        assert child.stdout is not None
+        if child.poll() is None:
+            if time.monotonic() - self._at < self._patience:
+                return False
+            child.kill()  # in a call on a dead mount that does not end it, and nobody waits for it
+            child.returncode = -9  # or Python looks after it for ever
+            self.found, self.silent = None, True
+        else:
+            self.found, self.silent = None, False
+            with suppress(ValueError, IndexError, TypeError):
+                account, machine = json.loads(child.stdout.read())
+                if account[1] > 0 and account[1] != machine[1]:
+                    self.found = Usage("Drive", *account)
+        child.stdout.close()
+        self._child = None
+        return True
+
+
+DRIVE = DriveLook()
+
+
+def facts(
+    session: Session | None,
+    *,
+    memory: Sequence[Usage] = (),
+    run: tuple[str, float] | None = None,
+    idle: float | None = None,
+    wait: float = 0.0,
+) -> Facts:
+    """The machine's facts, with what the caller knows of the GPUs and the run. Takes a millisecond, and `wait`."""
+    from colab_magics.memory.host import host_memory
+
+    here = Path.cwd()
+    among = mounts()
+    disk = None
+    if is_local(here, among):
+        with suppress(OSError):
+            found = shutil.disk_usage(here)
+            disk = Usage(str(here), found.used, found.used + found.free)  # what is reserved is nobody's
+    host = host_memory()
+    drive = DRIVE.look(mounted_drive(among), wait)
+    return Facts(tuple(memory), Usage("RAM", host.used, host.total), disk, drive, run, session, idle)
+
+
+def raised(known: Facts) -> tuple[str, ...]:
+    """The red flags of these facts, a sentence or two each, with the user's thresholds."""
+    try:
+        table = load_table(user_file())
+    except ColabMagicsError:  # a mistake in the user's own table: %session tells it
+        table = load_table()
+    own = frozenset(path[1] for path in table.own if path[0] == "thresholds")
+    return tuple(str(flag) for flag in flags(known, table.thresholds, own))
+
+
+class MachineFlags:
+    """The flags as a panel shows them: looked for twice a minute, whatever the number of frames."""
+
+    def __init__(self, every: float = FLAGS_EVERY) -> None:
+        self._every, self._at = every, float("-inf")
+        self._raised: tuple[str, ...] = ()
+
+    def now(self, memory: Sequence[Usage] = (), run: tuple[str, float] | None = None) -> tuple[str, ...]:
+        """What is red on this machine. How long the session lives, and since when it is idle, a panel says itself."""
+        at = time.monotonic()
+        if at - self._at >= self._every:
+            self._at = at
+            self._raised = raised(facts(None, memory=memory, run=run))
+        return self._raised
+
+
+MACHINE_FLAGS = MachineFlags()

@@ -1,0 +1,98 @@
+"""The machine's facts: gathered without waiting for anything that may hang."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path, PurePath
+
+import pytest
+
+from colab_magics.checkpoints.mounts import Mount
+from colab_magics.magics import session_facts
+from colab_magics.magics.session_facts import DriveLook, MachineFlags, facts
+from colab_magics.session.flags import Facts, Usage
+
+pytestmark = pytest.mark.face
+
+OTHER_DISK = Path("/dev/shm")  # a file system of another size than the root's
+
+
+@pytest.fixture
+def hung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Python whose every call hangs, as one on a dead mount does."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexec sleep 20\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+
+
+@pytest.mark.skipif(not OTHER_DISK.is_dir(), reason="there is no second file system")
+def test_a_drives_account_is_told_by_a_child_and_asked_for_again_only_after_minutes() -> None:
+    look = DriveLook()
+    found = look.look(OTHER_DISK, wait=20)
+    assert found is not None
+    assert 0 <= found.used <= found.total
+    begin = look._at
+    assert look.look(OTHER_DISK) is found
+    assert look._at == begin
+
+
+def test_a_mount_that_only_repeats_the_machines_disk_says_nothing_of_the_account() -> None:
+    look = DriveLook()
+    assert look.look(Path("/"), wait=20) is None
+    assert not look.silent
+
+
+def test_no_call_waits_for_a_drive_that_hangs(hung: None) -> None:
+    look = DriveLook(patience=0.3)
+    assert look.look(OTHER_DISK) is None
+    assert not look.silent, "it may still answer"
+    assert look.look(OTHER_DISK, wait=5) is None
+    assert look.silent
+
+
+def test_a_drive_that_is_gone_is_forgotten() -> None:
+    look = DriveLook()
+    look.found = Usage("Drive", 1, 2)
+    assert look.look(None) is None
+
+
+def test_a_notebook_on_a_network_has_its_disk_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    known = facts(None)
+    assert known.disk is not None
+    assert known.disk.name == str(tmp_path)
+    assert known.ram is not None
+    monkeypatch.setattr(session_facts, "mounts", lambda: [Mount(PurePath("/"), "nfs4", "server")])
+    assert facts(None).disk is None
+
+
+def test_a_panel_asks_often_and_the_machine_is_looked_at_twice_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+
+    def full(*_: object, **__: object) -> Facts:
+        looked.append(time.monotonic())
+        return Facts(disk=Usage("/content", 77e9, 78e9))
+
+    monkeypatch.setattr(session_facts, "facts", full)
+    machine = MachineFlags()
+    first = machine.now()
+    assert [machine.now() for _ in range(50)] == [first] * 50
+    assert len(looked) == 1
+    assert first == (
+        "The disk of /content: 77.0 of 78.0 GB are used. %checkpoint prune deletes checkpoints that are not needed.",
+    )
+
+
+def test_thresholds_that_you_set_count_and_a_broken_file_of_yours_stops_no_panel(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    own = tmp_path / "session.toml"
+    monkeypatch.setenv("COLAB_MAGICS_SESSION", str(own))
+    drive = Facts(drive=Usage("Drive", 11e9, 15e9))
+    assert len(session_facts.raised(drive)) == 1
+    own.write_text('[thresholds]\ndrive = "12 GB"\n')
+    assert session_facts.raised(drive) == ()
+    own.write_text('[thresholds]\ndrive = "12 hous"\n')
+    assert len(session_facts.raised(drive)) == 1
