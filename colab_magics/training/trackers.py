@@ -62,7 +62,8 @@ def check_trackers(recipe: Recipe, environ: Mapping[str, str] = os.environ) -> N
         When its package is missing, or it would ask for a login: a worker has nobody to ask.
     """
     for name in chosen(recipe):
-        if find_spec(name) is None:
+        needs = (name, "sqlalchemy") if name == "mlflow" and not environ.get("MLFLOW_TRACKING_URI") else (name,)
+        if not all(map(find_spec, needs)):  # mlflow-skinny has no database to keep a local run in
             raise ColabMagicsError(
                 f"report_to: {name} needs the package {name}, which is not installed.",
                 "The panel and events.jsonl need nothing more.",
@@ -169,9 +170,9 @@ def _mlflow(folder: Path, recipe: Recipe) -> Dashboard:
 
         place.mkdir(exist_ok=True)
         if not remote:
-            mlflow.set_tracking_uri(f"sqlite:///{place / 'mlflow.db'}" if find_spec("sqlalchemy") else place.as_uri())
+            mlflow.set_tracking_uri(f"sqlite:///{place / 'mlflow.db'}")  # it gives up its store of plain files
         known = kept.read_text().strip() if kept.exists() else None
-        tracker = MLflowTracker(PROJECT, run_id=known, run_name=folder.name)
+        tracker = MLflowTracker(PROJECT, None if remote else os.fspath(place), run_id=known, run_name=folder.name)
         tracker.start()
         if known is None:
             kept.write_text(tracker.tracker.info.run_id)
@@ -179,7 +180,7 @@ def _mlflow(folder: Path, recipe: Recipe) -> Dashboard:
             tracker.store_init_configuration(recipe.values())
         return tracker
 
-    return Dashboard("mlflow", not remote and not place.exists(), opened, _log)
+    return Dashboard("mlflow", not remote and not kept.exists(), opened, _log)
 
 
 def _log(tracker: Any, figures: dict[str, float], step: int, _time: float) -> None:
