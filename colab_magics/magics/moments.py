@@ -12,7 +12,7 @@ from colab_magics.session.here import Session, this_session
 
 
 def now_at() -> Moment:
-    """The clock, this session, since when no cell was run, and what is red. A tenth of a millisecond, but for the first."""
+    """The clock, this session, since when no cell was run, and what is red. Takes a tenth of a millisecond."""
     return Moment(now=time.time(), session=_session(), idle=ACTIVITY.idle(), flags=MACHINE_FLAGS.now())
 
 
