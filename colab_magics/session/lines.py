@@ -70,9 +70,9 @@ def _number(value: Any) -> float:
 
 
 def _switch(value: Any) -> bool:
-    if value not in (True, False, "true", "false") or (isinstance(value, int | float) and not isinstance(value, bool)):
+    if not isinstance(value, bool):
         raise ValueError
-    return value in (True, "true")
+    return value
 
 
 def _count(value: Any) -> int:

@@ -146,7 +146,7 @@ def resolve(key: str, current: Table) -> tuple[Keys, Kind]:
     if len(words) == 1:
         if words[0] in table.SESSION and words[0] != "boot":
             return ("session", words[0]), table.SESSION[words[0]]
-        raise _no_such("key", key, keys_of(current))
+        raise _no_such("key", key, keys_of(current), "It is like limit, kaggle.limit, or thresholds.drive.")
     section: Keys
     kinds: Mapping[str, Kind]
     inner: Mapping[str, Kind] = {}
@@ -200,13 +200,13 @@ def _by_another_clock(what: str, clock: Clock, instead: str) -> ColabMagicsError
     )
 
 
-def _no_such(what: str, word: str, among: Iterable[str]) -> ColabMagicsError:
+def _no_such(what: str, word: str, among: Iterable[str], instead: str = "") -> ColabMagicsError:
     among = list(among)
     close = nearest(word, among)
     return ColabMagicsError(
         f"There is no {what} {word}.",
         "Nothing was changed.",
-        f"Did you mean {close}?" if close else f"It can be {', '.join(among[:20])}.",
+        f"Did you mean {close}?" if close else instead or f"It can be {', '.join(among)}.",
     )
 
 
@@ -217,6 +217,8 @@ def _written(text: str, kind: Kind) -> Any:
         return [one.strip() for one in text.split(",")]
     if kind is lines.CAPABILITY:
         return [int(one) if one.isdecimal() else one for one in text.split(".")]
+    if kind is lines.SWITCH and text.lower() in ("true", "false"):
+        return text.lower() == "true"
     if kind.plain:
         try:
             return int(text) if text.isdecimal() else float(text)
@@ -271,7 +273,7 @@ def _without(text: str, gone: Iterable[Keys]) -> str:
         written = text.splitlines()
         del written[span[0] - 1 : span[1]]
         after = "\n".join(written) + "\n"
-        if _parsed(after) != _laid(file.values, at, None):
+        if _filled(_parsed(after) or {}) != _filled(_laid(file.values, at, None)):
             raise file.wrong(at, f"{'.'.join(at)} was not taken out.", "It stands with others.", "Change it there.")
         text = after
     return text
@@ -309,6 +311,12 @@ def _laid(values: Mapping[str, Any], at: Keys, value: Any) -> dict[str, Any]:
     else:
         copy[at[0]] = value
     return copy
+
+
+def _filled(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values without tables that hold nothing: `a.b = 1` makes the table `a`, and takes it along when it goes."""
+    kept = {key: _filled(value) if isinstance(value, dict) else value for key, value in values.items()}
+    return {key: value for key, value in kept.items() if value != {}}
 
 
 def _bare(key: str) -> str:

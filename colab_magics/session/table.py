@@ -333,7 +333,7 @@ def _unknown(
         path,
         f"there is no {what} {word}.",
         f"It stands in {file.name}.",
-        f"Did you mean {close}?" if close else f"It can be {', '.join(list(among)[:20])}.",
+        f"Did you mean {close}?" if close else f"It can be {', '.join(among)}.",
         f"A new {what} needs {new_needs}." if new_needs and not close else "",
     )
 
