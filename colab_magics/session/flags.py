@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from colab_magics.session.here import Session
+from colab_magics.session.times import said
 
 _FREE_DRIVE = 16e9  # bytes: the account that costs nothing has 15 GB
 _NEARLY_FULL = 0.95
@@ -101,7 +102,7 @@ def _time(facts: Facts, thresholds: Mapping[str, float]) -> Iterator[Flag]:
         kind = "as you set it" if here.limit_from == "set" else "by an estimate"
         yield Flag(
             "left",
-            f"{_span(left)} of this session are left, {kind}.",
+            f"{said(left)} of this session are left, {kind}.",
             "What is not copied elsewhere by then is lost with it."
             if here.limit_from == "set"
             else "If yours lives longer: %session set limit 24h.",
@@ -110,15 +111,15 @@ def _time(facts: Facts, thresholds: Mapping[str, float]) -> Iterator[Flag]:
     if weekly is not None and here.age is not None and facts.memory and weekly - here.age < least:
         yield Flag(
             "weekly",
-            f"This session has used {_span(here.age)} of the week's {_span(weekly)} of GPU.",
+            f"This session has used {said(here.age)} of the week's {said(weekly)} of GPU.",
             "A session ends with the week's time: %session set limit says when.",
         )
     idle = here.platform.idle
     if idle is not None and facts.idle is not None and idle - facts.idle < thresholds.get("idle", 0.0):
         yield Flag(
             "idle",
-            f"No cell was run for {_span(facts.idle)}; {here.platform.title} ends an idle session after "
-            f"about {_span(idle)}.",
+            f"No cell was run for {said(facts.idle)}; {here.platform.title} ends an idle session after "
+            f"about {said(idle)}.",
             f"What counts: {here.platform.activity}" if here.platform.activity else "",
         )
 
@@ -168,7 +169,7 @@ def _run(facts: Facts, thresholds: Mapping[str, float]) -> Iterator[Flag]:
         name, seconds = facts.run
         yield Flag(
             "run",
-            f"{name} has been training for {_span(seconds)}.",
+            f"{name} has been training for {said(seconds)}.",
             "Few free sessions live longer; %checkpoint list shows what is safe.",
         )
 
@@ -177,11 +178,6 @@ def _over(usage: Usage, threshold: float | None) -> bool:
     if threshold is None:
         return False
     return usage.used > (threshold * usage.total if threshold <= 1 else threshold)
-
-
-def _span(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{seconds / 3600:.1f} h".replace(".0 h", " h")
 
 
 def _gb(size: float) -> str:

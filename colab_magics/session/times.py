@@ -99,3 +99,11 @@ def end(text: str, what: str, now: datetime | None = None) -> float:
             "Or how long it is from now on: 11h.",
         )
     return left
+
+
+def said(seconds: float) -> str:
+    """A time as people say it: 45 s, 90 min, 8.2 h."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{round(seconds / 3600, 1):g} h"
