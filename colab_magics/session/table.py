@@ -108,8 +108,8 @@ class Table:
     Attributes
     ----------
     thresholds : Mapping
-        When a red flag is raised; None: never. Seconds; amounts of memory and disk are a share of the whole up to 1,
-        else bytes.
+        When a red flag is raised; one that is absent never is. Seconds; amounts of memory and disk are a share of the
+        whole up to 1, else bytes.
     session : Mapping
         What the user's file says of this session itself: platform, limit, idle, start, boot.
     own : frozenset
@@ -118,7 +118,7 @@ class Table:
 
     platforms: Mapping[str, Platform]
     accelerators: Mapping[str, Accelerator]
-    thresholds: Mapping[str, float | None]
+    thresholds: Mapping[str, float]
     as_of: str
     sources: Mapping[str, str]
     session: Mapping[str, Any] = field(default_factory=dict)
@@ -256,7 +256,7 @@ def merged(base: Table, file: Lines) -> Table:
         base,
         platforms=platforms,
         accelerators=accelerators,
-        thresholds=thresholds,
+        thresholds={key: value for key, value in thresholds.items() if value is not None},
         as_of=file.read(("as_of",), given["as_of"], lines.DATE) if "as_of" in given else base.as_of,
         sources={**base.sources, **{name: file.read(("sources", name), said, lines.TEXT) for name, said in sources}},
         session=session,

@@ -158,7 +158,7 @@ def test_a_user_changes_one_value_and_the_rest_stays(table: Table, tmp_path: Pat
     assert pro.limit == 20 * 3600
     assert pro.units == {**theirs.units, "T4": 1.3}
     assert pro.idle == theirs.idle
-    assert mine.thresholds == {**table.thresholds, "run": None}
+    assert mine.thresholds == {key: value for key, value in table.thresholds.items() if key != "run"}
     assert ("platforms", "colab-pro", "units", "T4") in mine.own
     assert "limit" in pro.certain, "what a person says is no estimate"
     assert "idle" not in pro.certain
