@@ -162,6 +162,12 @@ class Lines:
     text: str
 
     @cached_property
+    def lines(self) -> tuple[str, ...]:
+        """Its lines as TOML counts them; str.splitlines knows ends of lines that TOML takes for text."""
+        lines = self.text.split("\n")
+        return tuple(lines[:-1] if lines[-1] == "" else lines)
+
+    @cached_property
     def values(self) -> dict[str, Any]:
         """What it holds.
 
@@ -175,10 +181,10 @@ class Lines:
         except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a plain ValueError
             said = str(error)
             found = re.search(r"\(at (?:line (\d+)|(end of document))[^)]*\)", said)
-            last = len(self.text.splitlines())
-            at = (found[1] or last) if found else last
+            last = len(self.lines)
+            at = min(int(found[1] or last), last) if found else last
             reason = re.sub(r"\s*\(at [^)]*\)", "", said)
-            line = (self.text.splitlines() or [""])[min(int(at), last) - 1].strip() if last else ""
+            line = self.lines[at - 1].strip() if at else ""
             raise ColabMagicsError(
                 f"line {at}: {line[:80]} cannot be read.",
                 f"{self.name} is TOML: {reason[:1].lower()}{reason[1:]}.",
@@ -190,11 +196,10 @@ class Lines:
 
         The parser itself is asked, with one line more each time: whatever it accepts is found, however it is written.
         """
-        lines = self.text.splitlines()
         begin = 1
-        for count in range(1, len(lines) + 1):
+        for count in range(1, len(self.lines) + 1):
             try:
-                values = tomllib.loads("\n".join(lines[:count]) + "\n")
+                values = tomllib.loads("\n".join(self.lines[:count]) + "\n")
             except (ValueError, RecursionError):
                 continue  # in the middle of a value
             if holds(values, path):

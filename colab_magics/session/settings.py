@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,7 +13,8 @@ from typing import Any
 from colab_magics.errors import ColabMagicsError, nearest
 from colab_magics.session import lines, table, times
 from colab_magics.session.clock import BootClock, Clock
-from colab_magics.session.lines import Keys, Kind, Lines, holds
+from colab_magics.session.editing import with_value, without
+from colab_magics.session.lines import Keys, Kind, Lines
 from colab_magics.session.table import Table, load_table, merged
 
 VARIABLE = "COLAB_MAGICS_SESSION"
@@ -80,11 +80,11 @@ def set_value(key: str, text: str, *, environ: Mapping[str, str] = os.environ, c
     before = _text(path)
     if of_boot:
         if forgotten(current, clock):
-            before = _without(before, [("session", one) for one in OF_THIS_BOOT])
+            before = without(before, [("session", one) for one in OF_THIS_BOOT], str(path))
         changes.append((("session", "boot"), clock.boot()))
     after = before
     for at, one in changes:
-        after = _with(after, at, one, path)
+        after = with_value(after, at, one, str(path))
     merged(load_table(), Lines(str(path), after))
     _write(path, after)
     return Change(path, ".".join(keys), json.dumps(value, ensure_ascii=False), of_boot)
@@ -112,7 +112,7 @@ def unset(key: str, *, environ: Mapping[str, str] = os.environ) -> Change:
     others = [("session", one) for one in OF_THIS_BOOT if ("session", one) != keys]
     if keys[0] == "session" and keys[1] in OF_THIS_BOOT and not any(one in current.own for one in others):
         gone.append(("session", "boot"))
-    _write(path, _without(_text(path), gone))
+    _write(path, without(_text(path), gone, str(path)))
     return Change(path, ".".join(keys), None)
 
 
@@ -229,103 +229,9 @@ def _written(text: str, kind: Kind) -> Any:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode()  # read_text would change the ends of the lines
     except OSError:
         return ""
-
-
-def _with(text: str, at: Keys, value: Any, path: Path) -> str:
-    """The file's text with `value` at `at`, and nothing else changed.
-
-    Raises
-    ------
-    ColabMagicsError
-        The line on which it stands holds more than it.
-    """
-    file = Lines(str(path), text)
-    header, key = (at[:1], at[1:]) if len(at) == 2 else (at[:2], at[2:])
-    line = f"{'.'.join(_bare(one) for one in key)} = {_literal(value)}"
-    written = text.splitlines()
-    span = file.span(at)
-    if span is not None:
-        written[span[0] - 1 : span[1]] = [line]
-    elif (begin := _header(written, header)) is not None:
-        written.insert(begin, line)
-    else:
-        written += [*([""] if written and written[-1].strip() else []), f"[{'.'.join(map(_bare, header))}]", line]
-    after = "\n".join(written) + "\n"
-    if _parsed(after) != _laid(file.values, at, value):
-        raise file.wrong(
-            at if span else header,
-            f"{'.'.join(at)} was not set.",
-            f"It stands with others on one line of {path}.",
-            "Change it there.",
-        )
-    return after
-
-
-def _without(text: str, gone: Iterable[Keys]) -> str:
-    for at in gone:
-        file = Lines("", text)
-        span = file.span(at)
-        if span is None:
-            continue
-        written = text.splitlines()
-        del written[span[0] - 1 : span[1]]
-        after = "\n".join(written) + "\n"
-        if _filled(_parsed(after) or {}) != _filled(_laid(file.values, at, None)):
-            raise file.wrong(at, f"{'.'.join(at)} was not taken out.", "It stands with others.", "Change it there.")
-        text = after
-    return text
-
-
-def _header(written: list[str], header: Keys) -> int | None:
-    """After how many lines the table `header` begins."""
-    for number, line in enumerate(written, 1):
-        found = _parsed(line) if line.lstrip().startswith("[") and not line.lstrip().startswith("[[") else None
-        if found is not None and holds(found, header) and not _below(found, header):
-            return number
-    return None
-
-
-def _below(values: Mapping[str, Any], path: Keys) -> Mapping[str, Any]:
-    for key in path:
-        values = values[key]
-    return values
-
-
-def _parsed(text: str) -> dict[str, Any] | None:
-    try:
-        return tomllib.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _laid(values: Mapping[str, Any], at: Keys, value: Any) -> dict[str, Any]:
-    """A copy of `values` with `value` at `at`; None takes it out."""
-    copy = dict(values)
-    if len(at) > 1:
-        copy[at[0]] = _laid(copy.get(at[0], {}), at[1:], value)
-    elif value is None:
-        copy.pop(at[0], None)
-    else:
-        copy[at[0]] = value
-    return copy
-
-
-def _filled(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values without tables that hold nothing: `a.b = 1` makes the table `a`, and takes it along when it goes."""
-    kept = {key: _filled(value) if isinstance(value, dict) else value for key, value in values.items()}
-    return {key: value for key, value in kept.items() if value != {}}
-
-
-def _bare(key: str) -> str:
-    return key if key.replace("-", "").replace("_", "").isalnum() and key.isascii() else json.dumps(key)
-
-
-def _literal(value: Any) -> str:
-    # a TOML string is a JSON string, but for one character
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _write(path: Path, text: str) -> None:
@@ -335,11 +241,11 @@ def _write(path: Path, text: str) -> None:
             raise OSError("It is no file")
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(text.encode())
         partial.replace(path)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise ColabMagicsError(
             f"{path} was not written.",
-            f"{error.strerror or error}.",
+            f"{getattr(error, 'strerror', None) or error}.",
             f"Name another file in the environment variable {VARIABLE}.",
         ) from None

@@ -255,6 +255,17 @@ def test_a_device_file_in_its_place_is_never_replaced() -> None:
     assert Path("/dev/null").is_char_device()
 
 
+def test_ends_of_lines_are_kept_and_what_only_looks_like_one_is_text(mine: Mine) -> None:
+    mine.path.parent.mkdir()
+    mine.path.write_bytes('[platforms.kaggle]\r\ntitle = "one\u2028two"\r\nlimit = "9h"\r\n'.encode())
+    mine.set("kaggle.idle", "1h")
+    assert mine.path.read_bytes().count(b"\r\n") == 3
+    assert load_table(mine.path).platforms["kaggle"].title == "one\u2028two"
+    with pytest.raises(ColabMagicsError, match="was not written"):
+        mine.set("kaggle.title", "\ud800")
+    assert list(mine.path.parent.iterdir()) == [mine.path], "and nothing half-written is left"
+
+
 def test_every_key_that_is_offered_can_be_set() -> None:
     table = load_table()
     keys = list(keys_of(table))
