@@ -34,7 +34,7 @@ def recipe_report(cell: Cell) -> str:
         return saved.recipe.explain(choices[-1] if choices else None)
     if _nothing_said(cell):
         return Recipe().explain(None, ("model", "data"))  # the keys and their defaults: there is nothing to plan for
-    recipe, given, events = _preflight(cell, "plan")
+    recipe, given, events = preflight(cell, "plan")
     choices = [event["choices"] for event in events if event["kind"] == "plan"]
     return recipe.explain(choices[-1] if choices else None, given)
 
@@ -48,7 +48,7 @@ def data_report(cell: Cell) -> dict[str, str]:
             "Give --model and --data on the line, or write %%finetune data with the recipe below it.",
         )
     saved = _saved(cell)
-    events = saved.events() if saved is not None else _preflight(cell, "data")[2]
+    events = saved.events() if saved is not None else preflight(cell, "data")[2]
     state = PanelState().fold_all(events)
     return {
         "text/plain": "\n\n".join(_as_text(data) for data in state.data),
@@ -71,7 +71,7 @@ def _saved(cell: Cell) -> Run | None:
     return find_run(options.name, cell.root)
 
 
-def _preflight(cell: Cell, until: str) -> tuple[Recipe, frozenset[str], list[dict[str, Any]]]:
+def preflight(cell: Cell, until: str) -> tuple[Recipe, frozenset[str], list[dict[str, Any]]]:
     parsed = parse(cell.body, cell.options.recipe, preset=cell.options.preset, namespace=cell.namespace)
     for note in parsed.notes:
         cell.say(note)

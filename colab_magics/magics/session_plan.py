@@ -2,9 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from colab_magics.errors import ColabMagicsError, nearest
+from colab_magics.magics import session_words as words_of
+from colab_magics.magics.grid import Grid, Page
+from colab_magics.session.duration import Duration
+from colab_magics.session.offers import Job, Offer, job_of, offers
+from colab_magics.session.scenarios import Outcome, outcome, scenarios
+from colab_magics.session.table import Table
+
+USAGE = "%session plan [RUN] [--hours 3] [--platform NAME] [--gpu NAME] [--markdown]"
+HEAD = ("platform", "device", "fits", "trained as", "time", "sessions", "GPU quota", "costs")
+_OPTIONS = ("hours", "platform", "gpu", "markdown")
+
+
+@dataclass(frozen=True)
+class Line:
+    """The line, read: names as they were written, hours in seconds."""
+
+    run: str | None = None
+    hours: Duration | None = None
+    platforms: tuple[str, ...] = ()
+    accelerators: tuple[str, ...] = ()
+    markdown: bool = False
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is planned: its name, the job, and what is known of it already."""
+
+    title: str
+    job: Job | None = None
+    lines: tuple[str, ...] = ()
 
 
 def plan(
@@ -24,5 +57,285 @@ def plan(
     body : the recipe of `%%session plan`
     namespace : the notebook's variables, which the recipe may name
     say : told the notes on the recipe, a line each
+
+    Raises
+    ------
+    ColabMagicsError
+        An unknown option, platform or device (the nearest is named); a run that there is not; whatever is wrong with
+        the recipe, its model or its data.
     """
-    raise NotImplementedError
+    from colab_magics.memory.estimate import peak
+    from colab_magics.session.settings import user_file
+    from colab_magics.session.table import load_table
+
+    table = load_table(user_file())
+    line = read_words(words, table)
+    if line.run is not None and body is not None and body.strip():
+        raise ColabMagicsError(
+            f"{line.run} is a run, and the cell has a recipe.", "One job is planned at a time.", f"Write {USAGE}."
+        )
+    if line.run is None and body is not None and body.strip():
+        asked = _of_recipe(body, root, namespace if namespace is not None else {}, say)
+    elif line.run is None and line.hours is not None:
+        asked = _Asked(f"{words_of.band(line.hours)} of GPU on each platform")
+    else:
+        asked = _of_run(line.run, root)
+    found = offers(
+        table, asked.job, peak, hours=line.hours, platforms=line.platforms, accelerators=line.accelerators
+    )  # fmt: skip
+    page = page_of(asked.title, asked.lines, found, table, narrowed=bool(line.platforms or line.accelerators))
+    return {"text/plain": page.markdown()} if line.markdown else page.bundle()
+
+
+def read_words(words: Iterable[str], table: Table) -> Line:
+    """The line's words, with the table's names checked.
+
+    Raises
+    ------
+    ColabMagicsError
+        An unknown option, platform or device (the nearest is named), a missing value, two runs.
+    """
+    line, rest = Line(), list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-"):
+            if line.run is not None:
+                raise ColabMagicsError(
+                    f"%session plan takes one run, and there are {line.run} and {word}.", "", f"Write {USAGE}."
+                )
+            line = replace(line, run=word)
+            continue
+        option, equals, value = word.partition("=")
+        name = option.lstrip("-")
+        if name not in _OPTIONS or not option.startswith("--"):
+            close = nearest(name, _OPTIONS)
+            raise ColabMagicsError(
+                f"There is no option {option}.",
+                f"%session plan takes {', '.join(f'--{one}' for one in _OPTIONS)}.",
+                f"Did you mean --{close}?" if close else f"Write {USAGE}.",
+            )
+        if name == "markdown":
+            line = replace(line, markdown=True)
+            continue
+        if not equals and not rest:
+            raise ColabMagicsError(f"--{name} needs a value.", "The line ends.", f"Write {USAGE}.")
+        value = value if equals else rest.pop(0)
+        if name == "hours":
+            line = replace(line, hours=_hours(value))
+        elif name == "platform":
+            line = replace(line, platforms=line.platforms + _named(value, table.platforms, "platform"))
+        else:
+            line = replace(line, accelerators=line.accelerators + _named(value, table.accelerators, "device"))
+    return line
+
+
+def _hours(value: str) -> Duration:
+    """`3`, `6-8`, `90min`: hours where no unit is given."""
+    from colab_magics.session.times import duration
+
+    ends = [end for end in value.replace("–", "-").split("-") if end.strip()]
+    if not 1 <= len(ends) <= 2:
+        ends = [value]
+    seconds = []
+    for end in ends:
+        try:
+            seconds.append(float(end) * 3600)
+        except ValueError:
+            seconds.append(duration(end, "--hours"))
+    low, high = min(seconds), max(seconds)
+    if not 0 < low <= high < 1e9:
+        raise ColabMagicsError(
+            f"--hours {value} is no time.", "It is how long a GPU is used.", "Write --hours 3, or --hours 6-8."
+        )
+    return Duration(low, (low + high) / 2, high)
+
+
+def _named(value: str, known: Mapping[str, Any], what: str) -> tuple[str, ...]:
+    """The keys that are meant: each is a key, in any case, or what keys begin with (`colab`: all of Colab's)."""
+    found: list[str] = []
+    for word in filter(None, (part.strip().lower() for part in value.split(","))):
+        exact = [key for key in known if key.lower() == word]
+        begun = [key for key in known if key.lower().startswith(f"{word}-")]
+        if not exact and not begun:
+            close = nearest(word, [key.lower() for key in known])
+            named = next((key for key in known if key.lower() == close), None)
+            raise ColabMagicsError(
+                f"There is no {what} {word}.",
+                f"There is {', '.join(known)}.",
+                f"Did you mean {named}?" if named else "%session set adds to the table.",
+            )
+        found += [key for key in (*exact, *begun) if key not in found]
+    return tuple(found)
+
+
+def _of_run(name: str | None, root: Path) -> _Asked:
+    """A run there is: all of it, or what is left of it."""
+    from colab_magics.run import find_run
+
+    run = find_run(name, root)
+    events = run.events()
+    job = _job(run.recipe, events, _steps_done(events) if run.state in ("running", "unfinished") else 0)
+    if job is None:
+        raise ColabMagicsError(
+            f"{run.name} has no plan from which another could be made.",
+            "It ended before its plan, or it is of an older version.",
+            "Write %%session plan with the recipe below it.",
+        )
+    whole = f"{run.name}: {job.recipe.model}, {job.total_steps:,} steps"
+    if job.left < 1:
+        whole += f", of which {round(job.left * job.total_steps):,} are left"
+    return _Asked(whole, job, _here(events, job))
+
+
+def _steps_done(events: Sequence[Mapping[str, Any]]) -> int:
+    return next((int(event["step"]) for event in reversed(events) if event["kind"] == "step"), 0)
+
+
+def _of_recipe(
+    body: str, root: Path, namespace: MutableMapping[str, Any], say: Callable[[str], None]
+) -> _Asked:  # fmt: skip
+    """A recipe, through the same preflight as a run's."""
+    from colab_magics.magics.cell import Cell
+    from colab_magics.magics.display import Nowhere
+    from colab_magics.magics.options import Options
+    from colab_magics.magics.reports import preflight
+
+    cell = Cell(Options(command="recipe"), body, namespace, root, Nowhere(), said=say)
+    recipe, _, events = preflight(cell, "plan")
+    job = _job(recipe, events, 0)
+    assert job is not None, "a preflight that passed has a plan"
+    return _Asked(f"{recipe.model}, {job.total_steps:,} steps", job, _here(events, job))
+
+
+def _job(recipe: Any, events: Sequence[Mapping[str, Any]], done: int) -> Job | None:
+    told = [event for event in events if event["kind"] == "plan"]
+    return job_of(recipe, told[-1], done=done) if told else None
+
+
+def _here(events: Sequence[Mapping[str, Any]], job: Job) -> tuple[str, ...]:
+    """What the plan said of the machine on which it was made."""
+    event = [event for event in events if event["kind"] == "plan"][-1]
+    lines = [f"{job.documents:,} documents, {job.tokens:,} tokens an epoch"]
+    try:
+        made = Duration.from_dict(event["duration"])
+    except (KeyError, TypeError, ValueError):
+        return tuple(lines)
+    timed = "timed there" if event["duration"].get("timed") else "estimated"
+    lines.append(f"Planned on {event.get('device', '?')}: {words_of.band(made)} for the whole run, {timed}")
+    return tuple(lines)
+
+
+def page_of(title: str, lines: Sequence[str], found: Sequence[Offer], table: Table, *, narrowed: bool = False) -> Page:
+    """The offers, and the scenarios where nothing was left out."""
+    shown = [offer for offer in found if narrowed or offer.dollars is not None or not offer.possible]
+    grids = [_offer_grid(shown)]
+    as_of, ways = scenarios()
+    foot = []
+    if not found:
+        foot.append("No platform of those has such a device.")
+    if unpriced := [offer for offer in found if offer not in shown]:
+        foot.append(f"The table has no price for {'; '.join(_devices_by_platform(unpriced))}.")
+    if set_up := max((offer.set_up for offer in found), default=0.0):
+        foot.append(f"Costs and quotas count {words_of.spoken(set_up)} of set-up for each session.")
+    if not narrowed:
+        grids.append(_scenario_grid([outcome(way, found) for way in ways]))
+        foot.append(
+            "A scenario's first place is the fastest that costs nothing beyond its plan; the most is what it comes to "
+            f"if the second has to do the whole job again. The scenarios are of {as_of}."
+        )
+    return Page(title, lines, grids, [*foot, _as_of(found, table)])
+
+
+def _offer_grid(found: Sequence[Offer]) -> Grid:
+    """A row an offer; what a platform cannot do for one reason is one row."""
+    rows: list[tuple[str, ...]] = []
+    off: dict[tuple[str, str], int] = {}
+    for offer in found:
+        row = _row(offer)
+        key = (offer.platform.key, offer.why)
+        if offer.possible or offer.need is not None:
+            if not offer.possible:
+                off[(offer.platform.key, offer.accelerator.key)] = len(rows)
+            rows.append(row)
+        elif key in off:
+            before = rows[off[key]]
+            rows[off[key]] = (before[0], f"{before[1]}; {row[1]}", *before[2:])
+        else:
+            off[key] = len(rows)
+            rows.append(row)
+    return Grid(HEAD, tuple(rows), off=set(off.values()))
+
+
+def _devices_by_platform(found: Sequence[Offer]) -> list[str]:
+    by_platform: dict[str, list[str]] = {}
+    for offer in found:
+        by_platform.setdefault(offer.platform.title, []).append(offer.accelerator.title)
+    return [f"{platform} ({', '.join(devices)})" for platform, devices in by_platform.items()]
+
+
+def _row(offer: Offer) -> tuple[str, ...]:
+    number = offer.platform.count.get(offer.accelerator.key, 1)
+    device = offer.accelerator.title + (f", one of {number}" if number > 1 else "")
+    made = offer.hours
+    return (
+        offer.platform.title,
+        device,
+        _fit(offer),
+        _trained_as(offer),
+        words_of.band(made) if made is not None else "not known" if offer.possible else "",
+        words_of.sessions(offer),
+        "" if offer.quota is None else words_of.share(*offer.quota),
+        words_of.money(offer),
+    )
+
+
+def _fit(offer: Offer) -> str:
+    figures = ""
+    if offer.need is not None and offer.room is not None:
+        figures = f"{offer.need / 2**30:.1f} of {words_of.gib(offer.room)}"
+    if offer.fits == "unknown":
+        return offer.why
+    return ": ".join(filter(None, [offer.fits, "; ".join(filter(None, [offer.why, figures, offer.caution]))]))
+
+
+def _trained_as(offer: Offer) -> str:
+    if offer.plan is None or not offer.possible:
+        return ""
+    chosen = f"{offer.plan['method']}, {offer.plan['precision']}"
+    return f"{chosen}, checkpointing" if offer.plan["gradient_checkpointing"] else chosen
+
+
+def _scenario_grid(outcomes: Sequence[Outcome]) -> Grid:
+    head = ("scenario", "first", "time", "sessions", "such jobs a month", "then", "a month", "at most", "meant")
+    return Grid(head, tuple(map(_scenario_row, outcomes)), "What it comes to, by how a project is paid for")
+
+
+def _scenario_row(made: Outcome) -> tuple[str, ...]:
+    way, first, second = made.scenario, made.first, made.second
+    most = "" if made.most is None else words_of.dollars(made.most)
+    if made.within is False:
+        most += ", too much"
+    return (
+        way.title,
+        _place(first) or "nothing there holds it",
+        words_of.band(first.hours) if first is not None and first.hours is not None else "",
+        words_of.sessions(first) if first is not None else "",
+        "" if made.times is None else words_of.count(made.times) if made.times >= 1 else "less than one",
+        _place(second),
+        "" if made.usual is None else words_of.dollars(made.usual),
+        most,
+        words_of.dollars(way.dollars),
+    )
+
+
+def _place(offer: Offer | None) -> str:
+    return f"{offer.platform.title}, {offer.accelerator.title}" if offer is not None else ""
+
+
+def _as_of(found: Sequence[Offer], table: Table) -> str:
+    dates = sorted({offer.platform.as_of for offer in found if offer.platform.as_of})
+    when = table.as_of if not dates else dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    return (
+        f"All of this is an estimate, from prices, limits and rates as of {when}; times are within a factor of two. "
+        "%session set KEY VALUE corrects the table."
+    )

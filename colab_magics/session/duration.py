@@ -18,6 +18,7 @@ from colab_magics.plan import ModelShape, Plan
 from colab_magics.session.table import Accelerator
 
 MODELLED = 2.0  # times and divided by: between public logs of the same card
+_LAUNCHES = 2e-3  # seconds a layer and micro-batch: some 100 kernels forward and backward, of 10 to 20 us each
 MEASURED = 1.4  # a micro-batch was timed for a moment; the machine has not been under load for an hour
 
 
@@ -29,11 +30,14 @@ class Work:
     ----------
     length : float
         Of a token's document, on average over the tokens: what attention costs.
+    micro_batches : float
+        How often a GPU is told what to do: small models spend their time on that.
     """
 
     tokens: float
     scored: float = 0.0
     length: float = 0.0
+    micro_batches: float = 0.0
 
 
 def work_of(plan: Plan, lengths: npt.NDArray[np.int32], *, documents: int, tokens: int, eval_tokens: int = 0) -> Work:
@@ -52,7 +56,7 @@ def work_of(plan: Plan, lengths: npt.NDArray[np.int32], *, documents: int, token
     if eval_tokens:  # every so many steps, and after the last
         evaluations = math.ceil(total / every) if every else 1
     steps = max(1, math.ceil(documents / int(plan["effective_batch"])))
-    return Work(tokens * total / steps, float(eval_tokens * evaluations), length)
+    return Work(tokens * total / steps, float(eval_tokens * evaluations), length, float(total * plan["accumulation"]))
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,10 @@ class Duration:
     low: float
     mid: float
     high: float
+
+    def times(self, share: float) -> Duration:
+        """The same for a part of the work."""
+        return Duration(share * self.low, share * self.mid, share * self.high)
 
     @staticmethod
     def around(seconds: float, factor: float) -> Duration:
@@ -111,7 +119,8 @@ def prior(shape: ModelShape, plan: Plan, accelerator: Accelerator | None, work: 
     peak, share = (figures.get(str(plan["precision"])) for figures in (accelerator.flops, accelerator.share))
     if not peak or not share:
         return None
-    return Duration.around(operations(shape, plan, work) / (peak * share), MODELLED)
+    launches = _LAUNCHES * shape.layers * work.micro_batches if accelerator.capability is not None else 0.0
+    return Duration.around(operations(shape, plan, work) / (peak * share) + launches, MODELLED)
 
 
 def from_measured(shape: ModelShape, plan: Plan, work: Work, seconds: float, tokens: int) -> Duration | None:

@@ -1,0 +1,115 @@
+"""A table of words in three forms: lines of text, self-contained HTML, Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from colab_magics.errors import clean, redact
+
+# No script and nothing from the network; text takes the colour that is there, and the greys show on light and dark.
+# JupyterLab aligns and stripes every table: what it does is undone.
+_STYLE = """
+.cm-grid{--cm-line:rgba(128,128,128,.32);--cm-dim:.68;font:13px/1.5 var(--jp-ui-font-family,system-ui,
+-apple-system,"Segoe UI",Roboto,sans-serif);color:inherit;border:1px solid var(--cm-line);border-radius:8px;
+padding:12px 16px;max-width:1000px;box-sizing:border-box;font-variant-numeric:tabular-nums;overflow-x:auto}
+.cm-grid .cm-name{font-weight:600;font-size:15px}
+.cm-grid .cm-part{font-weight:600;margin:12px 0 0}
+.cm-grid .cm-dim{opacity:var(--cm-dim);font-size:12px}
+.cm-grid table{border:0;border-collapse:collapse;margin:8px 0 0;width:100%;font-size:13px;color:inherit}
+.cm-grid tr,.cm-grid tr:nth-child(even),.cm-grid tr:hover{background:none}
+.cm-grid th,.cm-grid td{border:0;border-bottom:1px solid var(--cm-line);padding:4px 14px 4px 0;
+text-align:left;vertical-align:baseline;max-width:none;color:inherit}
+.cm-grid th{font-weight:400;font-size:11px;opacity:var(--cm-dim);white-space:nowrap}
+.cm-grid .cm-off td{opacity:var(--cm-dim)}
+.cm-grid .cm-foot{margin:6px 0 0;font-size:12px;opacity:var(--cm-dim)}
+""".strip().replace("\n", "")
+_MARKDOWN = str.maketrans({mark: f"\\{mark}" for mark in "\\|*_`<>[]#"})
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Rows under a head. `off`: numbers of the rows that are shown pale. A column without a word is left out."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    title: str = ""
+    off: Collection[int] = ()
+
+    @property
+    def columns(self) -> list[int]:
+        return [column for column in range(len(self.head)) if any(row[column] for row in self.rows)]
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a line shows: a title, lines under it, tables, and lines at the foot."""
+
+    title: str
+    lines: Sequence[str] = ()
+    grids: Sequence[Grid] = ()
+    foot: Sequence[str] = ()
+
+    def bundle(self) -> dict[str, str]:
+        """As a display bundle."""
+        return {"text/html": self.html(), "text/plain": self.text()}
+
+    def text(self) -> str:
+        """Without ANSI and control characters."""
+        parts = ["\n".join(map(_safe, [self.title, *self.lines]))]
+        parts += ["\n".join([*filter(None, [_safe(grid.title)]), *_aligned(grid)]) for grid in self.grids]
+        parts += ["\n".join(map(_safe, self.foot))]
+        return "\n\n".join(filter(None, parts))
+
+    def html(self) -> str:
+        """One self-contained piece; all text escaped."""
+        lines = "".join(f'<div class="cm-dim">{_html(line)}</div>' for line in self.lines)
+        grids = "".join(map(_html_grid, self.grids))
+        foot = "".join(f'<div class="cm-foot">{_html(line)}</div>' for line in self.foot)
+        title = f'<div class="cm-name">{_html(self.title)}</div>'
+        return f'<div class="cm-grid"><style>{_STYLE}</style>{title}{lines}{grids}{foot}</div>'
+
+    def markdown(self) -> str:
+        """For a README or an issue."""
+        parts = [f"## {_markdown(self.title)}", "\n\n".join(map(_markdown, self.lines))]
+        for grid in self.grids:
+            parts += [f"### {_markdown(grid.title)}" if grid.title else "", _markdown_grid(grid)]
+        parts += ["\n\n".join(map(_markdown, self.foot))]
+        return "\n\n".join(filter(None, parts))
+
+
+def _aligned(grid: Grid) -> list[str]:
+    rows = [[_safe(row[column]) for column in grid.columns] for row in (grid.head, *grid.rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _html_grid(grid: Grid) -> str:
+    head = "".join(f'<th scope="col">{_html(grid.head[column])}</th>' for column in grid.columns)
+    body = ""
+    for number, row in enumerate(grid.rows):
+        cells = "".join(f"<td>{_html(row[column])}</td>" for column in grid.columns)
+        pale = ' class="cm-off"' if number in grid.off else ""
+        body += f"<tr{pale}>{cells}</tr>"
+    title = f'<div class="cm-part">{_html(grid.title)}</div>' if grid.title else ""
+    return f"{title}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _markdown_grid(grid: Grid) -> str:
+    lines = [[_markdown(row[column]) for column in grid.columns] for row in (grid.head, *grid.rows)]
+    lines.insert(1, ["---"] * len(grid.columns))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _safe(said: str) -> str:
+    """Text that may hold a name whose letters a stranger has chosen."""
+    return redact(clean(said).replace("\n", " "))
+
+
+def _html(said: str) -> str:
+    return escape(_safe(said))
+
+
+def _markdown(said: str) -> str:
+    return _safe(said).translate(_MARKDOWN)
