@@ -121,8 +121,10 @@ def _trackio(folder: Path, recipe: Recipe) -> Dashboard:
 
     def opened(_first: int) -> Any:
         import trackio
+        from accelerate import PartialState
         from accelerate.tracking import TrackioTracker
 
+        PartialState()  # the logger of these trackers refuses to work without it
         # it samples by itself too, through the same driver; our own figures are enough
         options = {"name": folder.name, "resume": "allow", "embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
         known = inspect.signature(trackio.init).parameters
@@ -137,8 +139,10 @@ def _trackio(folder: Path, recipe: Recipe) -> Dashboard:
 def _wandb(folder: Path, recipe: Recipe) -> Dashboard:
     def opened(_first: int) -> Any:
         import wandb
+        from accelerate import PartialState
         from accelerate.tracking import WandBTracker
 
+        PartialState()
         tracker = WandBTracker(
             os.environ.get("WANDB_PROJECT") or PROJECT,
             name=folder.name,
