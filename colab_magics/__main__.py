@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from colab_magics.errors import ColabMagicsError
 
 if TYPE_CHECKING:
     from colab_magics.magics.checkpoint_line import Line
+    from colab_magics.magics.session_line import Line as SessionLine
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,24 +25,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _read(arguments: list[str]) -> argparse.Namespace | Line:
+def _read(arguments: list[str]) -> argparse.Namespace | Line | SessionLine:
     if arguments[:1] == ["checkpoint"]:
         from colab_magics.magics.checkpoint_line import read_words
 
         return read_words(arguments[1:])
+    if arguments[:1] == ["session"]:
+        from colab_magics.magics.session_line import read
+
+        return read(arguments[1:])
     parser = argparse.ArgumentParser(
-        prog="python -m colab_magics", description=__doc__, epilog="checkpoint COMMAND: see checkpoint --help"
+        prog="python -m colab_magics",
+        description=__doc__,
+        epilog="checkpoint COMMAND, session COMMAND: see checkpoint --help, session --help",
     )
-    parser.add_argument("command", choices=("status", "attach", "detach", "save", "stop", "list", "checkpoint"))
+    commands = ("status", "attach", "detach", "save", "stop", "list", "checkpoint", "session")
+    parser.add_argument("command", choices=commands)
     parser.add_argument("run", nargs="?", help="its name; without one the living run, else the newest")
     parser.add_argument("--root", help="where runs are kept (else COLAB_MAGICS_ROOT, else ./runs)")
     parser.add_argument("--now", action="store_true", help="stop: at once, without waiting for the step's end")
     return parser.parse_intermixed_args(arguments)  # the name may stand behind an option
 
 
-def _run(asked: argparse.Namespace | Line) -> None:
+def _run(asked: argparse.Namespace | Line | SessionLine) -> None:
+    from colab_magics.magics.session_line import Line as SessionLine
+
     if isinstance(asked, argparse.Namespace):
         _run_command(asked)
+    elif isinstance(asked, SessionLine):
+        _run_session(asked)
     else:
         _run_checkpoint(asked)
 
@@ -93,6 +106,23 @@ def _run_checkpoint(asked: Line) -> None:
         print(commands.perform(asked, root)["text/plain"])
     except KeyboardInterrupt:
         print(f"\nStopped before {asked.command} had ended.")
+
+
+def _run_session(asked: SessionLine) -> None:
+    from colab_magics.magics.durable import rooms
+    from colab_magics.magics.session import perform, usage
+    from colab_magics.run import runs_root
+
+    if asked.help:
+        print(re.sub("(?<!%)%session", "python -m colab_magics session", usage(asked)))
+    elif asked.command == "setup":
+        raise ColabMagicsError(
+            "setup belongs in a notebook.",
+            "It mounts Drive, and tells that notebook's cells where their runs are copied.",
+            "Run %session setup in a cell.",
+        )
+    else:
+        print(perform(asked, rooms(runs_root(None)).root)["text/plain"])
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ def complete(shell: Any, event: Any) -> list[str]:
             return _of_checkpoint(shell, before, symbol)
         if magic.lstrip("%") == "panel":
             return _of_panel(shell, before, symbol)
+        if magic.lstrip("%") == "session":
+            return _of_session(shell, before, symbol)
         return _of_finetune(shell, before, symbol)
     except Exception:  # a completer that raises takes the whole completion with it
         return []
@@ -73,6 +75,40 @@ def _of_checkpoint(shell: Any, before: list[str], symbol: str) -> list[str]:
     if command == "export" and not plain:
         return []  # its path comes first
     return offered
+
+
+def _of_session(shell: Any, before: list[str], symbol: str) -> list[str]:
+    from colab_magics.magics.session_line import COMMANDS as SESSION
+
+    match before:
+        case []:
+            return list(SESSION)
+        case ["set"] | ["unset"]:
+            return _settings(given=before == ["unset"])
+        case ["set", "platform" | "session.platform"]:
+            return list(_table().platforms)
+        case ["setup", *_] if symbol.startswith("-"):
+            return ["--out"]
+        case ["plan" | "cost"]:
+            return _runs(shell)
+    return []
+
+
+def _settings(*, given: bool) -> list[str]:
+    """The keys that can be set, or that are."""
+    from colab_magics.session.settings import keys_of
+
+    table = _table()
+    if not given:
+        return list(keys_of(table))
+    return [".".join(path).removeprefix("session.").removeprefix("platforms.") for path in table.own]
+
+
+def _table() -> Any:
+    from colab_magics.session.settings import user_file
+    from colab_magics.session.table import load_table
+
+    return load_table(user_file())
 
 
 def _runs(shell: Any) -> list[str]:

@@ -111,16 +111,26 @@ def protect(where: str | None, root: Path, say: Said) -> None:
         return
     if not on_colab():
         return  # the worker's preflight says that nothing is mounted there
+    mount_drive(
+        "Drive was not mounted, and the run's replica is on it.",
+        "Run the cell again and allow it, or leave replica: out (the run then dies with the machine).",
+    )
+
+
+def mount_drive(otherwise: str, todo: str) -> None:
+    """Have Colab mount the Drive, which asks in the browser: in the kernel's main thread, and nowhere else.
+
+    Raises
+    ------
+    ColabMagicsError
+        It was not allowed, or did not come about; `otherwise` and `todo` are its first and last sentence.
+    """
     from google.colab import drive
 
     try:
         drive.mount(str(COLAB_DRIVE))
     except Exception as error:
-        raise ColabMagicsError(
-            "Drive was not mounted, and the run's replica is on it.",
-            f"Colab says: {str(error) or type(error).__name__}.",
-            "Run the cell again and allow it, or leave replica: out (the run then dies with the machine).",
-        ) from None
+        raise ColabMagicsError(otherwise, f"Colab says: {str(error) or type(error).__name__}.", todo) from None
 
 
 def _check_place(where: str, root: Path) -> None:

@@ -11,10 +11,22 @@ from colab_magics.magics.checkpoint import CheckpointMagics
 from colab_magics.magics.completion import complete
 from colab_magics.magics.finetune import FinetuneMagics
 from colab_magics.magics.panel import PanelMagics
+from colab_magics.magics.session import SessionMagics
 
-_MAGICS = {"finetune": FinetuneMagics, "checkpoint": CheckpointMagics, "panel": PanelMagics}
+_MAGICS = {"finetune": FinetuneMagics, "checkpoint": CheckpointMagics, "panel": PanelMagics, "session": SessionMagics}
 _NAMES = {kind.__name__ for kind in _MAGICS.values()}
-_COMPLETED = ("%finetune", "%%finetune", "finetune", "%checkpoint", "checkpoint", "%panel", "panel")
+_COMPLETED = (
+    "%finetune",
+    "%%finetune",
+    "finetune",
+    "%checkpoint",
+    "checkpoint",
+    "%panel",
+    "panel",
+    "%session",
+    "%%session",
+    "session",
+)
 
 
 def load(shell: Any) -> None:

@@ -21,7 +21,7 @@ from colab_magics.errors import ColabMagicsError
 from colab_magics.session.flags import Facts, Usage, flags
 from colab_magics.session.here import Session
 from colab_magics.session.settings import user_file
-from colab_magics.session.table import load_table
+from colab_magics.session.table import Table, load_table
 
 DRIVE_EVERY = 300.0  # seconds between two looks at Drive: it asks Google
 FLAGS_EVERY = 30.0
@@ -120,8 +120,12 @@ def raised(known: Facts) -> tuple[str, ...]:
         table = load_table(user_file())
     except ColabMagicsError:  # a mistake in the user's own table: %session tells it
         table = load_table()
-    own = frozenset(path[1] for path in table.own if path[0] == "thresholds")
-    return tuple(str(flag) for flag in flags(known, table.thresholds, own))
+    return tuple(str(flag) for flag in flags(known, table.thresholds, own_thresholds(table)))
+
+
+def own_thresholds(table: Table) -> frozenset[str]:
+    """The thresholds that the user has set."""
+    return frozenset(path[1] for path in table.own if path[0] == "thresholds")
 
 
 class MachineFlags:

@@ -1,0 +1,49 @@
+"""What is known of this session at this moment, for `%session` to show."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from colab_magics.checkpoints.drive import mounted_drive
+from colab_magics.magics.activity import ACTIVITY
+from colab_magics.magics.session_facts import DRIVE, facts, own_thresholds
+from colab_magics.magics.session_show import Known
+from colab_magics.session.clock import BootClock
+from colab_magics.session.flags import Usage, flags
+from colab_magics.session.here import this_session
+from colab_magics.session.settings import forgotten, user_file
+from colab_magics.session.table import load_table
+
+_FOR_DRIVE = 3.0  # seconds for its first answer
+
+
+def known_now() -> Known:
+    """All of it.
+
+    Raises
+    ------
+    ColabMagicsError
+        The user's own table holds a mistake; the error names its line.
+    """
+    from colab_magics.memory.nvml import Cards
+
+    here, table = this_session(), load_table(user_file())
+    read = Cards().read()
+    memory = [
+        Usage(one.name or f"GPU {one.index}", one.used, one.total) for one in read if one.used is not None and one.total
+    ]
+    found = facts(here, memory=memory, idle=ACTIVITY.idle(), wait=_FOR_DRIVE)
+    mounted = mounted_drive() is not None
+    return Known(
+        session=here,
+        table=table,
+        facts=found,
+        flags=flags(found, table.thresholds, own_thresholds(table)),
+        start_is_set="start" in table.session and not forgotten(table, BootClock()),
+        since_last=ACTIVITY.since_last(),
+        devices=tuple(one.name or f"GPU {one.index}" for one in read),
+        drive=("silent" if DRIVE.silent else "mounted") if mounted else "not mounted",
+        cwd=Path.cwd(),
+        now=datetime.now().astimezone(),
+    )
