@@ -27,19 +27,16 @@ def with_value(text: str, at: Keys, value: Any, name: str) -> str:
         The line on which it stands holds more than it.
     """
     file = Lines(name, text)
-    header, key = (at[:1], at[1:]) if len(at) == 2 else (at[:2], at[2:])
-    line = f"{'.'.join(_bare(one) for one in key)} = {_literal(value)}"
     written, span = list(file.lines), file.span(at)
     if span is not None:
-        written[span[0] - 1 : span[1]] = [line]
-    elif (begin := _header(written, header)) is not None:
-        written.insert(begin, line)
+        key = written[span[0] - 1].partition("=")[0].rstrip()  # as he spells it, below whatever header it stands
+        written[span[0] - 1 : span[1]] = [f"{key} = {_literal(value)}"]
     else:
-        written += [*([""] if written and written[-1].strip() else []), f"[{'.'.join(map(_bare, header))}]", line]
+        _insert(written, at, _literal(value))
     after = "\n".join(written) + "\n"
     if _parsed(after) != _laid(file.values, at, value):
         raise file.wrong(
-            at if span else header,
+            at if span else at[:2],
             f"{'.'.join(at)} was not set.",
             f"It stands with others on one line of {name}.",
             "Change it there.",
@@ -74,16 +71,24 @@ def without(text: str, gone: Iterable[Keys], name: str) -> str:
     return text
 
 
-def _header(written: list[str], header: Keys) -> int | None:
-    """After how many lines the table `header` begins."""
-    for number, line in enumerate(written, 1):
-        found = _parsed(f"{line}\n") if line.lstrip().startswith("[") and not line.lstrip().startswith("[[") else None
-        if found is not None and holds(found, header) and not _below(found, header):
-            return number
-    return None
+def _insert(written: list[str], at: Keys, literal: str) -> None:
+    """Put a line below the header that is nearest to it, or both at the end."""
+    for depth in range(len(at) - 1, 0, -1):
+        for number, line in enumerate(written, 1):
+            if _is_header(line, at[:depth]):
+                written.insert(number, f"{_dotted(at[depth:])} = {literal}")
+                return
+    depth = min(2, len(at) - 1)
+    blank = [""] if written and written[-1].strip() else []
+    written += [*blank, f"[{_dotted(at[:depth])}]", f"{_dotted(at[depth:])} = {literal}"]
 
 
-def _below(values: Mapping[str, Any], path: Keys) -> Mapping[str, Any]:
+def _is_header(line: str, path: Keys) -> bool:
+    found = _parsed(f"{line}\n") if line.lstrip().startswith("[") else None
+    return found is not None and holds(found, path) and _below(found, path) == {}
+
+
+def _below(values: Any, path: Keys) -> Any:
     for key in path:
         values = values[key]
     return values
@@ -112,6 +117,10 @@ def _filled(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values without tables that hold nothing: `a.b = 1` makes the table `a`, and takes it along when it goes."""
     kept = {key: _filled(value) if isinstance(value, dict) else value for key, value in values.items()}
     return {key: value for key, value in kept.items() if value != {}}
+
+
+def _dotted(path: Keys) -> str:
+    return ".".join(map(_bare, path))
 
 
 def _bare(key: str) -> str:

@@ -86,6 +86,31 @@ def test_only_its_own_line_is_written(mine: Mine) -> None:
     assert mine.text.endswith("\n\n[platforms.colab-pro]\nunits.T4 = 1.3\n")
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "[platforms.colab-pro.units]\nL4 = 1.9 # mine\n",
+        "[platforms.colab-pro]\nunits.L4 = 1.9\n",
+        "[platforms]\ncolab-pro.units.L4 = 1.9\n",
+        'platforms."colab-pro".units.L4 = 1.9\n',
+    ],
+)
+def test_a_value_is_found_however_it_is_written(mine: Mine, written: str) -> None:
+    mine.write(written)
+    mine.set("colab-pro.units.L4", "2.5")
+    assert load_table(mine.path).platforms["colab-pro"].units["L4"] == 2.5
+    assert mine.text == written.partition("1.9")[0] + "2.5\n"
+    mine.unset("colab-pro.units.L4")
+    assert load_table(mine.path).own == frozenset()
+
+
+def test_a_value_goes_below_the_header_that_is_nearest_to_it(mine: Mine) -> None:
+    mine.write("[platforms.colab-pro]\n\n[platforms.colab-pro.units]\nL4 = 1.9\n")
+    mine.set("colab-pro.units.T4", "1.3")
+    mine.set("colab-pro.limit", "20h")
+    assert mine.text == '[platforms.colab-pro]\nlimit = "20h"\n\n[platforms.colab-pro.units]\nT4 = 1.3\nL4 = 1.9\n'
+
+
 def test_a_value_of_several_lines_is_replaced_whole(mine: Mine) -> None:
     mine.write(WRITTEN)
     mine.set("kaggle.notes", "only this")
