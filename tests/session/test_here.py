@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from colab_magics.errors import ColabMagicsError
 from colab_magics.session.clock import BootClock
@@ -104,6 +106,24 @@ def test_time_goes_on_while_the_machine_sleeps(here: Here, clock: PretendedClock
 def test_a_jump_of_the_time_of_day_does_not_bend_the_age(here: Here, clock: PretendedClock, jump: float) -> None:
     clock.ntp_corrects(jump)
     assert here(**KAGGLE).age == 2 * HOUR
+
+
+SECONDS = st.floats(0, 30 * 86400)
+JUMPS = st.floats(-1e9, 1e9)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(SECONDS, JUMPS), max_size=20))
+def test_the_age_is_all_that_passed_and_nothing_that_jumped(moves: list[tuple[float, float]]) -> None:
+    clock = PretendedClock(before=HOUR)
+    environ = {"COLAB_MAGICS_SESSION": "/absent/session.toml", **KAGGLE}
+    ages = []
+    for passes, jump in moves:
+        clock.passes(passes)
+        clock.ntp_corrects(jump)
+        ages.append(this_session(environ=environ, modules=(), clock=clock, files=Path("/absent")).age)
+    assert ages == sorted(ages)
+    assert not ages or ages[-1] == pytest.approx(HOUR + sum(passes for passes, _ in moves))
 
 
 def test_nor_does_it_bend_a_start_or_an_end_that_was_given_as_a_date(
