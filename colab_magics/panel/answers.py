@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,12 +21,30 @@ _TROUBLE = ("waiting", "full", "refused", "given up")
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer: what it is about, the answer in a few words, what stands behind it, and whether to mind."""
+    """One answer to one question.
+
+    Attributes
+    ----------
+    about, said : str
+        What it is about, and the figure that answers it.
+    verdict : str
+        What that means, in words; empty where the figure says it all.
+    behind : tuple of str
+        What stands behind it.
+    level : str
+        Whether to mind.
+    """
 
     about: str
     said: str
+    verdict: str = ""
     behind: tuple[str, ...] = ()
     level: Level = "fine"
+
+    @property
+    def parts(self) -> list[str]:
+        """All that is said, in reading order."""
+        return [part for part in (self.said, self.verdict, *self.behind) if part]
 
 
 def learning(state: PanelState) -> Answer | None:
@@ -37,18 +54,16 @@ def learning(state: PanelState) -> Answer | None:
     said = number(state.loss)
     if state.first_loss is not None and state.curve.drawn()[:1] != state.curve.drawn():
         said += f", from {number(state.first_loss)}"
-    behind, level = [], "fine"
-    if state.odd_losses:
-        behind.append(_odd(state))
-        level = "bad"
-    return Answer("Loss", said, tuple(behind), "bad" if level == "bad" else "fine")
+    return Answer("Loss", said, _odd(state), (), "bad" if state.odd_losses else "fine")
 
 
 def _odd(state: PanelState) -> str:
-    where = f", the newest at step {state.curve.gaps[-1][1]:,.0f}" if state.curve.gaps else ""
+    if not state.odd_losses:
+        return ""
+    where = f" step {state.curve.gaps[-1][1]:,.0f}" if state.curve.gaps else " an earlier step"
     if state.odd_losses == 1:
-        return f"1 loss was not a finite number{where.replace(', the newest', '')}"
-    return f"{state.odd_losses:,} losses were not finite numbers{where}"
+        return f"the loss was not a finite number at{where}"
+    return f"{state.odd_losses:,} losses were not finite numbers, the newest at{where}"
 
 
 def evaluation(state: PanelState) -> Answer | None:
@@ -56,33 +71,23 @@ def evaluation(state: PanelState) -> Answer | None:
     if not state.evals:
         return None
     last, best = state.evals[-1], state.best_eval
-    parts = []
-    if best is not None and best.step != last.step and best.loss < last.loss:
-        parts.append(f"best {number(best.loss)} at step {best.step:,}")
-    if last.perplexity is not None:
-        parts.append(f"perplexity {last.perplexity:.4g}")
-    if last.accuracy is not None:
-        parts.append(f"tokens right {last.accuracy:.0%}")
-    level: Level = "fine" if math.isfinite(last.loss) else "bad"
-    return Answer("Evaluation", number(last.loss), (", ".join(parts),) if parts else (), level)
+    verdict = ""
+    if best is not None and best.step != last.step and not last.loss <= best.loss:
+        verdict = f"best {number(best.loss)} at step {best.step:,}"
+    behind = [f"perplexity {last.perplexity:.4g}"] if last.perplexity is not None else []
+    behind += [f"tokens right {last.accuracy:.0%}"] if last.accuracy is not None else []
+    return Answer("Evaluation", number(last.loss), verdict, tuple(behind))
 
 
 def memory(state: PanelState) -> Answer | None:
     """How much is in use, and whether the peak fits."""
     bars = bands.memory_bars(state)
-    if not bars:
-        if state.estimate is None:
-            return None
-        return Answer("Memory", f"{size(state.estimate)} by the estimate", (), "fine")
-    told, level = bands.verdict(state, bars)
-    about = "Memory, CPU" if bars[0].label.startswith("CPU") else "GPU memory"
-    behind = [told] if told else []
-    assert state.memory is not None
-    return Answer(about, bands.headline(bars), (*behind, *bands.beside(state.memory)), _level(level))
-
-
-def _level(word: str) -> Level:
-    return "bad" if word == "bad" else "mind" if word == "mind" else "fine"
+    if not bars or state.memory is None:
+        return None if state.estimate is None else Answer("Memory", f"{size(state.estimate)} by the estimate")
+    verdict, mind = bands.verdict(state, bars)
+    about = "CPU memory" if bars[0].label.startswith("CPU") else "GPU memory"
+    behind = () if state.ended else tuple(bands.beside(state.memory))
+    return Answer(about, bands.headline(bars, ended=state.ended), verdict, behind, "mind" if mind else "fine")
 
 
 def speed(state: PanelState) -> str:
@@ -103,80 +108,74 @@ def time(state: PanelState, moment: Moment) -> Answer | None:
     """When it ends, and whether the session lasts until then."""
     if state.ended:
         return _took(state)
-    coming = state.forecast
-    behind: list[str] = []
-    level: Level = "fine"
+    coming, here = state.forecast, moment.session
     said = _left(state, coming, moment) if coming is not None else ""
-    if moment.now is not None:
+    if moment.now is None or here is None:
         silent = _silence(state, moment.now)
-        if silent:
-            behind.append(silent)
-            level = "mind"
-        if moment.session is not None:
-            told, worse = _fits(state, coming, moment.session)
-            behind += [told] if told else []
-            level = worse if worse != "fine" else level
-            behind.append(session(moment.session))
-            behind += idle(moment)
-    if not said and not behind:
+        return Answer("Time", said, silent, (), "mind" if silent else "fine") if said else None
+    verdict, mind = _fits(state, coming, here)
+    lasts = session(here)
+    silent = _silence(state, moment.now)
+    behind = tuple(part for part in (silent, lasts if said else "", *idle(moment)) if part)
+    if not said and not lasts:
         return None
-    return Answer("Time", said or "not known yet", tuple(behind), level)
+    about = "Time" if said else "Session"
+    return Answer(about, said or lasts, verdict, behind, "mind" if mind or silent else "fine")
 
 
 def _took(state: PanelState) -> Answer | None:
-    behind = (f"ended {instant(state.ended_clock)}",) if state.ended_clock is not None else ()
-    tokens = (f"{count(state.tokens)} tokens",) if state.tokens else ()
-    if state.seconds is None and not behind:
-        return None
-    said = f"{duration(state.seconds)} of training" if state.seconds is not None else "ended"
-    return Answer("Time", said, (*tokens, *behind))
+    ended = f"ended {instant(state.ended_clock)}" if state.ended_clock is not None else ""
+    tokens = f"{count(state.tokens)} tokens" if state.tokens else ""
+    said = f"trained for {duration(state.seconds)}" if state.seconds is not None else ended
+    behind = tuple(part for part in (tokens, ended if said != ended else "") if part)
+    return Answer("Time", said, "", behind) if said else None
 
 
 def _left(state: PanelState, coming: Forecast, moment: Moment) -> str:
     p50, p90 = span(coming.p50), span(coming.p90)
     if not coming.measured and state.prior is not None:
-        return f"about {p50}, between {span(state.prior.low)} and {p90} by the estimate"
+        return f"about {p50} by the estimate, {span(state.prior.low)} to {p90}"
     if moment.now is None:
         if not state.marks:
             return ""
         clock = state.marks[-1].clock
-        return f"would end about {instant(clock + coming.p50)}, at the latest {instant(clock + coming.p90)}"
-    number, _, unit = p50.partition(" ")
-    if p50 == p90:
-        return f"about {p50} left"
-    return f"about {number if p90.endswith(' ' + unit) else p50} to {p90} left"
+        return f"would end about {instant(clock + coming.p50)}"
+    return f"about {p50} left" if p50 == p90 else f"about {p50} left, at most {p90}"
 
 
-def _silence(state: PanelState, now: float) -> str:
-    if state.phase != "training" or not state.marks:
+def _silence(state: PanelState, now: float | None) -> str:
+    if now is None or state.phase != "training" or not state.marks:
         return ""
     usual = max((mark.seconds or 0.0 for mark in state.marks), default=0.0)
     since = now - state.marks[-1].clock
     return f"the last step ended {age(since)}" if since > max(_SILENT, 5 * usual) else ""
 
 
-def _fits(state: PanelState, coming: Forecast | None, here: Session) -> tuple[str, Level]:
-    """The session's rest against the run's."""
+def _fits(state: PanelState, coming: Forecast | None, here: Session) -> tuple[str, bool]:
+    """The session's rest against the run's, and whether to mind."""
     told = budget(coming, here, state.step, state.total_steps)
-    if coming is None or told.answer == "unknown" or here.left is None:
-        return "", "fine"
+    if coming is None or here.left is None or told.answer == "unknown":
+        return "", False
     if told.answer == "yes":
-        spare = here.left - coming.p90
-        return f"finishes {span(spare)} before the session ends", "fine"
+        return f"finishes {span(here.left - coming.p90)} before the session ends", False
     if told.answer == "likely":
-        return f"likely finishes {span(here.left - coming.p50)} before the session ends", "mind"
-    stops = (
-        f"stops in good order at about step {told.stops_at:,}" if told.stops_at is not None else "stops before its end"
-    )
-    words = f"{stops}; {told.sessions:,} sessions" if told.sessions > 1 else stops
-    return (f"may not finish here: {words}" if told.answer == "unlikely" else words), "mind"
+        return f"likely finishes, {span(here.left - coming.p50)} before the session ends", True
+    stops = f"stops in good order at about step {_round(told.stops_at):,}" if told.stops_at is not None else "will stop"
+    words = f"{stops}; {told.sessions:,} sessions in all" if told.sessions > 1 else stops
+    return (f"may not finish: {words}" if told.answer == "unlikely" else words), True
+
+
+def _round(step: int) -> int:
+    """Two figures: no more is known, and the frame need not change at every step."""
+    unit: int = 10 ** max(0, len(str(step)) - 2)
+    return step // unit * unit
 
 
 def session(here: Session) -> str:
-    """How long this session still lives, called an estimate where it is one."""
+    """How long this session still lives, called an estimate where it is one; empty where no limit is known."""
     title = shown(here.platform.title, 60)
     if here.limit is None:
-        return f"{title}: no time limit is known"
+        return ""
     if here.limit_from == "passed":
         return f"{title}: past its limit of {span(here.limit)}, it may end at any time"
     if here.left is None:
@@ -210,7 +209,9 @@ def safety(state: PanelState, moment: Moment) -> Answer | None:
         said = f"saved{at}, step {state.saved.step:,}"
         behind.append(cost(state))
     told, level = _copy(state, moment)
-    return Answer("Safety", said, tuple(line for line in (told, *behind) if line), level)
+    if moment.now is None and state.copied is not None and state.copied.where:
+        behind.append(f"copied to {state.copied.where}")
+    return Answer("Safety", said, told, tuple(line for line in behind if line), level)
 
 
 def cost(state: PanelState) -> str:
@@ -221,7 +222,7 @@ def cost(state: PanelState) -> str:
     if state.saved.stall is not None:
         waited = state.saved.stall
         told = f"{waited * 1000:.0f} ms" if waited < 1 else f"{waited:.1f} s"
-        share = f" ({state.saved.share:.1%})" if state.saved.share is not None else ""
+        share = f" ({state.saved.share:.2%})" if state.saved.share is not None else ""
         value += f", training waited {told}{share}"
     return value
 
@@ -235,7 +236,7 @@ def _copy(state: PanelState, moment: Moment) -> tuple[str, Level]:
         return "no copy elsewhere", "fine"
     level: Level = "mind" if now.state in _TROUBLE else "fine"
     if now.state == "done":
-        return now.message.rstrip(".").lower(), level
+        return now.message[:1].lower() + now.message[1:].rstrip("."), level
     confirmed = ""
     if state.copied_step is not None:
         at = f" {when(state.copied_clock, moment)}" if state.copied_clock is not None else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from colab_magics.panel.parts import Gpu, Memory
@@ -49,45 +50,63 @@ def memory_bars(state: PanelState) -> tuple[Bar, ...]:
     return ()
 
 
-def headline(bars: tuple[Bar, ...]) -> str:
-    """How much of how much is in use."""
-    used, totals = sum(bar.used for bar in bars), [bar.total for bar in bars]
-    if any(total is None for total in totals):
-        return f"{size(used)} in use" if used else "not known"
-    total = size(sum(total for total in totals if total is not None))
-    same_unit = size(used)[-4:] == total[-4:]
-    return f"{size(used)[:-4] if same_unit else size(used)} of {total}"
+def headline(bars: tuple[Bar, ...], *, ended: bool = False) -> str:
+    """How much of how much is in use; of several GPUs on the fullest; of a run that has ended the peak."""
+    known = [bar for bar in bars if bar.bands]
+    if not known:
+        return "not known"
+    bar = max(known, key=lambda one: one.used / one.total if one.total else 0.0)
+    used, before = (bar.peak, "peak ") if ended and bar.peak is not None else (bar.used, "")
+    where = f" on {bar.label}, the fullest" if len(bars) > 1 and not before else ""
+    if not bar.total:
+        return f"{before}{size(used)}" if before else f"{size(used)} in use"
+    total = size(bar.total)
+    return f"{before}{near(used, bar.total).removesuffix(total[-4:])} of {total}{where}"
 
 
-def verdict(state: PanelState, bars: tuple[Bar, ...]) -> tuple[str, str]:
-    """Whether it fits, in words, and how bad that is: fine, mind or bad."""
-    bar = bars[0]
-    if bar.total is None or not bar.total:
-        return "", "fine"
+def verdict(state: PanelState, bars: tuple[Bar, ...]) -> tuple[str, bool]:
+    """Whether it fits, in words, and whether to mind."""
+    known = [(spare, bar) for bar in bars if (spare := _spare(state, bar)) is not None]
+    if not known or state.phase == "failed":
+        return "", False
+    spare, bar = min(known, key=lambda one: one[0])
+    assert bar.total is not None
+    full = spare < _NEARLY_FULL * bar.total
     if bar.label.startswith("CPU"):
-        spare = bar.total - bar.used
-        return ("the machine's memory is nearly full", "mind") if spare < _NEARLY_FULL * bar.total else ("", "fine")
+        return ("the machine's memory is nearly full", True) if full and not state.ended else ("", False)
+    where = (f"on {bar.label}" if len(bars) > 1 else "at the peak") if state.step else "by the estimate"
+    if spare < 0 and not state.step:
+        return f"does not fit {where}: {size(-spare)} too much", True
+    if full:
+        return f"nearly full {where}", True
+    return f"{'' if state.ended else 'fits, '}{size(spare)} to spare {where}", False
+
+
+def _spare(state: PanelState, bar: Bar) -> float | None:
+    """What is left of a device where its use is highest; None where nobody knows."""
+    if not bar.total or not bar.bands:
+        return None
     highest = bar.peak if state.step else bar.estimate
     if highest is None:
-        return "", "fine"
-    others = sum(amount for name, amount in bar.bands if name.startswith("others"))
-    spare = bar.total - others - highest
-    when = "at the peak" if state.step else "by the estimate"
-    if spare < 0 and not state.step:
-        return f"does not fit by the estimate: {size(-spare)} too much", "bad"
-    if spare < _NEARLY_FULL * bar.total:
-        return f"nearly full {when}", "mind"
-    return f"fits, {size(spare)} to spare {when}", "fine"
+        return bar.total - bar.used if bar.label != "GPU memory" else None
+    return bar.total - highest - sum(amount for name, amount in bar.bands if name.startswith("others"))
 
 
-def legend(bar: Bar) -> list[tuple[str, str]]:
-    """Each band and tick of a bar: what it is, and how much."""
-    shown = [(name, size(amount)) for name, amount in bar.bands]
-    if bar.peak is not None:
-        shown.append(("peak", size(bar.peak)))
-    if bar.estimate is not None:
-        shown.append(("estimate", size(bar.estimate)))
-    return shown
+def legend(bar: Bar) -> tuple[list[str], list[str]]:
+    """The bands and the ticks of a bar, each with its amount; in GiB where the total is."""
+    ticks = [(name, at) for name, at in (("peak", bar.peak), ("estimate", bar.estimate)) if at is not None]
+
+    def told(pairs: Sequence[tuple[str, float]]) -> list[str]:
+        return [f"{name} {near(at, bar.total).removesuffix(' GiB') if bar.total else size(at)}" for name, at in pairs]
+
+    return told(bar.bands), told(ticks)
+
+
+def near(amount: float, total: float | None) -> str:
+    """An amount in GiB where the total is; what rounds to nothing is not called nothing."""
+    if not total or total < _GIB:
+        return size(amount)
+    return "<0.1 GiB" if 0 < amount < 0.05 * _GIB else f"{amount / _GIB:.1f} GiB"
 
 
 def beside(memory: Memory) -> list[str]:
@@ -102,7 +121,8 @@ def beside(memory: Memory) -> list[str]:
         if any(parts):
             lines.append("GPU " + ", ".join(part for part in parts if part))
     if memory.gpus and memory.host_used is not None and memory.host_total:
-        lines.append(f"host memory {size(memory.host_used)} of {size(memory.host_total)}")
+        host = near(memory.host_used, memory.host_total).removesuffix(" GiB")
+        lines.append(f"host memory {host} of {size(memory.host_total)}")
     return lines
 
 
@@ -113,7 +133,7 @@ def _of_gpu(state: PanelState, memory: Memory, gpu: Gpu, first: bool, several: b
         bands = _of_torch(memory)
         held = sum(amount for _, amount in bands)
         if gpu.used is not None:
-            bands = (*bands, ("others, CUDA context included", max(0.0, gpu.used - held)))
+            bands = (*bands, ("others + CUDA", max(0.0, gpu.used - held)))
     elif gpu.used is not None:
         bands = (("in use", gpu.used),)
     return Bar(label, gpu.total, bands, memory.peak if first else None, state.estimate if first else None)

@@ -23,22 +23,21 @@ def chart(state: PanelState) -> str:
         return ""
     evals = state.eval_curve.drawn()
     ys = ticks(min(y for _, y in (*points, *evals)), max(y for _, y in (*points, *evals)), 4)
-    xs = ticks(0, max(points[-1][0], state.total_steps or 0), 4, whole=True)
-    end = max(points[-1][0], state.total_steps or 0)
+    end = points[-1][0]  # not the last step to come: the progress bar shows that
+    xs = ticks(0, end, 6 if end < 1000 else 4, whole=True)
     plot = _Plot(end, ys[0], ys[-1])
     grid = "".join(f"M0 {plot.y(y)}h{_WIDTH}" for y in ys)
     body = f'<path class="cm-g" d="{grid}"/>'
-    if state.resumed_step and points[0][0] <= state.resumed_step < end:
+    if state.resumed_step and points[0][0] < state.resumed_step < end:
         body += f'<path class="cm-g" stroke-dasharray="3" d="M{plot.x(state.resumed_step)} 0v{_HEIGHT}"/>'
     body += "".join(
         f'<path class="cm-nan" d="M{plot.x(first)} {_HEIGHT}h{max(0, plot.x(last) - plot.x(first))}"/>'
         for first, last in state.curve.gaps
     )
     raw = plot.line(points, state.curve.gaps)
-    if len(points) >= _SMOOTHED_FROM:
-        body += (
-            f'<path class="cm-raw" d="{raw}"/><path class="cm-l" d="{plot.line(smooth(points), state.curve.gaps)}"/>'
-        )
+    if _window(len(points), state.curve.stride) > 1:
+        mean = plot.line(smooth(points, state.curve.stride), state.curve.gaps)
+        body += f'<path class="cm-raw" d="{raw}"/><path class="cm-l" d="{mean}"/>'
     else:
         body += f'<path class="cm-l" d="{raw}"/>'
     if evals:
@@ -46,7 +45,7 @@ def chart(state: PanelState) -> str:
             body += f'<path class="cm-e" d="{plot.line(evals, ())}"/>'
         # lines of no length with round ends: dots that the stretched viewBox cannot squash
         body += f'<path class="cm-d" d="{"".join(f"M{plot.x(x)} {plot.y(y)}h0" for x, y in evals)}"/>'
-    down = "".join(f'<i data-v="{escape_tick(y)}"></i>' for y in ys)
+    down = "".join(f'<i data-v="{_tick(y)}"></i>' for y in ys)
     across = "".join(
         f'<i data-v="{x:,.0f}" style="left:{100 * x / end:.1f}%"{" class=cm-end" if x > 0.94 * end else ""}></i>'
         for x in xs
@@ -71,22 +70,24 @@ def described(state: PanelState) -> str:
 
 def smoothing(state: PanelState) -> int:
     """Of how many steps each place of the heavy line is the mean; 1: the line is every step as it was."""
-    return _window(len(state.curve.drawn())) * state.curve.stride
+    return _window(len(state.curve.drawn()), state.curve.stride) * state.curve.stride
 
 
-def smooth(points: Sequence[_Point]) -> list[_Point]:
-    """The mean around each point; the window is symmetric and shrinks at both ends, so that nothing lags."""
-    half = _window(len(points)) // 2
+def smooth(points: Sequence[_Point], stride: int) -> list[_Point]:
+    """The mean around each point. The window is cut off at the end, where one step says little, and shrinks at the
+    beginning, where the curve is steep."""
+    half = _window(len(points), stride) // 2
     smoothed = []
     for place, (x, _) in enumerate(points):
-        reach = min(half, place, len(points) - 1 - place)
+        reach = min(half, place)
         around = points[place - reach : place + reach + 1]
         smoothed.append((x, math.fsum(y / len(around) for _, y in around)))
     return smoothed
 
 
-def _window(points: int) -> int:
-    return 1 if points < _SMOOTHED_FROM else 2 * (points // 24) + 1
+def _window(points: int, stride: int) -> int:
+    # a point that is the mean of many steps needs no more smoothing
+    return 1 if points < _SMOOTHED_FROM else 2 * (points // (24 * stride)) + 1
 
 
 def ticks(low: float, high: float, most: int, *, whole: bool = False) -> list[float]:
@@ -108,7 +109,7 @@ def ticks(low: float, high: float, most: int, *, whole: bool = False) -> list[fl
     return [place * step for place in range(first, last + 1)]
 
 
-def escape_tick(value: float) -> str:
+def _tick(value: float) -> str:
     """A value of the axis: as short as it is round."""
     return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.1e}"
 
@@ -123,10 +124,7 @@ class _Plot:
         return round(_WIDTH * min(1.0, step / self._end))
 
     def y(self, value: float) -> int:
-        span = self._high - self._low
-        if not math.isfinite(span):  # values of 1e308 on both sides of zero
-            return _HEIGHT // 2
-        return round(_HEIGHT * min(1.0, max(0.0, (self._high - value) / span)))
+        return round(_HEIGHT * min(1.0, max(0.0, (self._high - value) / (self._high - self._low))))
 
     def line(self, points: Sequence[_Point], gaps: Sequence[_Point]) -> str:
         """A path in relative whole numbers, a third of the bytes of absolute ones; broken where there is a gap."""

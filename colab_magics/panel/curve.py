@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 LIMIT = 200
 _GAPS = 12
+_LARGEST = 1e30  # a loss beyond it is as lost as an infinite one, and spoils the arithmetic of the axes
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Curve:
 
     def add(self, x: float, y: float) -> Curve:
         """The curve with one more step; a value that is not finite leaves a gap."""
-        if not math.isfinite(y):
+        if not abs(y) < _LARGEST:
             return self._torn(x)
         waiting = (*self.waiting, (x, y))
         if len(waiting) < self.stride:

@@ -10,15 +10,15 @@ from html import escape
 from colab_magics.panel import words
 from colab_magics.panel.parts import Data
 from colab_magics.panel.state import PanelState
-from colab_magics.panel.style import MOST_BYTES, STYLE
+from colab_magics.panel.style import BASE, FOLDS, MOST_BYTES
 
 _CHOICES = 30
 
 
 def details(state: PanelState) -> str:
     """Plan and data as HTML; empty where neither is known."""
-    folds = folded(state)
-    return f'<div class="cm-panel cm-more"><style>{STYLE}</style>{folds}</div>' if folds else ""
+    folds = _folded(state)
+    return f'<div class="cm-panel cm-more"><style>{BASE}{FOLDS}</style>{folds}</div>' if folds else ""
 
 
 def details_text(state: PanelState) -> str:
@@ -47,8 +47,9 @@ def data_text(data: Data) -> str:
     return "\n".join(lines)
 
 
-def folded(state: PanelState, room: int = MOST_BYTES - 5000) -> str:
-    """Both as <details>, in at most `room` bytes: data whose sample or rows would not fit go first."""
+def _folded(state: PanelState) -> str:
+    """Both as <details>; what would not fit into an output is left out."""
+    room = MOST_BYTES - len(BASE) - len(FOLDS) - 100
     parts = []
     if state.plan:
         rows = "".join(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from colab_magics.checkpoints.marks import age_order
 from colab_magics.errors import ColabMagicsError, Interrupted
+from colab_magics.panel import told
 from colab_magics.panel.fields import amount, chosen, clock, count, items, lengths, mapping, number, sample, shown
 from colab_magics.panel.parts import (
     Choice,
@@ -122,8 +123,8 @@ def _plan(state: PanelState, event: Mapping[str, Any]) -> PanelState:
     planned = count(mapping(choices.get("total_steps")), "value")
     # A plan that was settled after a measurement repeats the choices alone: what was estimated before still holds.
     estimate = amount(mapping(event.get("estimate")), "peak")
-    told = mapping(event.get("duration"))
-    low, mid, high = (amount(told, key) for key in ("low", "mid", "high"))
+    guess = mapping(event.get("duration"))
+    low, mid, high = (amount(guess, key) for key in ("low", "mid", "high"))
     prior = state.prior if low is None or mid is None or high is None else Prior(low, mid, high)
     return replace(
         state,
@@ -214,16 +215,16 @@ def _memory(state: PanelState, event: Mapping[str, Any]) -> PanelState:
     before = state.memory or Memory()
     gpus = tuple(
         Gpu(
-            index=count(told, "index") or 0,
-            name=shown(told.get("name"), 60),
-            total=amount(told, "total"),
-            used=amount(told, "used"),
-            utilisation=amount(told, "utilisation"),
-            temperature=number(told, "temperature"),
-            power=amount(told, "power"),
+            index=count(one, "index") or 0,
+            name=shown(one.get("name"), 60),
+            total=amount(one, "total"),
+            used=amount(one, "used"),
+            utilisation=amount(one, "utilisation"),
+            temperature=number(one, "temperature"),
+            power=amount(one, "power"),
         )
-        for told in items(event.get("devices"))[:_GPUS]
-        if isinstance(told, Mapping)
+        for one in items(event.get("devices"))[:_GPUS]
+        if isinstance(one, Mapping)
     )
     allocated, reserved = amount(event, "allocated"), amount(event, "reserved")
     host = mapping(event.get("host"))
@@ -250,40 +251,15 @@ def _warning(state: PanelState, event: Mapping[str, Any]) -> PanelState:
 
 
 def _oom(state: PanelState, event: Mapping[str, Any]) -> PanelState:
-    text = f"Out of memory at step {count(event, 'step')}"
-    micro = count(event, "micro_batch")
-    if micro:
-        text += f" with {micro} document{'s' if micro != 1 else ''} at a time"
-    message = shown(event.get("message"))
-    return _noticed(state, "oom", f"{text}: {message}" if message else text)
+    return _noticed(state, "oom", told.out_of_memory(event))
 
 
 def _recovered(state: PanelState, event: Mapping[str, Any]) -> PanelState:
-    changes = []
-    micro, chunk = count(event, "micro_batch"), count(event, "loss_chunk")
-    if micro:
-        changes.append(f"{micro} document{'s' if micro != 1 else ''} at a time")
-    if event.get("gradient_checkpointing") is True:
-        changes.append("gradient checkpointing on")
-    if chunk:
-        changes.append(f"the loss in chunks of {chunk}")
-    text = f"Step {count(event, 'step')} repeated" + (f" with {', '.join(changes)}" if changes else "")
-    return _noticed(state, "recovered", f"{text}; nothing is lost")
+    return _noticed(state, "recovered", told.recovered(event))
 
 
 def _resumed(state: PanelState, event: Mapping[str, Any]) -> PanelState:
-    step, lost = count(event, "step") or 0, count(event, "lost_steps") or 0
-    line = f"Goes on from step {step:,}, checkpoint {shown(event.get('checkpoint'), 40)}"
-    lines = [f"{line}; {lost:,} step{'s' if lost != 1 else ''} since then are run again." if lost else f"{line}."]
-    for item in items(event.get("skipped"))[:5]:
-        if isinstance(item, Mapping):
-            lines.append(f"Passed over {shown(item.get('name'), 40)}: {shown(item.get('reason'), 160)}.")
-    for row in items(event.get("changes"))[:8]:
-        if isinstance(row, list | tuple) and len(row) == 4:
-            key, was, now, used = (shown(one, 60) for one in row)
-            lines.append(f"{key}: {was} in the checkpoint, {now} in the cell, {used} used.")
-    lines += [f"Not as it was: {shown(text, 200)}." for text in items(event.get("differs"))[:5]]
-    return replace(state, resumed=tuple(lines), resumed_step=step)
+    return replace(state, resumed=told.resumed(event), resumed_step=count(event, "step") or 0)
 
 
 def _checkpoint(state: PanelState, event: Mapping[str, Any]) -> PanelState:
@@ -344,11 +320,11 @@ def _finished(state: PanelState, event: Mapping[str, Any]) -> PanelState:
 
 def _failed(state: PanelState, event: Mapping[str, Any]) -> PanelState:
     error = event.get("error")
-    told = ColabMagicsError.from_dict(error if isinstance(error, Mapping) else {})
+    cause = ColabMagicsError.from_dict(error if isinstance(error, Mapping) else {})
     state = replace(state, progress=None, ended_clock=clock(event))
-    if isinstance(told, Interrupted):
+    if isinstance(cause, Interrupted):
         return replace(state, phase="stopped")
-    return replace(state, phase="failed", failure=tuple(shown(line) for line in told.lines()))
+    return replace(state, phase="failed", failure=tuple(shown(line) for line in cause.lines()))
 
 
 FOLDS: Mapping[str, Callable[[PanelState, Mapping[str, Any]], PanelState]] = {

@@ -11,12 +11,11 @@ from html import escape
 from colab_magics.panel import answers, bands, words
 from colab_magics.panel.answers import Answer
 from colab_magics.panel.chart import chart, smoothing
-from colab_magics.panel.details import folded
 from colab_magics.panel.moment import Moment
 from colab_magics.panel.state import PanelState
 from colab_magics.panel.style import MOST_BYTES, STYLE
 
-__all__ = ["MOST_BYTES", "html", "snapshot"]
+__all__ = ["MOST_BYTES", "html"]
 
 _NOWHEN = Moment()
 _DOTS = {"finished": "cm-ok", "failed": "cm-bad", "stopped": "cm-mind", "stopping": "cm-mind", "unfinished": "cm-mind"}
@@ -24,23 +23,12 @@ _BANDS = ("", "k-b", "k-o")
 
 
 def html(state: PanelState, moment: Moment = _NOWHEN) -> str:
-    """One frame; all text escaped. What makes it larger than `MOST_BYTES` is left out, the notices' first."""
-    return _within(state, moment, "")
-
-
-def snapshot(state: PanelState, moment: Moment = _NOWHEN) -> str:
-    """The frame that stays, plan and data in it."""
-    room = MOST_BYTES - len(_within(state, moment, "").encode()) - 100
-    return _within(state, moment, folded(state, room))
-
-
-def _within(state: PanelState, moment: Moment, folds: str) -> str:
-    head = _head(state) + _progress(state)
-    body = _body(state, moment)
-    notices, foot = _notices(state, moment), _foot(state)
+    """One frame; all text escaped. What makes it larger than `MOST_BYTES` is left out, the notices first."""
+    begin = f'<div class="cm-panel"><style>{STYLE}</style>{_head(state)}{_progress(state)}{_body(state, moment)}'
+    end = _foot(state) + "</div>"
     frame = ""
-    for rest in (notices + folds, notices, _notices(state, moment, short=True), ""):
-        frame = f'<div class="cm-panel"><style>{STYLE}</style>{head}{body}{rest}{foot}</div>'
+    for rest in (_notices(state, moment), _notices(state, moment, short=True), ""):
+        frame = begin + rest + end
         if len(frame.encode()) < MOST_BYTES:
             break
     return frame
@@ -58,7 +46,7 @@ def _head(state: PanelState) -> str:
 
 def _progress(state: PanelState) -> str:
     fraction, done = words.progress(state)
-    if state.phase == "failed" or (fraction is None and not done):
+    if fraction is None and not done:
         return ""
     bar = ""
     if fraction is not None:
@@ -86,15 +74,16 @@ def _body(state: PanelState, moment: Moment) -> str:
     if not main and not side:
         return ""
     left = f'<div class="cm-main">{main}</div>' if main else ""
-    return f'<div class="cm-body">{left}<div class="cm-side">{side}</div></div>'
+    return f'<div class="cm-body">{left}<div class="cm-side{"" if main else " cm-wide"}">{side}</div></div>'
 
 
 def _box(answer: Answer, inner: str = "") -> str:
-    behind = "".join(f'<div class="cm-dim">{escape(line)}</div>' for line in answer.behind)
     level = "" if answer.level == "fine" else f' class="cm-{answer.level}"'
+    verdict = f"<div>{escape(answer.verdict)}</div>" if answer.verdict else ""
+    behind = "".join(f'<div class="cm-dim">{escape(line)}</div>' for line in answer.behind)
     return (
         f'<div{level}><div class="cm-label">{escape(answer.about)}</div>'
-        f'<div class="cm-big">{escape(answer.said)}</div>{inner}{behind}</div>'
+        f'<div class="cm-big">{escape(answer.said)}</div>{verdict}{inner}{behind}</div>'
     )
 
 
@@ -114,7 +103,7 @@ def _learning(state: PanelState) -> str:
             keys.append(("k-n", "not finite"))
     evaluation = answers.evaluation(state)
     if evaluation is not None:
-        keys.append(("k-d", ", ".join((f"evaluation {evaluation.said}", *evaluation.behind))))
+        keys.append(("k-d", "evaluation " + ", ".join(evaluation.parts)))
     return _box(loss, drawn + _keys(keys))
 
 
@@ -130,9 +119,10 @@ def _memory(state: PanelState) -> str:
         return ""
     if len(bars) == 1:
         return _bar(bars[0]) + _legend(bars[0])
+    told = [f"{bar.label}: {bands.headline((bar,)).removesuffix(' GiB')}" for bar in bars]
     cells = "".join(
-        f'<div><span class="cm-dim">{escape(bar.label)} {bands.headline((bar,))}</span>{_bar(bar)}</div>'
-        for bar in bars
+        f'<div><span class="cm-dim">{escape(said)}</span>{_bar(bar)}</div>'
+        for said, bar in zip(told, bars, strict=True)
     )
     return f'<div class="cm-gpus">{cells}</div>{_legend(bars[0])}'
 
@@ -142,15 +132,17 @@ def _bar(bar: bands.Bar) -> str:
         return ""
     whole = max(bar.total, bar.used)
     parts = "".join(
-        f'<i class="{kind}" style="width:{100 * amount / whole:.1f}%"></i>'
-        for kind, (_, amount) in zip(_kinds(bar), bar.bands, strict=True)
+        f'<i{kind} style="width:{100 * amount / whole:.1f}%"></i>'
+        for kind, (_, amount) in zip(
+            (f' class="{kind}"' if kind else "" for kind in _kinds(bar)), bar.bands, strict=True
+        )
     )
     ticks = "".join(
         f'<i class="{kind}" style="left:{min(100.0, 100 * at / whole):.1f}%"></i>'
-        for kind, at in (("cm-peak", bar.peak), ("cm-est", bar.estimate))
+        for kind, at in (("k-p", bar.peak), ("k-t", bar.estimate))
         if at is not None
     )
-    told = ", ".join(f"{name} {amount}" for name, amount in bands.legend(bar))
+    told = ", ".join(part for row in bands.legend(bar) for part in row)
     said = f"{bar.label}: {bands.headline((bar,))}; {told}"
     return f'<div class="cm-bar" role="img" aria-label="{escape(said)}">{parts}{ticks}</div>'
 
@@ -160,9 +152,9 @@ def _kinds(bar: bands.Bar) -> list[str]:
 
 
 def _legend(bar: bands.Bar) -> str:
-    kinds = [*_kinds(bar), *(["k-p"] if bar.peak is not None else []), *(["k-t"] if bar.estimate is not None else [])]
-    told = bands.legend(bar)
-    return _keys([(kind, f"{name} {amount}") for kind, (name, amount) in zip(kinds, told, strict=True)])
+    shown, ticks = bands.legend(bar)
+    kinds = [kind for kind, at in (("k-p", bar.peak), ("k-t", bar.estimate)) if at is not None]
+    return _keys(list(zip(_kinds(bar), shown, strict=True))) + _keys(list(zip(kinds, ticks, strict=True)))
 
 
 def _notices(state: PanelState, moment: Moment, *, short: bool = False) -> str:
@@ -171,11 +163,11 @@ def _notices(state: PanelState, moment: Moment, *, short: bool = False) -> str:
     if state.notices_left_out:
         notes.append(f'<div class="cm-dim">{state.notices_left_out} earlier warnings are in the event log.</div>')
     for notice in state.notices[-2:] if short else state.notices:
-        good = " cm-ok" if notice.kind == "recovered" else ""
+        good = " cm-good" if notice.kind == "recovered" else ""
         notes.append(f'<div class="cm-note{good}">{escape(notice.text)}</div>')
     if state.failure:
         lines = "<br>".join(escape(line) for line in state.failure)
-        notes.append(f'<div class="cm-note cm-bad">{lines}</div>')
+        notes.append(f'<div class="cm-note cm-fail">{lines}</div>')
     return "".join(notes)
 
 

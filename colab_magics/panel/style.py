@@ -8,83 +8,91 @@ from __future__ import annotations
 
 MOST_BYTES = 20_000  # a server drops output that comes too thick
 
-_LIGHT = "--cm-a:#2563eb;--cm-b:#93b4f5;--cm-o:#8b949e;--cm-w:#b45309;--cm-r:#dc2626;--cm-ok:#15803d"
-_DARK = "--cm-a:#60a5fa;--cm-b:#2f5aa8;--cm-o:#8b949e;--cm-w:#f59e0b;--cm-r:#f87171;--cm-ok:#4ade80"
+_LIGHT = "--cm-a:#2563eb;--cm-w:#b45309;--cm-r:#dc2626;--cm-k:#15803d"
+_DARK = "--cm-a:#60a5fa;--cm-w:#f59e0b;--cm-r:#f87171;--cm-k:#4ade80"
 
-STYLE = f"""
-.cm-panel{{{_LIGHT};--cm-line:rgba(128,128,128,.28);
+BASE = f"""
+.cm-panel{{{_LIGHT};--cm-o:#8b949e;--cm-line:rgba(128,128,128,.28);
 font:13px/1.5 var(--jp-ui-font-family,system-ui,-apple-system,"Segoe UI",Roboto,sans-serif);color:inherit;
 border:1px solid var(--cm-line);border-radius:10px;padding:14px 18px;max-width:860px;box-sizing:border-box;
 font-variant-numeric:tabular-nums;overflow-wrap:anywhere;text-align:left}}
 .cm-panel *{{box-sizing:border-box}}
-.cm-row{{display:flex;flex-wrap:wrap;justify-content:space-between;gap:0 16px;align-items:baseline}}
-.cm-name{{font-weight:600;font-size:15px}}
-.cm-dot::before{{content:"";display:inline-block;width:8px;height:8px;border-radius:4px;margin:0 6px 1px 10px;
-background:var(--cm-a)}}
-.cm-dot.cm-ok::before{{background:var(--cm-ok)}}.cm-dot.cm-mind::before{{background:var(--cm-w)}}
-.cm-dot.cm-bad::before{{background:var(--cm-r)}}
-.cm-dim{{opacity:.74;font-size:12px}}
-.cm-track{{height:6px;border-radius:3px;background:var(--cm-line);overflow:hidden;margin:10px 0 4px}}
-.cm-track>div{{height:100%;background:var(--cm-a);border-radius:3px}}
-.cm-body{{display:flex;flex-wrap:wrap;gap:16px 32px;margin-top:14px}}
-.cm-main{{flex:3 1 320px;min-width:0}}
-.cm-side{{flex:2 1 240px;min-width:0;display:flex;flex-direction:column;gap:14px}}
-.cm-label{{font-size:11px;line-height:1.4;opacity:.74}}
-.cm-big{{font-size:15px;font-weight:600;line-height:1.35}}
-.cm-mind>.cm-big::before,.cm-bad>.cm-big::before{{content:"";display:inline-block;width:8px;height:8px;
-border-radius:4px;margin:0 7px 1px 0;background:var(--cm-w)}}
-.cm-bad>.cm-big::before{{background:var(--cm-r)}}
-.cm-chart{{display:grid;grid-template-columns:auto minmax(0,1fr);gap:0 8px;margin:10px 0 6px}}
-.cm-chart i,.cm-bar i{{font-style:normal;display:block}}
-.cm-chart i::after{{content:attr(data-v);font-size:11px;opacity:.74}}
-.cm-y{{display:flex;flex-direction:column-reverse;justify-content:space-between;margin:-7px 0;text-align:right}}
-.cm-y i{{line-height:14px;height:14px}}
-.cm-chart svg{{width:100%;height:150px;display:block;overflow:visible;fill:none}}
-.cm-chart path{{vector-effect:non-scaling-stroke;stroke-linejoin:round;stroke-linecap:round}}
-.cm-g{{stroke:var(--cm-line)}}.cm-l{{stroke:var(--cm-a);stroke-width:2}}
-.cm-raw{{stroke:var(--cm-a);stroke-width:1;opacity:.38}}
-.cm-e{{stroke:currentColor;stroke-width:1;opacity:.6}}.cm-d{{stroke:currentColor;stroke-width:6}}
-.cm-nan{{stroke:var(--cm-r);stroke-width:6}}
-.cm-x{{grid-column:2;position:relative;height:17px;margin-top:4px}}
-.cm-x i{{position:absolute;transform:translateX(-50%);line-height:14px;white-space:nowrap}}
-.cm-x .cm-end{{transform:translateX(-100%)}}
-.cm-keys{{display:flex;flex-wrap:wrap;gap:0 14px;font-size:12px}}
-.cm-keys>span{{white-space:nowrap}}
-.cm-keys>span::before{{content:"";display:inline-block;width:9px;height:9px;border-radius:2px;margin-right:6px;
-background:var(--cm-a)}}
-.cm-keys>.k-l::before{{width:14px;height:2px;border-radius:1px;vertical-align:3px}}
-.cm-keys>.k-r::before{{width:14px;height:1px;opacity:.5;vertical-align:3px}}
-.cm-keys>.k-d::before{{width:7px;height:7px;border-radius:4px;background:currentColor}}
-.cm-keys>.k-n::before{{width:7px;height:7px;border-radius:4px;background:var(--cm-r)}}
-.cm-keys>.k-b::before,.cm-bar .k-b{{background:var(--cm-b)}}
-.cm-keys>.k-o::before,.cm-bar .k-o{{background:var(--cm-o)}}
-.cm-keys>.k-p::before{{width:2px;height:11px;border-radius:0;background:currentColor;vertical-align:-1px}}
-.cm-keys>.k-t::before{{width:0;height:0;border:4px solid transparent;border-top:6px solid;border-radius:0;
-background:none;vertical-align:-4px}}
-.cm-bar{{position:relative;display:flex;height:12px;background:var(--cm-line);border-radius:3px;margin:8px 0 6px}}
-.cm-bar i{{height:100%;background:var(--cm-a)}}
-.cm-bar i:first-child{{border-radius:3px 0 0 3px}}
-.cm-bar .cm-peak{{position:absolute;top:-2px;height:16px;width:2px;background:currentColor;margin-left:-1px;
-border-radius:0}}
-.cm-bar .cm-est{{position:absolute;top:-6px;height:0;background:none;border:4px solid transparent;
-border-top:6px solid;margin-left:-4px;border-radius:0}}
-.cm-gpus{{display:grid;grid-template-columns:repeat(auto-fill,minmax(110px,1fr));gap:0 16px}}
-.cm-gpus .cm-bar{{height:8px;margin:5px 0}}
-.cm-note{{border-left:3px solid var(--cm-w);padding:0 0 0 10px;margin:10px 0 0;font-size:12px}}
-.cm-note.cm-ok{{border-color:var(--cm-ok)}}.cm-note.cm-bad{{border-color:var(--cm-r)}}
-.cm-foot{{margin:14px 0 0;padding:8px 0 0;border-top:1px solid var(--cm-line);font-size:12px;opacity:.74}}
-.cm-panel details{{margin:6px 0 0}}.cm-more details:first-of-type{{margin:0}}
-.cm-panel summary{{cursor:pointer;opacity:.74;font-size:12px}}
-.cm-panel dl{{display:grid;grid-template-columns:max-content 1fr;gap:2px 14px;margin:6px 0 0;font-size:12px}}
-.cm-panel dl dt{{opacity:.74;font-weight:400;width:auto;float:none}}
-.cm-panel dl dd{{margin:0;padding:0;min-width:0;width:auto}}
-.cm-panel dl dd .cm-dim{{margin-left:8px}}
-.cm-sample{{white-space:pre-wrap;font:12px/1.5 var(--jp-code-font-family,ui-monospace,Menlo,monospace);
-margin:6px 0 0;padding:8px 10px;border:1px solid var(--cm-line);border-radius:6px;max-height:220px;overflow:auto}}
-.cm-sample mark{{background:rgba(37,99,235,.22);color:inherit;border-radius:2px}}
+.cm-dim{{opacity:.76;font-size:12px}}
 @media (prefers-color-scheme:dark){{.cm-panel{{{_DARK}}}}}
 html[theme=dark] .cm-panel,.vscode-dark .cm-panel,[data-jp-theme-light=false] .cm-panel{{{_DARK}}}
 html[theme=light] .cm-panel,.vscode-light .cm-panel,[data-jp-theme-light=true] .cm-panel{{{_LIGHT}}}
-@media (max-width:460px){{.cm-panel{{padding:12px}}.cm-panel dl{{grid-template-columns:1fr;gap:0}}
-.cm-panel dl dd{{margin:0 0 4px}}}}
-""".strip().replace("\n", "")
+@media (max-width:460px){{.cm-panel{{padding:12px}}}}
+"""
+
+STYLE = (
+    BASE
+    + """
+.cm-row{display:flex;flex-wrap:wrap;justify-content:space-between;gap:0 16px;align-items:baseline}
+.cm-name{font-weight:600;font-size:15px}
+.cm-dot::before,.cm-mind>.cm-big::before,.cm-bad>.cm-big::before{content:"";display:inline-block;width:8px;height:8px;
+border-radius:4px;margin:0 7px 1px 0;background:var(--cm-a)}
+.cm-dot{margin-left:10px}.cm-ok::before{background:var(--cm-k)}
+.cm-mind::before,.cm-mind>.cm-big::before{background:var(--cm-w)}
+.cm-bad::before,.cm-bad>.cm-big::before{background:var(--cm-r)}
+.cm-track{height:6px;border-radius:3px;background:var(--cm-line);overflow:hidden;margin:10px 0 4px}
+.cm-track>div{height:100%;background:var(--cm-a);border-radius:3px}
+.cm-body{display:flex;flex-wrap:wrap;gap:16px 32px;margin-top:14px}
+.cm-main{flex:3 1 300px;min-width:0}
+.cm-side{flex:2 1 240px;min-width:0;display:flex;flex-direction:column;gap:14px}
+.cm-wide{flex-flow:row wrap;gap:14px 32px}.cm-wide>div{flex:1 1 240px}
+.cm-label{font-size:11px;line-height:1.4;opacity:.76}
+.cm-big{font-size:15px;font-weight:600;line-height:1.35}
+.cm-chart{display:grid;grid-template-columns:auto minmax(0,1fr);gap:0 8px;margin:12px 0 6px}
+.cm-chart i,.cm-bar i{font-style:normal;display:block}
+.cm-chart i::after{content:attr(data-v);font-size:11px;opacity:.76}
+.cm-y{display:flex;flex-direction:column-reverse;justify-content:space-between;margin:-7px 0;text-align:right}
+.cm-chart i{line-height:14px;height:14px;white-space:nowrap}
+.cm-chart svg{width:100%;height:190px;display:block;overflow:visible;fill:none}
+.cm-chart path{vector-effect:non-scaling-stroke;stroke-linejoin:round;stroke-linecap:round}
+.cm-g{stroke:var(--cm-line)}.cm-l{stroke:var(--cm-a);stroke-width:2}
+.cm-raw{stroke:var(--cm-a);opacity:.38}
+.cm-e{stroke:currentColor;opacity:.6}.cm-d{stroke:currentColor;stroke-width:6}
+.cm-nan{stroke:var(--cm-r);stroke-width:6}
+.cm-x{grid-column:2;position:relative;height:16px;margin-top:5px}
+.cm-x i{position:absolute;transform:translateX(-50%)}
+.cm-x .cm-end{transform:translateX(-100%)}
+.cm-keys{display:flex;flex-wrap:wrap;gap:0 14px;font-size:12px}
+.cm-keys>span::before{content:"";display:inline-block;width:9px;height:9px;border-radius:2px;margin-right:6px;
+background:var(--cm-a)}
+.cm-keys>.k-l::before,.cm-keys>.k-r::before{width:14px;height:2px;vertical-align:3px}
+.cm-keys>.k-r::before{height:1px;opacity:.5}
+.cm-keys>.k-d::before,.cm-keys>.k-n::before{width:7px;height:7px;border-radius:4px;background:currentColor}
+.cm-keys>.k-n::before{background:var(--cm-r)}
+.cm-keys>.k-b::before,.cm-bar .k-b{background:repeating-linear-gradient(135deg,var(--cm-a) 0 2px,transparent 2px 4px)}
+.cm-keys>.k-o::before,.cm-bar .k-o{background:var(--cm-o)}
+.cm-keys>.k-p::before{width:2px;height:11px;border-radius:0;background:currentColor;vertical-align:-1px}
+.cm-keys>.k-t::before{width:0;height:0;border:4px solid transparent;border-top:6px solid;background:none;
+vertical-align:-4px}
+.cm-bar{position:relative;display:flex;height:12px;background:var(--cm-line);border-radius:3px;margin:9px 0 6px}
+.cm-bar i{height:100%;background:var(--cm-a)}
+.cm-bar i:first-child{border-radius:3px 0 0 3px}
+.cm-bar .k-p{position:absolute;top:-2px;height:calc(100% + 4px);width:2px;background:currentColor;margin-left:-1px}
+.cm-bar .k-t{position:absolute;top:-6px;height:0;background:none;border:4px solid transparent;border-top:6px solid;
+margin-left:-4px}
+.cm-gpus{display:grid;grid-template-columns:repeat(auto-fill,minmax(110px,1fr));gap:2px 16px;margin-top:6px}
+.cm-gpus .cm-bar{height:8px;margin:5px 0}
+.cm-note{border-left:3px solid var(--cm-w);padding:0 0 0 10px;margin:10px 0 0;font-size:12px}
+.cm-good{border-color:var(--cm-k)}.cm-fail{border-color:var(--cm-r)}
+.cm-foot{margin:14px 0 0;padding:8px 0 0;border-top:1px solid var(--cm-line);font-size:12px;opacity:.76}
+"""
+)
+
+FOLDS = """
+.cm-panel details{margin:6px 0 0}.cm-more details:first-of-type{margin:0}
+.cm-panel summary{cursor:pointer;opacity:.76;font-size:12px}
+.cm-panel dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 14px;margin:6px 0 0;font-size:12px}
+.cm-panel dl dt{opacity:.76;font-weight:400;width:auto;float:none}
+.cm-panel dl dd{margin:0;padding:0;min-width:0;width:auto}
+.cm-panel dl dd .cm-dim{margin-left:8px}
+.cm-sample{white-space:pre-wrap;font:12px/1.5 var(--jp-code-font-family,ui-monospace,Menlo,monospace);
+margin:6px 0 0;padding:8px 10px;border:1px solid var(--cm-line);border-radius:6px;max-height:220px;overflow:auto}
+.cm-sample mark{background:rgba(37,99,235,.22);color:inherit;border-radius:2px}
+@media (max-width:460px){.cm-panel dl{grid-template-columns:1fr;gap:0}.cm-panel dl dd{margin:0 0 4px}}
+"""
+
+BASE, STYLE, FOLDS = (style.strip().replace("\n", "") for style in (BASE, STYLE, FOLDS))

@@ -44,15 +44,14 @@ def _rows(state: PanelState, moment: Moment) -> list[tuple[str, list[str]]]:
         done = f"[{_filled(fraction)}] {fraction:4.0%}  {done}"
     rows = [("progress", [done] if done else []), ("speed", [words_ for words_ in (answers.speed(state),) if words_])]
     loss, evaluation = answers.learning(state), answers.evaluation(state)
-    rows.append(("loss", [f"{loss.said}  {sparkline(state)}".rstrip(), *loss.behind] if loss else []))
-    rows.append(("evaluation", [", ".join((evaluation.said, *evaluation.behind))] if evaluation else []))
+    rows.append(("loss", [f"{loss.said}  {sparkline(state)}".rstrip(), *loss.parts[1:]] if loss else []))
+    rows.append(("evaluation", [", ".join(evaluation.parts)] if evaluation else []))
     memory = answers.memory(state)
     bars = bands.memory_bars(state)
     if memory is not None:
-        about = "CPU memory" if memory.about == "Memory, CPU" else memory.about
-        rows.append((about, _memory(memory, bars)))
+        rows.append((memory.about, _memory(memory, bars)))
     for about, answer in (("time", answers.time(state, moment)), ("safety", answers.safety(state, moment))):
-        rows.append((about, [answer.said, *answer.behind] if answer is not None else []))
+        rows.append((about, answer.parts if answer is not None else []))
     return rows
 
 
@@ -66,12 +65,11 @@ def _row(about: str, parts: list[str]) -> list[str]:
 def _memory(memory: answers.Answer, bars: tuple[bands.Bar, ...]) -> list[str]:
     if not bars:
         return [memory.said]
+    legend = ", ".join(part for row in bands.legend(bars[0]) for part in row)
     if len(bars) == 1:
-        legend = ", ".join(f"{name} {amount}" for name, amount in bands.legend(bars[0]))
-        return [f"{_shaded(bars[0])}{memory.said}", legend, *memory.behind]
+        return [f"{_shaded(bars[0])}{memory.said}", *memory.parts[1:2], legend, *memory.parts[2:]]
     cards = [f"{bar.label} {_shaded(bar, 10)}{bands.headline((bar,))}" for bar in bars]
-    legend = ", ".join(f"{name} {amount}" for name, amount in bands.legend(bars[0]))
-    return [*cards, f"{bars[0].label}: {legend}", *memory.behind]
+    return [memory.said, *cards, f"{bars[0].label}: {legend}", *memory.parts[1:]]
 
 
 def _shaded(bar: bands.Bar, width: int = _BAR) -> str:
@@ -105,7 +103,7 @@ def line(state: PanelState, moment: Moment = _NOWHEN) -> str:
     time = answers.time(state, moment)
     if time is not None and state.forecast is not None and moment.now is not None:
         parts.append(time.said)
-        parts += [told for told in time.behind[:1] if time.level != "fine"]
+        parts += [time.verdict] if time.verdict and time.level != "fine" else []
     return " · ".join(parts)
 
 
@@ -118,9 +116,9 @@ def sparkline(state: PanelState, width: int = _CHART) -> str:
     edges = [len(points) * i // columns for i in range(columns + 1)]
     means = [math.fsum(y / (b - a) for y in points[a:b]) for a, b in pairwise(edges)]
     low, high = min(means), max(means)
-    if not 0 < high - low < math.inf:
+    if high == low:
         return _BLOCKS[0] * columns
-    return "".join(_BLOCKS[min(7, int(8 * (value - low) / (high - low)))] for value in means)
+    return "".join(_BLOCKS[min(7, int(8 * ((value - low) / (high - low))))] for value in means)
 
 
 def _filled(fraction: float) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from colab_magics.panel import words
 from colab_magics.panel.details import details, details_text
-from colab_magics.panel.html import html, snapshot
+from colab_magics.panel.html import html
 from colab_magics.panel.state import PanelState
 from colab_magics.panel.style import STYLE
 from colab_magics.panel.text import line, sparkline, text
@@ -79,7 +79,7 @@ ATTRIBUTES = (
 
 def test_nothing_in_a_log_a_machine_or_a_table_becomes_a_tag_an_attribute_or_a_terminal_command() -> None:
     state, moment = hostile()
-    for frame in (html(state, moment), snapshot(state, moment), details(state)):
+    for frame in (html(state, moment), details(state)):
         tags = Tags()
         tags.feed(frame)
         assert tags.open == []
@@ -111,15 +111,15 @@ def test_the_largest_frame_is_below_20_kb() -> None:
     ]  # fmt: skip
     state, moment = PanelState().fold_all(events), at(9, platform=Platform(long, long, long, limit=9.0), flags=(long,))
     assert len(html(state, moment).encode()) < 20_000
-    assert len(snapshot(state, moment).encode()) < 20_000
     assert len(details(state).encode()) < 20_000
 
 
-def test_the_snapshot_of_a_finished_run_has_plan_and_data_in_it_and_a_live_frame_has_not() -> None:
+def test_plan_and_data_are_apart_from_the_live_frame() -> None:
     for told in ("Plan: what was chosen", "Data: what is trained on"):
-        assert told in snapshot(*finished())
         assert told not in html(*finished())
         assert told in details(finished()[0])
+    assert "bf16 would be emulated" in details_text(finished()[0])
+    assert "What is Umoja?" in details_text(finished()[0])
     assert details(PanelState()) == ""
     assert details_text(PanelState()) == ""
 

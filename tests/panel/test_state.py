@@ -9,11 +9,16 @@ import pytest
 from colab_magics.checkpoints.replica.process import BOUND
 from colab_magics.errors import ColabMagicsError, Interrupted
 from colab_magics.panel import answers, words
+from colab_magics.panel.bands import headline, memory_bars
 from colab_magics.panel.curve import LIMIT, Curve
 from colab_magics.panel.moment import Moment
 from colab_magics.panel.state import PanelState
+from colab_magics.session.here import Session
+from colab_magics.session.table import Platform
 
 from .events_of import BEGIN, event
+
+HOUR = 3600.0
 
 pytestmark = pytest.mark.face
 
@@ -31,7 +36,7 @@ STAYS = Moment()
 def safety(state: PanelState, moment: Moment = STAYS) -> tuple[str, ...]:
     answer = answers.safety(state, moment)
     assert answer is not None
-    return answer.said, *answer.behind
+    return tuple(answer.parts)
 
 
 def test_time_left_comes_from_the_speed_of_the_newest_steps() -> None:
@@ -175,7 +180,7 @@ def test_a_checkpoint_tells_its_stall_and_one_that_failed_its_cause() -> None:
         event("checkpoint", action="saved", name="00000040-a1", step=40, bytes=2**21, stall=0.012, stall_share=0.0002)
     )
     assert safety(state)[0].endswith(", step 40")
-    assert safety(state)[2] == "checkpoint 2.0 MiB, training waited 12 ms (0.0%)"
+    assert safety(state)[2] == "checkpoint 2.0 MiB, training waited 12 ms (0.02%)"
     state = state.fold(event("checkpoint", action="failed", step=50, message="No space left: 9 bytes are free"))
     assert safety(state)[0].endswith(", step 40")
     assert "The checkpoint of step 50 could not be written: No space left" in state.notices[-1].text
@@ -209,3 +214,167 @@ def test_a_cell_that_waits_for_its_copy_says_how_long_and_how_to_leave(end: str)
     assert f"tried for {BOUND / 60:.0f} minutes" in words.footer(state)[0]
     state = state.fold(event("replica", state="full", where="/drive", message="/drive is full. It is tried again."))
     assert [notice.text for notice in state.notices] == ["Replica: /drive is full. It is tried again."]
+
+
+def test_memory_is_in_three_bands_against_the_cards_real_total() -> None:
+    device = {"index": 0, "name": "Tesla T4", "total": 1000, "used": 600}
+    state = PanelState().fold(event("memory", devices=[device], allocated=300, reserved=450, peak=400))
+    (bar,) = memory_bars(state)
+    assert bar.bands == (("allocated", 300), ("cached", 150), ("others + CUDA", 150))
+    assert (bar.total, bar.used, bar.peak) == (1000, 600, 400)
+
+
+def test_a_step_tells_torchs_memory_between_two_samples() -> None:
+    device = {"index": 0, "name": "Tesla T4", "total": 1000, "used": 600}
+    state = PanelState().fold(event("memory", devices=[device], allocated=300, reserved=450, peak=400))
+    state = state.fold(event("step", step=1, loss=1.0, allocated=320, reserved=460, peak=430))
+    (bar,) = memory_bars(state)
+    assert bar.bands == (("allocated", 320), ("cached", 140), ("others + CUDA", 140))
+    assert bar.peak == 430
+
+
+@pytest.mark.parametrize(
+    ("fields", "bands", "total"),
+    [
+        ({"devices": [], "host": {"total": 100, "used": 60}, "rss": 20}, ["this training", "others"], 100),
+        ({"devices": [{"index": 0, "name": "A", "total": 100, "used": 60}]}, ["in use"], 100),
+        ({"devices": [{"index": 0, "name": "A", "total": None, "used": None}]}, [], None),
+        ({"devices": [{"index": 0, "total": 100, "used": None}], "allocated": 5}, ["allocated", "cached"], 100),
+        ({"devices": None, "allocated": 5, "reserved": 7}, ["allocated", "cached"], None),
+    ],
+)
+def test_what_nobody_could_tell_is_left_out_and_not_called_zero(
+    fields: dict[str, Any], bands: list[str], total: float | None
+) -> None:
+    (bar,) = memory_bars(PanelState().fold(event("memory", **fields)))
+    assert [name for name, _ in bar.bands] == bands
+    assert bar.total == total
+    assert ("not known" in headline((bar,))) == (not bands)
+
+
+def test_each_of_several_gpus_has_a_bar_and_the_fullest_is_named() -> None:
+    devices = [{"index": index, "name": "A", "total": 100 * 2**30, "used": (50 + index) * 2**30} for index in range(4)]
+    bars = memory_bars(PanelState().fold(event("memory", devices=devices)))
+    assert [bar.label for bar in bars] == ["GPU 0", "GPU 1", "GPU 2", "GPU 3"]
+    assert headline(bars) == "53.0 of 100.0 GiB on GPU 3, the fullest"
+
+
+def test_evaluations_and_what_they_take_are_in_the_forecast() -> None:
+    told = steps(1, 40, each=2.0)
+    without = PanelState().fold_all(told).forecast
+    evals = [event("eval", step=step, loss=1.0, seconds=7.0) for step in (20, 40)]
+    with_them = PanelState().fold_all([*told[:20], evals[0], *told[20:], evals[1]]).forecast
+    assert without is not None
+    assert with_them is not None
+    assert with_them.p50 == pytest.approx(without.p50 + 3 * 7.0, rel=0.05)  # 60 steps left, one each 20
+
+
+def test_before_the_first_step_the_plan_tells_how_long_it_would_take() -> None:
+    state = PanelState().fold(event("plan", choices={}, duration={"low": 60.0, "mid": 600.0, "high": 1200.0}))
+    assert state.forecast is not None
+    assert not state.forecast.measured
+    answer = answers.time(state, Moment(now=BEGIN.timestamp()))
+    assert answer is not None
+    assert answer.said == "about 10 min by the estimate, 1 min to 20 min"
+
+
+def test_a_loss_that_is_no_number_leaves_a_gap_and_is_counted() -> None:
+    odd = [event("step", step=step, total_steps=9, loss=loss) for step, loss in ((3, None), (4, "NaN"), (6, None))]
+    state = PanelState().fold_all([*steps(1, 2), *odd[:2], *steps(5, 5), odd[2], *steps(7, 9)])
+    assert state.curve.gaps == ((3.0, 4.0), (6.0, 6.0))
+    answer = answers.learning(state)
+    assert answer is not None
+    assert answer.verdict == "3 losses were not finite numbers, the newest at step 6"
+    assert answer.level == "bad"
+
+
+def test_the_best_evaluation_is_named_where_the_newest_is_worse() -> None:
+    state = PanelState().fold_all(event("eval", step=step, loss=loss) for step, loss in ((10, 1.0), (20, 0.8)))
+    newest = answers.evaluation(state)
+    assert newest is not None
+    assert newest.parts == ["0.8000"]
+    worse = answers.evaluation(state.fold(event("eval", step=30, loss=0.9)))
+    assert worse is not None
+    assert worse.parts == ["0.9000", "best 0.8000 at step 20"]
+
+
+def in_session(left: float, limit: float | None = 12 * HOUR, **more: Any) -> Moment:
+    platform = Platform("p", "Somewhere", "2026-08-19", limit=limit, idle=1.5 * HOUR)
+    age = None if limit is None else limit - left
+    return Moment(now=BEGIN.timestamp() + 200, session=Session(platform, age=age, limit=limit, **more), idle=None)
+
+
+@pytest.mark.parametrize(
+    ("left", "verdict", "level"),
+    [
+        (3 * HOUR, "finishes 2:00 h before the session ends", "fine"),
+        (0.5 * HOUR, "stops in good order at about step 850; 2 sessions in all", "mind"),
+    ],
+)
+def test_the_runs_rest_is_held_against_the_sessions(left: float, verdict: str, level: str) -> None:
+    state = PanelState().fold_all(steps(1, 100, total=1900, each=2.0))  # an hour is left
+    answer = answers.time(state, in_session(left))
+    assert answer is not None
+    assert answer.said.startswith("about 1:00 h left")
+    assert answer.verdict.startswith(verdict)
+    assert answer.level == level
+
+
+@pytest.mark.parametrize(
+    ("session", "told"),
+    [
+        (in_session(2 * HOUR), "Somewhere: 2:00 h left of 12:00 h, an estimate"),
+        (in_session(2 * HOUR, limit_from="set"), "Somewhere: 2:00 h left of 12:00 h, as set"),
+        (in_session(2 * HOUR, limit_from="passed"), "Somewhere: past its limit of 12:00 h, it may end at any time"),
+        (in_session(0.0, limit=None), ""),
+    ],
+)
+def test_the_sessions_limit_is_called_an_estimate_where_it_is_one(session: Moment, told: str) -> None:
+    assert session.session is not None
+    assert answers.session(session.session) == told
+
+
+def test_a_frame_that_stays_tells_the_time_of_day_and_no_age() -> None:
+    state = PanelState().fold_all([*steps(1, 30), event("checkpoint", action="saved", step=30, at=61.0)])
+    live = answers.time(state, Moment(now=BEGIN.timestamp() + 62))
+    stays = answers.time(state, STAYS)
+    assert live is not None
+    assert stays is not None
+    assert live.said == "about 2 min left"
+    assert stays.said == "would end about 2026-11-21 06:03 UTC"
+    assert safety(state)[0] == "saved 2026-11-21 06:01 UTC, step 30"
+
+
+def test_a_step_that_does_not_come_is_said() -> None:
+    state = PanelState().fold_all(steps(1, 30))
+    told = answers.time(state, Moment(now=BEGIN.timestamp() + 60 + 61))
+    assert told is not None
+    assert told.behind or told.verdict == "the last step ended 1 min ago"
+    soon = answers.time(state, Moment(now=BEGIN.timestamp() + 60 + 20))
+    assert soon is not None
+    assert soon.verdict == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ago"),
+    [(0, "just now"), (9, "just now"), (19, "10 s ago"), (59, "50 s ago"), (61, "1 min ago"), (3599, "59 min ago"),
+     (3600, "1:00 h ago"), (5000, "1:20 h ago"), (-5, "just now")],
+)  # fmt: skip
+def test_ages_are_coarse_so_that_equal_frames_stay_equal(seconds: float, ago: str) -> None:
+    assert words.age(seconds) == ago
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (3, "10 s"),
+        (34, "30 s"),
+        (58, "1 min"),
+        (730, "12 min"),
+        (3580, "1:00 h"),
+        (7800, "2:10 h"),
+        (90_000, "25:00 h"),
+    ],
+)
+def test_estimates_are_no_finer_than_they_are_sure(seconds: float, told: str) -> None:
+    assert words.span(seconds) == told

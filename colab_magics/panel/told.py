@@ -1,0 +1,52 @@
+"""What is said of an event that a person should know of: memory that ran out, a run that goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from colab_magics.panel.fields import count, items, shown
+
+
+def out_of_memory(event: Mapping[str, Any]) -> str:
+    """An `oom` event in a sentence."""
+    text = f"Out of memory at step {count(event, 'step')}"
+    micro = count(event, "micro_batch")
+    if micro:
+        text += f" with {_documents(micro)} at a time"
+    message = shown(event.get("message"))
+    return f"{text}: {message}" if message else text
+
+
+def recovered(event: Mapping[str, Any]) -> str:
+    """A `recovered` event in a sentence."""
+    changes = []
+    micro, chunk = count(event, "micro_batch"), count(event, "loss_chunk")
+    if micro:
+        changes.append(f"{_documents(micro)} at a time")
+    if event.get("gradient_checkpointing") is True:
+        changes.append("gradient checkpointing on")
+    if chunk:
+        changes.append(f"the loss in chunks of {chunk}")
+    text = f"Step {count(event, 'step')} repeated" + (f" with {', '.join(changes)}" if changes else "")
+    return f"{text}; nothing is lost"
+
+
+def resumed(event: Mapping[str, Any]) -> tuple[str, ...]:
+    """A `resumed` event in sentences: from where, what is run again, what was passed over, what is not as it was."""
+    step, lost = count(event, "step") or 0, count(event, "lost_steps") or 0
+    line = f"Goes on from step {step:,}, checkpoint {shown(event.get('checkpoint'), 40)}"
+    lines = [f"{line}; {lost:,} step{'s' if lost != 1 else ''} since then are run again." if lost else f"{line}."]
+    for item in items(event.get("skipped"))[:5]:
+        if isinstance(item, Mapping):
+            lines.append(f"Passed over {shown(item.get('name'), 40)}: {shown(item.get('reason'), 160)}.")
+    for row in items(event.get("changes"))[:8]:
+        if isinstance(row, list | tuple) and len(row) == 4:
+            key, was, now, used = (shown(one, 60) for one in row)
+            lines.append(f"{key}: {was} in the checkpoint, {now} in the cell, {used} used.")
+    lines += [f"Not as it was: {shown(text, 200)}." for text in items(event.get("differs"))[:5]]
+    return tuple(lines)
+
+
+def _documents(number: int) -> str:
+    return f"{number:,} document{'s' if number != 1 else ''}"
