@@ -190,7 +190,10 @@ def load_table(user: Path | None = None) -> Table:
         found = user.stat()
     except OSError:
         return _ours()
-    return _with_users(user, found.st_mtime_ns, found.st_size, found.st_ino)
+    table = _with_users(user, found.st_mtime_ns, found.st_size, found.st_ino)
+    if isinstance(table, ColabMagicsError):
+        raise ColabMagicsError(table.what, table.why, *table.next_steps)
+    return table
 
 
 @lru_cache(maxsize=1)
@@ -200,14 +203,16 @@ def _ours() -> Table:
 
 
 @lru_cache(maxsize=4)
-def _with_users(user: Path, *_changed: int) -> Table:
+def _with_users(user: Path, *_changed: int) -> Table | ColabMagicsError:
+    """The table, or what is wrong with the file: a panel asks twice a second, and to find the line takes its time."""
     try:
-        text = user.read_text(encoding="utf-8")
+        return merged(_ours(), Lines(str(user), user.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError) as error:
-        raise ColabMagicsError(
+        return ColabMagicsError(
             f"{user} cannot be read.", f"{error}.", "Remove it, and every value is the table's own again."
-        ) from None
-    return merged(_ours(), Lines(str(user), text))
+        )
+    except ColabMagicsError as error:
+        return error
 
 
 _SECTIONS = ("as_of", "sources", "thresholds", "accelerators", "platforms", "session")

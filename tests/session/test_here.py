@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -210,17 +211,18 @@ def test_a_mistake_in_the_users_file_is_told_with_its_line(here: Here, path: Pat
         here(**KAGGLE)
 
 
+@pytest.mark.parametrize("limit", ["9h", "9 hous"])
 def test_asked_again_nothing_is_read_that_has_not_changed(
-    here: Here, path: Path, monkeypatch: pytest.MonkeyPatch, say: Callable[[str, str], object]
+    here: Here, path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    say("kaggle.limit", "9h")
-    here(**KAGGLE)
+    path.write_text(f'[platforms.kaggle]\nlimit = "{limit}"\n')
     read: list[Path] = []
     whole = Path.read_text
     monkeypatch.setattr(Path, "read_text", lambda self, *a, **k: read.append(self) or whole(self, *a, **k))
     for _ in range(100):
-        here(**KAGGLE)
-    assert not read
+        with nullcontext() if limit == "9h" else pytest.raises(ColabMagicsError, match="line 2"):
+            here(**KAGGLE)
+    assert read == [path]
 
 
 def test_a_process_that_colabs_kernel_starts_knows_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
