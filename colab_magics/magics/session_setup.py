@@ -72,7 +72,7 @@ def _be_there(here: Session, paths: Paths, mount: Callable[[str, str], None]) ->
     if home is None:
         return
     if not Path(home).is_relative_to(DRIVE):
-        if is_local(home) and not Path(home).is_dir():
+        if is_local(home, mounts()) and not Path(home).is_dir():
             raise ColabMagicsError(
                 f"There is no {home} on this machine.",
                 f"On {here.platform.title} it is what stays; this was taken for it by: {here.evidence}.",
@@ -94,7 +94,7 @@ def _be_there(here: Session, paths: Paths, mount: Callable[[str, str], None]) ->
 
 def _make(paths: Paths) -> None:
     folders = list(paths.folders.values())
-    if not is_local(paths.root):
+    if not is_local(paths.root, mounts()):
         _make_by_a_child(folders, paths.root)
         return
     try:

@@ -191,7 +191,7 @@ def text(known: Known) -> str:
     lines = [f"{known.session.platform.title}  ({known.session.evidence})"]
     lines += [f"! {flag}" for flag in known.flags]
     lines += [f"{label.ljust(width)}  {value}{f'  ({note})' if note else ''}" for label, value, note in found]
-    lines += ["", *_foot(known), _sources(known, brief=True)]
+    lines += ["", *_foot(known), thresholds(known.table), _sources(known, brief=True)]
     return "\n".join(_safe(line) for line in lines)
 
 
@@ -199,14 +199,15 @@ def html(known: Known) -> str:
     """The session as one self-contained piece; all text escaped."""
     body = "".join(_html_row(row) for row in rows(known))
     flagged = "".join(f'<div class="cm-flag" role="alert">{_cell(str(flag))}</div>' for flag in known.flags)
-    foot = "".join(
-        f'<div class="cm-foot">{_cell(line)}</div>' for line in (*_foot(known), _sources(known, brief=False))
-    )
+    foot = "".join(f'<div class="cm-foot">{_cell(line)}</div>' for line in _foot(known))
+    more = "".join(f"<div>{_cell(line)}</div>" for line in (thresholds(known.table), _sources(known, brief=False)))
+    summary = "<summary>When a red flag is raised, and where the facts are from</summary>"
     return (
         f'<div class="cm-session"><style>{_STYLE}</style>'
         f'<span class="cm-name">{_cell(known.session.platform.title)}</span> '
         f'<span class="cm-dim">{_cell(known.session.evidence)}</span>'
-        f"{_bar(known.session)}{flagged}<table><tbody>{body}</tbody></table>{foot}</div>"
+        f"{_bar(known.session)}{flagged}<table><tbody>{body}</tbody></table>{foot}"
+        f'<details class="cm-foot">{summary}{more}</details></div>'
     )
 
 
@@ -228,11 +229,8 @@ def _bar(here: Session) -> str:
 
 
 def _foot(known: Known) -> list[str]:
-    return [
-        *known.session.platform.notes,
-        thresholds(known.table),
-        "Something is wrong? %session set platform NAME, set limit 10h, set idle 60 min, set start 2h",
-    ]
+    wrong = "Something is wrong? %session set platform NAME, set limit 10h, set idle 60 min, set start 2h"
+    return [*known.session.platform.notes, wrong]
 
 
 def _sources(known: Known, *, brief: bool) -> str:

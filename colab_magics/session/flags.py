@@ -105,7 +105,7 @@ def _time(facts: Facts, thresholds: Mapping[str, float]) -> Iterator[Flag]:
             f"{said(left)} of this session are left, {kind}.",
             "What is not copied elsewhere by then is lost with it."
             if here.limit_from == "set"
-            else "If yours lives longer: %session set limit 24h.",
+            else f"If yours lives longer: %session set limit {2 * (here.limit or 0) / 3600:g}h.",
         )
     weekly = here.platform.weekly
     if weekly is not None and here.age is not None and facts.memory and weekly - here.age < least:

@@ -97,7 +97,9 @@ class Deadline:
 
     def advice(self) -> str:
         """What to do where the end was only believed to be near; empty where the user himself has said when it is."""
-        return "If yours lives longer: %session set limit 24h." if self.origin == "table" else ""
+        if self.origin != "table" or self._known is None or self._known.limit is None:
+            return ""
+        return f"If yours lives longer: %session set limit {2 * self._known.limit / 3600:g}h."
 
     def _by(self) -> str:
         if self.origin != "table" or self._known is None or self._known.limit is None:
