@@ -123,7 +123,7 @@ def _spent(number: int, told: Sequence[Event], table: Table, now: float | None) 
     seconds = end - min(clocks, default=end)
     key = next((str(event["platform"]) for event in told if event["kind"] == "started" and event.get("platform")), "")
     platform = table.platforms.get(key)
-    shown = next((str(event["device"]) for event in reversed(told) if event["kind"] == "plan"), "")
+    shown = next((str(event.get("device", "")) for event in reversed(told) if event["kind"] == "plan"), "")
     accelerator = accelerator_of(shown.partition(",")[0], table)
     units, dollars = (
         rate(platform, accelerator.key) if platform is not None and accelerator is not None else (None,) * 2

@@ -153,16 +153,17 @@ def _hours(value: str) -> Duration:
 def _named(value: str, known: Mapping[str, Any], what: str) -> tuple[str, ...]:
     """The keys that are meant: each is a key, in any case, or what keys begin with (`colab`: all of Colab's)."""
     found: list[str] = []
-    for word in filter(None, (part.strip().lower() for part in value.split(","))):
+    for written in filter(None, map(str.strip, value.split(","))):
+        word = written.lower()
         exact = [key for key in known if key.lower() == word]
         begun = [key for key in known if key.lower().startswith(f"{word}-")]
         if not exact and not begun:
             close = nearest(word, [key.lower() for key in known])
             named = next((key for key in known if key.lower() == close), None)
             raise ColabMagicsError(
-                f"There is no {what} {word}.",
+                f"There is no {what} {written}.",
                 f"There is {', '.join(known)}.",
-                f"Did you mean {named}?" if named else "%session set adds to the table.",
+                f"Did you mean {named}?" if named else "Leave it out, and all are shown.",
             )
         found += [key for key in (*exact, *begun) if key not in found]
     return tuple(found)
