@@ -127,7 +127,7 @@ def test_names_are_taken_in_any_case_and_by_their_beginning() -> None:
     [
         (["--platform", "kagle"], "no platform kagle", "Did you mean kaggle?"),
         (["--gpu", "RTX-4080"], "no device RTX-4080", "Did you mean RTX-4090?"),
-        (["--gpu", "MI300"], "no device MI300", "all are shown"),
+        (["--gpu", "Groq"], "no device Groq", "all are shown"),
         (["--huors", "3"], "no option --huors", "Did you mean --hours?"),
         (["--hours"], "--hours needs a value", USAGE),
         (["--hours", "soon"], "--hours soon is no", ""),
