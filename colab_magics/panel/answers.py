@@ -180,8 +180,9 @@ def session(here: Session) -> str:
         return f"{title}: past its limit of {span(here.limit)}, it may end at any time"
     if here.left is None:
         return f"{title}: {span(here.limit)} at most, its age is not known"
-    kind = "as set" if here.limit_from == "set" else "an estimate"
-    return f"{title}: {span(here.left)} left of {span(here.limit)}, {kind}"
+    certain = "" if "limit" in here.platform.certain else ", an estimate"
+    kind = ", as set" if here.limit_from == "set" else certain
+    return f"{title}: {span(here.left)} left of {span(here.limit)}{kind}"
 
 
 def flags(moment: Moment) -> list[str]:
@@ -208,7 +209,8 @@ def safety(state: PanelState, moment: Moment) -> Answer | None:
         at = f" {when(state.saved.clock, moment)}" if state.saved.clock is not None else ""
         said = f"saved{at}, step {state.saved.step:,}"
         behind.append(cost(state))
-    told, level = _copy(state, moment)
+    told, under_way, level = _copy(state, moment)
+    behind.insert(0, under_way)
     if moment.now is None and state.copied is not None and state.copied.where:
         behind.append(f"copied to {state.copied.where}")
     return Answer("Safety", said, told, tuple(line for line in behind if line), level)
@@ -227,24 +229,29 @@ def cost(state: PanelState) -> str:
     return value
 
 
-def _copy(state: PanelState, moment: Moment) -> tuple[str, Level]:
-    """What the durable copy is at, in the words that it deserves."""
+def _copy(state: PanelState, moment: Moment) -> tuple[str, str, Level]:
+    """What the durable copy is known to be, what is under way, in the words that they deserve, and whether to mind."""
     now = state.copied
     if now is None:
         if moment.session is not None and moment.session.limit is not None:
-            return "no copy elsewhere: it goes with this machine", "mind"
-        return "no copy elsewhere", "fine"
+            return "no copy elsewhere: it goes with this machine", "", "mind"
+        return "no copy elsewhere", "", "fine"
     level: Level = "mind" if now.state in _TROUBLE else "fine"
-    if now.state == "done":
-        return now.message[:1].lower() + now.message[1:].rstrip("."), level
     confirmed = ""
     if state.copied_step is not None:
         at = f" {when(state.copied_clock, moment)}" if state.copied_clock is not None else ""
         confirmed = f"copy of step {state.copied_step:,} confirmed{at}"
-    if now.state == "confirmed":
-        return confirmed or "copy confirmed", level
-    words = f"copy of step {now.step:,} {now.state}" if now.step is not None else f"copy {now.state}"
-    words = words.replace("copy of step", "copying step").removesuffix(" copying") if now.state == "copying" else words
-    if now.left:
-        words += f", {size(now.left)} left"
-    return (f"{confirmed}; {words}" if confirmed else words), level
+    if now.state == "done":
+        words = now.message[:1].lower() + now.message[1:].rstrip(".")
+    elif now.state == "confirmed":
+        words = "" if confirmed else "copy confirmed"
+    else:
+        words = f"copying step {now.step:,}" if now.state == "copying" and now.step is not None else _standing(state)
+        words += f", {size(now.left)} left" if now.left else ""
+    return confirmed or words, words if confirmed else "", level
+
+
+def _standing(state: PanelState) -> str:
+    assert state.copied is not None
+    which = f" of step {state.copied.step:,}" if state.copied.step is not None else ""
+    return f"copy{which} {state.copied.state}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from colab_magics.panel.curve import Curve
@@ -78,7 +79,7 @@ class PanelState:
         """Whether nothing more will come from this attempt."""
         return self.phase in ENDED
 
-    @property
+    @cached_property  # a frame asks more than once; equality and replace() look at the fields alone
     def forecast(self) -> Forecast | None:
         """When it ends: from the newest steps, from the plan before there are two, None if nobody can tell."""
         if self.ended:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import shutil
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from colab_magics.panel.details import details
+from colab_magics.panel.html import MOST_BYTES, html
 from colab_magics.panel.style import STYLE
+
+from .cases import CASES, fifty_points
 
 pytestmark = pytest.mark.face
 
@@ -65,3 +75,86 @@ def test_lines_dots_and_bands_have_a_contrast_of_3(theme: str) -> None:
 def test_no_text_has_a_colour_of_its_own() -> None:
     """A theme that nobody could tell would make it illegible: text takes the colour that is there."""
     assert set(re.findall(r"[;{]color:([^;}]+)", STYLE)) == {"inherit"}
+
+
+class Bare(HTMLParser):
+    """What is left of a frame where a viewer drops style, SVG and every attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = ""
+        self._dropped = 0
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:  # noqa: ARG002
+        self._dropped += tag in ("style", "svg")
+        if tag in ("div", "br"):
+            self.text += "\n"
+
+    def handle_endtag(self, tag: str) -> None:
+        self._dropped -= tag in ("style", "svg")
+
+    def handle_data(self, data: str) -> None:
+        if not self._dropped:
+            self.text += data
+
+
+def test_where_style_and_chart_are_dropped_the_numbers_are_there_in_reading_order() -> None:
+    bare = Bare()
+    bare.feed(html(*fifty_points()))
+    lines = [" ".join(line.split()) for line in bare.text.splitlines() if line.strip()]
+    assert lines[0] == "kwanzaa training"
+    place = [lines.index(label) for label in ("Loss", "GPU memory", "Time", "Safety")]
+    assert place == sorted(place)
+    after = [lines[at + 1] for at in place]
+    assert after == ["0.7049, from 2.5971", "5.7 of 14.6 GiB", "about 7 min left", "saved 30 s ago, step 50"]
+    assert "allocated 4.4 cached 0.9 others + CUDA 0.4" in lines
+    assert not [line for line in lines if re.fullmatch(r"[\d.,\s]+", line)]  # no loose figures of an axis
+
+
+def test_charts_and_bars_have_a_name_with_their_numbers() -> None:
+    labels = re.findall(r'role="[a-z]+" aria-label="([^"]+)"', html(*fifty_points()))
+    assert labels == [
+        "step 55 of 120, epoch 4.12",
+        "Training loss by step: 2.5971 at step 1, 0.7049 at step 55; evaluation 0.8061 at step 50",
+        "GPU memory: 5.7 of 14.6 GiB; allocated 4.4, cached 0.9, others + CUDA 0.4, peak 4.9, estimate 5.2",
+    ]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_frame_is_about_8_kb(name: str) -> None:
+    assert len(html(*CASES[name]()).encode()) < 10_000
+
+
+def test_the_readmes_picture_is_drawn_from_an_example_that_says_that_it_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = Path(__file__).parents[2] / "scripts" / "panel_picture.py"
+    spec = importlib.util.spec_from_file_location("panel_picture", file)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, script)  # a dataclass looks itself up there
+    spec.loader.exec_module(script)
+    assert "Nothing in it was measured" in script.EXAMPLE.read_text(encoding="utf-8").splitlines()[0]
+    panel = script.panel_at(script.read_events(script.EXAMPLE), None)
+    assert "finishes " in panel
+    assert len(panel.encode()) < MOST_BYTES
+
+
+@pytest.mark.parametrize("width", [320, 1000])
+def test_no_panel_is_wider_than_its_cell_in_a_browser(width: int) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("chromium is not installed")
+    panels = "".join(html(*case()) + details(case()[0]) for case in CASES.values())
+    with sync_api.sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        page = chromium.new_page(viewport={"width": width, "height": 800})
+        page.set_content(f'<!doctype html><body style="margin:0">{panels}')
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        tops = page.evaluate(
+            "[...document.querySelectorAll('.cm-chart')].map(c => "
+            "Math.abs(c.querySelector('.cm-y i:last-child').getBoundingClientRect().top + 7"
+            " - c.querySelector('svg').getBoundingClientRect().top))"
+        )
+        assert max(tops) < 1.5  # the axis' highest figure stands at its line
+        chromium.close()
