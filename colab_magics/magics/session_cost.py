@@ -12,12 +12,13 @@ from typing import Any
 from colab_magics.errors import ColabMagicsError
 from colab_magics.magics import session_words as words_of
 from colab_magics.magics.grid import Grid, Page
+from colab_magics.magics.session_plan import root_of
 from colab_magics.session.duration import Duration
 from colab_magics.session.forecast import Forecast, forecast
 from colab_magics.session.offers import quota, rate
 from colab_magics.session.table import Table, accelerator_of
 
-USAGE = "%session cost [RUN]"
+USAGE = "%session cost [RUN] [--root DIR]"
 HEAD = ("attempt", "platform", "device", "began", "time", "steps", "GPU quota", "units", "costs")
 Event = Mapping[str, Any]
 
@@ -71,17 +72,33 @@ def cost(words: Sequence[str], root: Path) -> dict[str, str]:
     from colab_magics.session.settings import user_file
     from colab_magics.session.table import load_table
 
-    options = [word for word in words if word.startswith("-")]
-    if options or len(words) > 1:
-        raise ColabMagicsError(
-            f"%session cost takes no {options[0]}." if options else "%session cost takes one run.",
-            "It shows what that run has used.",
-            f"Write {USAGE}.",
-        )
-    run = find_run(words[0] if words else None, root)
+    if set(words) & {"-h", "-?", "--help"}:
+        return {"text/plain": f"{USAGE}: what a run has used so far, against the estimate, and what is to come"}
+    name, given = _read(words)
+    run = find_run(name, root_of(given, root))
     table = load_table(user_file())
     state = run.state
     return page_of(run.name, run.events(), table, state=state, now=time.time()).bundle()
+
+
+def _read(words: Sequence[str]) -> tuple[str | None, str | None]:
+    """(the run, the root), as far as the line names them."""
+    name, root, rest = None, None, list(words)
+    while rest:
+        word = rest.pop(0)
+        if word == "--root" and rest:
+            root = rest.pop(0)
+        elif word.startswith("--root="):
+            root = word.partition("=")[2]
+        elif word.startswith("-") or name is not None:
+            raise ColabMagicsError(
+                f"%session cost takes no {word}." if word.startswith("-") else "%session cost takes one run.",
+                "It shows what that run has used.",
+                f"Write {USAGE}.",
+            )
+        else:
+            name = word
+    return name, root
 
 
 def page_of(name: str, events: Sequence[Event], table: Table, *, state: str, now: float) -> Page:

@@ -16,8 +16,20 @@ from colab_magics.session.scenarios import Outcome, outcome, scenarios
 from colab_magics.session.table import Table
 
 USAGE = "%session plan [RUN] [--hours 3] [--platform NAME] [--gpu NAME] [--markdown]"
+HELP = """\
+%session plan [RUN]        this job on each platform: whether it fits, hours, sessions, money; of a run that is
+                           unfinished, what is left of it. Without RUN: the living run, else the newest
+%%session plan             the same for the recipe below it
+%session plan --hours 6-8  what so many hours of a GPU cost
+
+  --hours 3                count this, in place of what the job is estimated to take
+  --platform kaggle,colab  only these; a beginning stands for all that begin so
+  --gpu t4,a100            only these devices
+  --markdown               as Markdown, to be copied
+  --root DIR               where runs are kept (else COLAB_MAGICS_ROOT, else ./runs)\
+"""
 HEAD = ("platform", "device", "fits", "trained as", "time", "sessions", "GPU quota", "costs")
-_OPTIONS = ("hours", "platform", "gpu", "markdown")
+_OPTIONS = ("hours", "platform", "gpu", "markdown", "root")
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,7 @@ class Line:
     platforms: tuple[str, ...] = ()
     accelerators: tuple[str, ...] = ()
     markdown: bool = False
+    root: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,8 +81,11 @@ def plan(
     from colab_magics.session.settings import user_file
     from colab_magics.session.table import load_table
 
+    if set(words) & {"-h", "-?", "--help"}:
+        return {"text/plain": HELP}
     table = load_table(user_file())
     line = read_words(words, table)
+    root = root_of(line.root, root)
     if line.run is not None and body is not None and body.strip():
         raise ColabMagicsError(
             f"{line.run} is a run, and the cell has a recipe.", "One job is planned at a time.", f"Write {USAGE}."
@@ -85,6 +101,16 @@ def plan(
     )  # fmt: skip
     page = page_of(asked.title, asked.lines, found, table, narrowed=bool(line.platforms or line.accelerators))
     return {"text/plain": page.markdown()} if line.markdown else page.bundle()
+
+
+def root_of(given: str | None, root: Path) -> Path:
+    """Where runs are kept, if the line says so."""
+    if given is None:
+        return root
+    from colab_magics.magics.durable import rooms
+    from colab_magics.run import runs_root
+
+    return rooms(runs_root(given)).root
 
 
 def read_words(words: Iterable[str], table: Table) -> Line:
@@ -120,7 +146,9 @@ def read_words(words: Iterable[str], table: Table) -> Line:
         if not equals and not rest:
             raise ColabMagicsError(f"--{name} needs a value.", "The line ends.", f"Write {USAGE}.")
         value = value if equals else rest.pop(0)
-        if name == "hours":
+        if name == "root":
+            line = replace(line, root=value)
+        elif name == "hours":
             line = replace(line, hours=_hours(value))
         elif name == "platform":
             line = replace(line, platforms=line.platforms + _named(value, table.platforms, "platform"))

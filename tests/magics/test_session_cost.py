@@ -128,6 +128,8 @@ def test_the_magic_reads_the_run_s_own_log(left: Left) -> None:
     assert shown["text/plain"].startswith(f"{left.name}: what it has used")
     assert "<table>" in shown["text/html"]
     assert cost([], left.root)["text/plain"].startswith(left.name)
+    assert cost(["--root", str(left.root)], left.root / "elsewhere") == cost([left.name], left.root)
+    assert "what a run has used" in cost(["--help"], left.root)["text/plain"]
 
 
 @pytest.fixture
@@ -140,4 +142,4 @@ def left(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Left:
 def test_a_line_that_cannot_be_read_is_explained(words: list[str], left: Left) -> None:
     with pytest.raises(ColabMagicsError) as raised:
         cost(words, left.root)
-    assert "%session cost [RUN]" in "\n".join(raised.value.lines())
+    assert "%session cost [RUN] [--root DIR]" in "\n".join(raised.value.lines())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -68,6 +69,12 @@ def test_the_four_scenarios_stand_below_it(qwen: Left) -> None:
     assert "too much" not in text
 
 
+def test_the_root_is_named_on_the_line_and_help_tells_every_option(qwen: Left, tmp_path: Path) -> None:
+    assert plan(["--root", str(qwen.root)], tmp_path / "elsewhere") == plan(["qwen"], qwen.root)
+    told = plan(["--help"], tmp_path)["text/plain"]
+    assert all(f"--{option} " in told for option in ("hours", "platform", "gpu", "markdown", "root"))
+
+
 def test_html_and_markdown_say_the_same(qwen: Left) -> None:
     html = plan(["qwen"], qwen.root)["text/html"]
     written = plan(["qwen", "--markdown"], qwen.root)
@@ -93,6 +100,15 @@ def test_hours_of_gpu_are_compared_on_colab_kaggle_and_runpod(tmp_path: Path, ho
     assert any(row.startswith("Colab Pro ") and "units" in row for row in rows)
     assert rows[0].endswith("free"), "what is free comes first"
     assert "scenario" not in text, "a part of the platforms holds no scenario"
+
+
+def test_the_documents_show_the_table_that_the_command_prints(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "cost.md").read_text(encoding="utf-8")
+    command = re.search(r"`python -m colab_magics session plan (--hours .*--markdown)`", page)
+    assert command is not None
+    printed = plan(command[1].split(), tmp_path)["text/plain"]
+    table = "\n".join(line for line in printed.splitlines() if line.startswith("| "))
+    assert table in page, f"docs/cost.md should show\n{table}"
 
 
 def test_hours_alone_show_the_scenarios_too(tmp_path: Path) -> None:
