@@ -38,6 +38,7 @@ bench: $(TODAY)/.bench
 	$(TODAY)/bin/python benchmarks/load_ext.py
 	$(TODAY)/bin/python benchmarks/startup.py
 	$(TODAY)/bin/python benchmarks/throughput.py
+	$(TODAY)/bin/python benchmarks/panel.py
 
 soak: $(TODAY)/.bench
 	$(TODAY)/bin/python benchmarks/reliability calls
@@ -66,7 +67,7 @@ $(TODAY)/.demo: $(TODAY)/.base $(SOURCE)
 $(TODAY)/.test: $(TODAY)/.demo
 	$(TODAY)/bin/python $(PIP) install -c requirements/today.txt \
 		build hypothesis ipywidgets jupyter_client "moto[s3,server]" mypy nbconvert pandas pytest pytest-timeout \
-		pytest-xdist ruff s3fs types-psutil types-PyYAML trl
+		pytest-xdist ruff s3fs tensorboard trackio types-psutil types-PyYAML trl
 	touch $@
 
 $(TODAY)/.bench: $(TODAY)/.test

@@ -182,6 +182,23 @@ def test_mlflow_goes_on_in_its_run(run: Path) -> None:
     assert [step for (step,) in steps] == [1, 2, 3, 4, 5, 6]
 
 
+def test_trackio_goes_on_in_its_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # it reads this when it is first imported; a worker reports of one run in its life
+    monkeypatch.setenv("TRACKIO_DIR", os.fspath(run / "trackio"))
+    _needs("trackio")
+    for attempt, steps, resumed in ((1, range(1, 5), None), (2, range(5, 7), 4)):
+        write(run, attempt, steps, resumed=resumed)
+        assert report(run, attempt, dashboards(run, recipe("trackio"))) == []
+    with sqlite3.connect(run / "trackio" / "colab_magics.db") as database:
+        rows = database.execute(
+            "select distinct run_id, step from metrics where metrics like '%train/loss%'"
+        ).fetchall()
+        (config,) = database.execute("select config from configs").fetchone()
+    assert len({run_id for run_id, _ in rows}) == 1
+    assert [step for _, step in rows] == [1, 2, 3, 4, 5, 6]
+    assert json.loads(config)["report_to"] == ["trackio"]
+
+
 @pytest.fixture(scope="module")
 def reported(warm: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real run of a real worker that reports to what is installed and needs no network."""
