@@ -36,6 +36,7 @@ Fits = Literal["yes", "tight", "no", "unknown"]
 CONTEXT = 140 * 2**20  # bytes that CUDA itself takes of a card
 _TIGHT = 0.97  # beyond this share of the card the estimate's own error decides
 _RAM_SHARE = 0.8
+_DRAWN = 2001
 _FEW_SESSIONS = 3  # more of them are a nuisance for which people would rather pay
 # Before the first step of each session: libraries, and the model's files downloaded and loaded. The projects counted
 # five minutes for a model of 1B parameters on a T4.
@@ -50,7 +51,7 @@ class Job:
     Attributes
     ----------
     data : DataFacts
-        Its lengths are drawn from the quantiles.
+        Its lengths are drawn from the quantiles, and may be fewer than the documents.
     documents, tokens, eval_tokens : int
         Of an epoch, and of one evaluation.
     total_steps : int
@@ -91,8 +92,8 @@ def job_of(recipe: Recipe, event: Mapping[str, Any], *, done: int = 0) -> Job | 
 
 
 def _drawn(quantiles: list[float], documents: int) -> npt.NDArray[np.int32]:
-    """As many lengths as there are documents, distributed as the quantiles say."""
-    at = np.linspace(0, len(quantiles) - 1, max(1, documents))
+    """Lengths distributed as the quantiles say: as many as there are documents, or as are enough."""
+    at = np.linspace(0, len(quantiles) - 1, max(1, min(documents, _DRAWN)))
     return np.interp(at, range(len(quantiles)), quantiles).round().astype(np.int32)
 
 

@@ -63,6 +63,13 @@ def test_what_others_logged_on_a_t4_lies_in_the_band(
     assert made.high / made.mid == made.mid / made.low == pytest.approx(MODELLED)
 
 
+@pytest.mark.parametrize(("device", "logged"), [("L4", 330.0), ("A100-40", 120.0)])
+def test_and_what_they_logged_on_other_cards_of_colab(device: str, logged: float) -> None:
+    made = prior(LLAMA_8B, _plan(precision="bf16"), load_table().accelerators[device], Work(500 * 512, length=512))
+    assert made is not None
+    assert made.low <= logged <= made.high, f"{logged / made.mid:.2f} of the estimate"
+
+
 def test_a_token_of_lora_costs_four_operations_a_weight_of_full_training_six_and_checkpointing_a_forward_more() -> None:
     weights = QWEN3_4B.linear_parameters + QWEN3_4B.vocabulary * QWEN3_4B.hidden
     one = Work(1)
