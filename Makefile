@@ -77,13 +77,13 @@ $(COLAB)/.base: requirements/colab.txt
 	$(COLAB)/bin/python $(PIP) install -c requirements/colab.txt torch
 	$(COLAB)/bin/python $(PIP) install -c requirements/colab.txt accelerate bitsandbytes datasets huggingface_hub \
 		hypothesis ipykernel ipython ipywidgets jupyter_client nbclient nbformat nbconvert numpy nvidia-ml-py pandas \
-		peft psutil pytest pytest-timeout pytest-xdist PyYAML safetensors transformers setuptools wheel
+		peft psutil pytest pytest-timeout pytest-xdist PyYAML safetensors tomlkit transformers setuptools wheel
 	touch $@
 
 $(FACE)/.base: requirements/face.txt
 	$(PYTHON313) -m venv $(FACE)
 	$(FACE)/bin/python $(PIP) install -c requirements/face.txt hypothesis ipykernel ipython ipywidgets jupyter_client \
-		numpy pandas psutil pytest pytest-timeout pytest-xdist PyYAML setuptools wheel
+		numpy pandas psutil pytest pytest-timeout pytest-xdist PyYAML setuptools tomlkit wheel
 	touch $@
 
 $(COLAB)/.test $(FACE)/.test: %/.test: %/.base $(SOURCE)

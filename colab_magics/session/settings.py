@@ -80,7 +80,7 @@ def set_value(key: str, text: str, *, environ: Mapping[str, str] = os.environ, c
     before = _text(path)
     if of_boot:
         if forgotten(current, clock):
-            before = without(before, [("session", one) for one in OF_THIS_BOOT], str(path))
+            before = without(before, [("session", one) for one in OF_THIS_BOOT])
         changes.append((("session", "boot"), clock.boot()))
     after = before
     for at, one in changes:
@@ -112,7 +112,7 @@ def unset(key: str, *, environ: Mapping[str, str] = os.environ) -> Change:
     others = [("session", one) for one in OF_THIS_BOOT if ("session", one) != keys]
     if keys[0] == "session" and keys[1] in OF_THIS_BOOT and not any(one in current.own for one in others):
         gone.append(("session", "boot"))
-    _write(path, without(_text(path), gone, str(path)))
+    _write(path, without(_text(path), gone))
     return Change(path, ".".join(keys), None)
 
 
