@@ -79,15 +79,16 @@ def evaluation(state: PanelState) -> Answer | None:
     return Answer("Evaluation", number(last.loss), verdict, tuple(behind))
 
 
-def memory(state: PanelState) -> Answer | None:
+def memory(state: PanelState, moment: Moment) -> Answer | None:
     """How much is in use, and whether the peak fits."""
     bars = bands.memory_bars(state)
     if not bars or state.memory is None:
         return None if state.estimate is None else Answer("Memory", f"{size(state.estimate)} by the estimate")
     verdict, mind = bands.verdict(state, bars)
     about = "CPU memory" if bars[0].label.startswith("CPU") else "GPU memory"
-    behind = () if state.ended else tuple(bands.beside(state.memory))
-    return Answer(about, bands.headline(bars, ended=state.ended), verdict, behind, "mind" if mind else "fine")
+    stays = moment.now is None
+    behind = () if stays else tuple(bands.beside(state.memory))
+    return Answer(about, bands.headline(bars, stays=stays), verdict, behind, "mind" if mind else "fine")
 
 
 def speed(state: PanelState) -> str:
@@ -114,13 +115,14 @@ def time(state: PanelState, moment: Moment) -> Answer | None:
         silent = _silence(state, moment.now)
         return Answer("Time", said, silent, (), "mind" if silent else "fine") if said else None
     verdict, mind = _fits(state, coming, here)
-    lasts = session(here)
-    silent = _silence(state, moment.now)
-    behind = tuple(part for part in (silent, lasts if said else "", *idle(moment)) if part)
-    if not said and not lasts:
+    left, of = session(here)
+    if not said and not left:
         return None
+    silent = _silence(state, moment.now)
+    lasts = f"{of}: {left}" if said and left else of if left else ""
+    behind = tuple(part for part in (verdict if silent else "", lasts, *idle(moment)) if part)
     about = "Time" if said else "Session"
-    return Answer(about, said or lasts, verdict, behind, "mind" if mind or silent else "fine")
+    return Answer(about, said or left, silent or verdict, behind, "mind" if mind or silent else "fine")
 
 
 def _took(state: PanelState) -> Answer | None:
@@ -171,18 +173,20 @@ def _round(step: int) -> int:
     return step // unit * unit
 
 
-def session(here: Session) -> str:
-    """How long this session still lives, called an estimate where it is one; empty where no limit is known."""
+def session(here: Session) -> tuple[str, str]:
+    """How long this session still lives, and whose it is; the first is empty where no limit is known.
+
+    What is an estimate is called one.
+    """
     title = shown(here.platform.title, 60)
     if here.limit is None:
-        return ""
+        return "", title
     if here.limit_from == "passed":
-        return f"{title}: past its limit of {span(here.limit)}, it may end at any time"
+        return f"past its limit of {span(here.limit)}, it may end at any time", title
     if here.left is None:
-        return f"{title}: {span(here.limit)} at most, its age is not known"
+        return f"{span(here.limit)} at most, its age is not known", title
     certain = "" if "limit" in here.platform.certain else ", an estimate"
-    kind = ", as set" if here.limit_from == "set" else certain
-    return f"{title}: {span(here.left)} left of {span(here.limit)}{kind}"
+    return f"{span(here.left)} left of {span(here.limit)}{', as set' if here.limit_from == 'set' else certain}", title
 
 
 def flags(moment: Moment) -> list[str]:

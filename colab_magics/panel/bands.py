@@ -50,13 +50,13 @@ def memory_bars(state: PanelState) -> tuple[Bar, ...]:
     return ()
 
 
-def headline(bars: tuple[Bar, ...], *, ended: bool = False) -> str:
-    """How much of how much is in use; of several GPUs on the fullest; of a run that has ended the peak."""
+def headline(bars: tuple[Bar, ...], *, stays: bool = False) -> str:
+    """How much of how much is in use, of several GPUs on the fullest; in a frame that stays, the peak."""
     known = [bar for bar in bars if bar.bands]
     if not known:
         return "not known"
     bar = max(known, key=lambda one: one.used / one.total if one.total else 0.0)
-    used, before = (bar.peak, "peak ") if ended and bar.peak is not None else (bar.used, "")
+    used, before = (bar.peak, "peak ") if stays and bar.peak is not None else (bar.used, "")
     where = f" on {bar.label}, the fullest" if len(bars) > 1 and not before else ""
     if not bar.total:
         return f"{before}{size(used)}" if before else f"{size(used)} in use"

@@ -42,6 +42,7 @@ def _started(state: PanelState, event: Mapping[str, Any]) -> PanelState:
         state,
         name=shown(event.get("name"), 120) or state.name,
         attempt=count(event, "attempt") or state.attempt,
+        began_clock=clock(event),
         device="",
         phase="starting",
         progress=None,

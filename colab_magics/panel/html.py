@@ -65,7 +65,7 @@ def _body(state: PanelState, moment: Moment) -> str:
     side = "".join(
         _box(answer, inner)
         for answer, inner in (
-            (answers.memory(state), _memory(state)),
+            (answers.memory(state, moment), _memory(state)),
             (answers.time(state, moment), ""),
             (answers.safety(state, moment), ""),
         )
@@ -159,7 +159,8 @@ def _legend(bar: bands.Bar) -> str:
 
 def _notices(state: PanelState, moment: Moment, *, short: bool = False) -> str:
     notes = [f'<div class="cm-note">{escape(flag)}</div>' for flag in answers.flags(moment)]
-    notes += [f'<div class="cm-dim">{escape(line)}</div>' for line in state.resumed]
+    if state.resumed:
+        notes.append(f'<div class="cm-note cm-told">{"<br>".join(escape(line) for line in state.resumed)}</div>')
     if state.notices_left_out:
         notes.append(f'<div class="cm-dim">{state.notices_left_out} earlier warnings are in the event log.</div>')
     for notice in state.notices[-2:] if short else state.notices:

@@ -35,6 +35,7 @@ class PanelState:
     folder: str = ""
     phase: str = "starting"
     attempt: int = 0
+    began_clock: float | None = None
     device: str = ""
     progress: Progress | None = None
     data: tuple[Data, ...] = ()

@@ -1,24 +1,26 @@
 """The panel's style sheet: it travels with every frame.
 
-Text takes the colour that is there, and dims by opacity, so that it is legible on whatever the notebook has behind it,
-also where no theme can be known. Only graphics are coloured, in tones that show on both; themes only refine them.
+Text takes the colour that is there, and dims by opacity, so that it is legible on whatever the notebook has behind it.
+Only graphics are coloured, in tones that show on light and dark alike; where the notebook tells its theme, in better
+ones. `prefers-color-scheme` is not asked: it is the browser's, and wrong under a page that is always light (nbviewer,
+the classic notebook, an export).
 """
 
 from __future__ import annotations
 
 MOST_BYTES = 20_000  # a server drops output that comes too thick
 
+_ANY = "--cm-a:#3b82f6;--cm-w:#d97706;--cm-r:#ef4444;--cm-k:#16a34a"
 _LIGHT = "--cm-a:#2563eb;--cm-w:#b45309;--cm-r:#dc2626;--cm-k:#15803d"
 _DARK = "--cm-a:#60a5fa;--cm-w:#f59e0b;--cm-r:#f87171;--cm-k:#4ade80"
 
 BASE = f"""
-.cm-panel{{{_LIGHT};--cm-o:#8b949e;--cm-line:rgba(128,128,128,.28);
+.cm-panel{{{_ANY};--cm-o:#8b949e;--cm-line:rgba(128,128,128,.28);
 font:13px/1.5 var(--jp-ui-font-family,system-ui,-apple-system,"Segoe UI",Roboto,sans-serif);color:inherit;
 border:1px solid var(--cm-line);border-radius:10px;padding:14px 18px;max-width:860px;box-sizing:border-box;
 font-variant-numeric:tabular-nums;overflow-wrap:anywhere;text-align:left}}
 .cm-panel *{{box-sizing:border-box}}
 .cm-dim{{opacity:.76;font-size:12px}}
-@media (prefers-color-scheme:dark){{.cm-panel{{{_DARK}}}}}
 html[theme=dark] .cm-panel,.vscode-dark .cm-panel,[data-jp-theme-light=false] .cm-panel{{{_DARK}}}
 html[theme=light] .cm-panel,.vscode-light .cm-panel,[data-jp-theme-light=true] .cm-panel{{{_LIGHT}}}
 @media (max-width:460px){{.cm-panel{{padding:12px}}}}
@@ -77,7 +79,7 @@ margin-left:-4px}
 .cm-gpus{display:grid;grid-template-columns:repeat(auto-fill,minmax(110px,1fr));gap:2px 16px;margin-top:6px}
 .cm-gpus .cm-bar{height:8px;margin:5px 0}
 .cm-note{border-left:3px solid var(--cm-w);padding:0 0 0 10px;margin:10px 0 0;font-size:12px}
-.cm-good{border-color:var(--cm-k)}.cm-fail{border-color:var(--cm-r)}
+.cm-told{border-color:var(--cm-line)}.cm-good{border-color:var(--cm-k)}.cm-fail{border-color:var(--cm-r)}
 .cm-foot{margin:14px 0 0;padding:8px 0 0;border-top:1px solid var(--cm-line);font-size:12px;opacity:.76}
 """
 )

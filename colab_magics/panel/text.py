@@ -46,12 +46,12 @@ def _rows(state: PanelState, moment: Moment) -> list[tuple[str, list[str]]]:
     loss, evaluation = answers.learning(state), answers.evaluation(state)
     rows.append(("loss", [f"{loss.said}  {sparkline(state)}".rstrip(), *loss.parts[1:]] if loss else []))
     rows.append(("evaluation", [", ".join(evaluation.parts)] if evaluation else []))
-    memory = answers.memory(state)
+    memory = answers.memory(state, moment)
     bars = bands.memory_bars(state)
     if memory is not None:
         rows.append((memory.about, _memory(memory, bars)))
-    for about, answer in (("time", answers.time(state, moment)), ("safety", answers.safety(state, moment))):
-        rows.append((about, answer.parts if answer is not None else []))
+    for answer in (answers.time(state, moment), answers.safety(state, moment)):
+        rows.append((answer.about.lower(), answer.parts) if answer is not None else ("", []))
     return rows
 
 
@@ -102,7 +102,7 @@ def line(state: PanelState, moment: Moment = _NOWHEN) -> str:
         parts.append(f"{words.count(state.tokens_per_second)} tokens/s")
     time = answers.time(state, moment)
     if time is not None and state.forecast is not None and moment.now is not None:
-        parts.append(time.said)
+        parts += [time.said] if time.about == "Time" else []
         parts += [time.verdict] if time.verdict and time.level != "fine" else []
     return " · ".join(parts)
 

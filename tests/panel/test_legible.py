@@ -6,6 +6,7 @@ import importlib.util
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,18 @@ DARK = {
     "JupyterLab": ("#111111", "#ffffff"), "Colab": ("#383838", "#d5d5d5"), "VS Code": ("#1f1f1f", "#cccccc"),
     "GitHub": ("#0d1117", "#e6edf3"),
 }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("chromium is not installed")
+    with sync_api.sync_playwright() as play:
+        started = play.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        yield started
+        started.close()
 
 
 def rgb(colour: str) -> tuple[float, float, float]:
@@ -60,16 +73,34 @@ def test_the_dimmest_text_has_a_contrast_of_4_5(behind: str, ink: str) -> None:
     assert contrast(dimmed(ink, behind, dimmest), rgb(behind)) >= 4.5
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["any", "light", "dark"])
 def test_lines_dots_and_bands_have_a_contrast_of_3(theme: str) -> None:
-    found = re.findall(
-        r"--cm-([a-z]):(#[0-9a-f]{6})", STYLE.partition("prefers-color-scheme")[(theme == "dark" and 2) or 0]
-    )
-    colours = dict(found[:4] if theme == "dark" else found)
-    assert set(colours) >= {"a", "w", "r", "k"}
-    for behind, _ in (LIGHT if theme == "light" else DARK).values():
-        for name, colour in colours.items():
+    palettes = re.findall(r"--cm-a:#[^};]+;--cm-w:#[^};]+;--cm-r:#[^};]+;--cm-k:#[0-9a-f]{6}", STYLE)
+    palette = dict(zip(("any", "dark", "light"), palettes, strict=True))[theme]
+    backgrounds = {"any": {**LIGHT, "GitHub": DARK["GitHub"], "Colab": DARK["Colab"]}, "light": LIGHT, "dark": DARK}[
+        theme
+    ]
+    for name, colour in re.findall(r"--cm-([a-z]):(#[0-9a-f]{6})", palette):
+        for behind, _ in backgrounds.values():
             assert contrast(rgb(colour), rgb(behind)) >= 3, (name, colour, behind)
+
+
+@pytest.mark.parametrize(
+    ("page", "accent"),
+    [
+        ("<html theme=dark>", "96, 165, 250"), ("<html theme=light>", "37, 99, 235"),
+        ("<body data-jp-theme-light=false>", "96, 165, 250"), ("<body data-jp-theme-light=true>", "37, 99, 235"),
+        ("<body class=vscode-dark>", "96, 165, 250"), ("<body class=vscode-light>", "37, 99, 235"),
+        ("<body>", "59, 130, 246"),
+    ],
+)  # fmt: skip
+def test_the_theme_is_the_notebooks_and_not_the_browsers(chromium: Any, page: str, accent: str) -> None:
+    for scheme in ("light", "dark"):
+        tab = chromium.new_page(color_scheme=scheme)
+        tab.set_content(f"<!doctype html>{page}{html(*fifty_points())}")
+        colour = "getComputedStyle(document.querySelector('.cm-track>div')).backgroundColor"
+        assert tab.evaluate(colour) == f"rgb({accent})"
+        tab.close()
 
 
 def test_no_text_has_a_colour_of_its_own() -> None:
@@ -140,21 +171,14 @@ def test_the_readmes_picture_is_drawn_from_an_example_that_says_that_it_is_one(m
 
 
 @pytest.mark.parametrize("width", [320, 1000])
-def test_no_panel_is_wider_than_its_cell_in_a_browser(width: int) -> None:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
-        pytest.skip("chromium is not installed")
+def test_no_panel_is_wider_than_its_cell_in_a_browser(chromium: Any, width: int) -> None:
     panels = "".join(html(*case()) + details(case()[0]) for case in CASES.values())
-    with sync_api.sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        page = chromium.new_page(viewport={"width": width, "height": 800})
-        page.set_content(f'<!doctype html><body style="margin:0">{panels}')
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        tops = page.evaluate(
-            "[...document.querySelectorAll('.cm-chart')].map(c => "
-            "Math.abs(c.querySelector('.cm-y i:last-child').getBoundingClientRect().top + 7"
-            " - c.querySelector('svg').getBoundingClientRect().top))"
-        )
-        assert max(tops) < 1.5  # the axis' highest figure stands at its line
-        chromium.close()
+    page = chromium.new_page(viewport={"width": width, "height": 800})
+    page.set_content(f'<!doctype html><body style="margin:0">{panels}')
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    tops = page.evaluate(
+        "[...document.querySelectorAll('.cm-chart')].map(c => "
+        "Math.abs(c.querySelector('.cm-y i:last-child').getBoundingClientRect().top + 7"
+        " - c.querySelector('svg').getBoundingClientRect().top))"
+    )
+    assert max(tops) < 1.5  # the axis' highest figure stands at its line

@@ -323,15 +323,15 @@ def test_the_runs_rest_is_held_against_the_sessions(left: float, verdict: str, l
 @pytest.mark.parametrize(
     ("session", "told"),
     [
-        (in_session(2 * HOUR), "Somewhere: 2:00 h left of 12:00 h, an estimate"),
-        (in_session(2 * HOUR, limit_from="set"), "Somewhere: 2:00 h left of 12:00 h, as set"),
-        (in_session(2 * HOUR, limit_from="passed"), "Somewhere: past its limit of 12:00 h, it may end at any time"),
+        (in_session(2 * HOUR), "2:00 h left of 12:00 h, an estimate"),
+        (in_session(2 * HOUR, limit_from="set"), "2:00 h left of 12:00 h, as set"),
+        (in_session(2 * HOUR, limit_from="passed"), "past its limit of 12:00 h, it may end at any time"),
         (in_session(0.0, limit=None), ""),
     ],
 )
 def test_the_sessions_limit_is_called_an_estimate_where_it_is_one(session: Moment, told: str) -> None:
     assert session.session is not None
-    assert answers.session(session.session) == told
+    assert answers.session(session.session) == (told, "Somewhere")
 
 
 def test_a_frame_that_stays_tells_the_time_of_day_and_no_age() -> None:
@@ -349,7 +349,8 @@ def test_a_step_that_does_not_come_is_said() -> None:
     state = PanelState().fold_all(steps(1, 30))
     told = answers.time(state, Moment(now=BEGIN.timestamp() + 60 + 61))
     assert told is not None
-    assert told.behind or told.verdict == "the last step ended 1 min ago"
+    assert told.verdict == "the last step ended 1 min ago"
+    assert told.level == "mind"
     soon = answers.time(state, Moment(now=BEGIN.timestamp() + 60 + 20))
     assert soon is not None
     assert soon.verdict == ""
