@@ -22,6 +22,7 @@ padding:12px 16px;max-width:1000px;box-sizing:border-box;font-variant-numeric:ta
 .cm-grid th,.cm-grid td{border:0;border-bottom:1px solid var(--cm-line);padding:4px 14px 4px 0;
 text-align:left;vertical-align:baseline;max-width:none;color:inherit}
 .cm-grid th{font-weight:400;font-size:11px;opacity:var(--cm-dim);white-space:nowrap}
+.cm-grid .cm-whole{white-space:nowrap}
 .cm-grid .cm-off td{opacity:var(--cm-dim)}
 .cm-grid .cm-foot{margin:6px 0 0;font-size:12px;opacity:var(--cm-dim)}
 """.strip().replace("\n", "")
@@ -30,12 +31,21 @@ _MARKDOWN = str.maketrans({mark: f"\\{mark}" for mark in "\\|*_`<>[]#"})
 
 @dataclass(frozen=True)
 class Grid:
-    """Rows under a head. `off`: numbers of the rows that are shown pale. A column without a word is left out."""
+    """Rows under a head. A column without a word is left out.
+
+    Attributes
+    ----------
+    off : collection of int
+        Numbers of the rows that are shown pale.
+    whole : collection of str
+        The columns whose words are not broken into lines.
+    """
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     title: str = ""
     off: Collection[int] = ()
+    whole: Collection[str] = ()
 
     @property
     def columns(self) -> list[int]:
@@ -89,11 +99,15 @@ def _html_grid(grid: Grid) -> str:
     head = "".join(f'<th scope="col">{_html(grid.head[column])}</th>' for column in grid.columns)
     body = ""
     for number, row in enumerate(grid.rows):
-        cells = "".join(f"<td>{_html(row[column])}</td>" for column in grid.columns)
+        cells = "".join(f"<td{_class(grid, column)}>{_html(row[column])}</td>" for column in grid.columns)
         pale = ' class="cm-off"' if number in grid.off else ""
         body += f"<tr{pale}>{cells}</tr>"
     title = f'<div class="cm-part">{_html(grid.title)}</div>' if grid.title else ""
     return f"{title}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _class(grid: Grid, column: int) -> str:
+    return ' class="cm-whole"' if grid.head[column] in grid.whole else ""
 
 
 def _markdown_grid(grid: Grid) -> str:

@@ -29,6 +29,7 @@ HELP = """\
   --root DIR               where runs are kept (else COLAB_MAGICS_ROOT, else ./runs)\
 """
 HEAD = ("platform", "device", "fits", "trained as", "time", "sessions", "GPU quota", "costs")
+_WHOLE = ("time", "GPU quota")
 _OPTIONS = ("hours", "platform", "gpu", "markdown", "root")
 
 
@@ -292,7 +293,7 @@ def _offer_grid(found: Sequence[Offer]) -> Grid:
         else:
             off[key] = len(rows)
             rows.append(row)
-    return Grid(HEAD, tuple(rows), off=set(off.values()))
+    return Grid(HEAD, tuple(rows), off=set(off.values()), whole=_WHOLE)
 
 
 def _devices_by_platform(found: Sequence[Offer]) -> list[str]:
@@ -336,7 +337,9 @@ def _trained_as(offer: Offer) -> str:
 
 def _scenario_grid(outcomes: Sequence[Outcome]) -> Grid:
     head = ("scenario", "first", "time", "sessions", "such jobs a month", "then", "a month", "at most", "meant")
-    return Grid(head, tuple(map(_scenario_row, outcomes)), "What it comes to, by how a project is paid for")
+    return Grid(
+        head, tuple(map(_scenario_row, outcomes)), "What it comes to, by how a project is paid for", whole=_WHOLE
+    )
 
 
 def _scenario_row(made: Outcome) -> tuple[str, ...]:
