@@ -50,7 +50,10 @@ class Panel:
     """Draws a run on a screen: often at first, seldom later, and a new phase at once."""
 
     def __init__(
-        self, screen: Screen, moments: Callable[[], Moment] = now_at, clock: Callable[[], float] = time.monotonic
+        self,
+        screen: Screen,
+        moments: Callable[[PanelState], Moment] = now_at,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.screen = screen
         self.moments = moments
@@ -67,7 +70,7 @@ class Panel:
         interval = INTERVAL if state.phase != self._phase else max(pace, self.screen.interval)
         if now - self._at < interval:
             return
-        self.screen.draw(state, self.moments())
+        self.screen.draw(state, self.moments(state))
         self._phase, self._at = state.phase, now
 
     def finish(self, state: PanelState) -> None:

@@ -80,7 +80,7 @@ def show(name: str | None, root: Path, screen: Any) -> None:
         panel.update(follower.state)
         if not background.go_on(follower, panel, asked=True):
             follower.close()
-            screen.finish(follower.state, replace(now_at(), now=None, idle=None))
+            screen.finish(follower.state, replace(now_at(follower.state), now=None, idle=None))
     else:
         screen.finish(commands.status(place.run.name, root))
 

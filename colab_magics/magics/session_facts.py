@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from colab_magics.checkpoints.drive import mounted_drive
@@ -129,19 +130,25 @@ def own_thresholds(table: Table) -> frozenset[str]:
 
 
 class MachineFlags:
-    """The flags as a panel shows them: looked for twice a minute, whatever the number of frames."""
+    """The flags as a panel shows them. The machine is looked at twice a minute, whatever the number of frames."""
 
     def __init__(self, every: float = FLAGS_EVERY) -> None:
         self._every, self._at = every, float("-inf")
-        self._raised: tuple[str, ...] = ()
+        self._machine = Facts()
 
     def now(self, memory: Sequence[Usage] = (), run: tuple[str, float] | None = None) -> tuple[str, ...]:
-        """What is red on this machine. How long the session lives, and since when it is idle, a panel says itself."""
+        """What is red now, but for the session's time and idleness, which a panel tells itself.
+
+        Parameters
+        ----------
+        memory : the GPUs', as the worker has sampled them
+        run : the living run, and for how many seconds its worker has been at it
+        """
         at = time.monotonic()
         if at - self._at >= self._every:
             self._at = at
-            self._raised = raised(facts(None, memory=memory, run=run))
-        return self._raised
+            self._machine = facts(None)
+        return raised(replace(self._machine, memory=tuple(memory), run=run))
 
 
 MACHINE_FLAGS = MachineFlags()

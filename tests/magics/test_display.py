@@ -90,7 +90,7 @@ def test_the_last_frame_is_always_drawn_and_knows_no_moment_that_would_go_stale(
 
 def test_a_frame_moves_on_when_only_the_moment_does() -> None:
     screen, clock = ScreenThatRemembers(), ClockThatIsSet()
-    panel = Panel(screen, lambda: Moment(now=clock.now), clock)
+    panel = Panel(screen, lambda _: Moment(now=clock.now), clock)
     for second in range(5):
         clock.now = second
         panel.update(at(1))

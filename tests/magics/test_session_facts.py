@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path, PurePath
 
 import pytest
 
 from colab_magics.checkpoints.mounts import Mount
 from colab_magics.magics import session_facts
+from colab_magics.magics.moments import now_at
 from colab_magics.magics.session_facts import DriveLook, MachineFlags, facts
+from colab_magics.panel.parts import Gpu, Memory
+from colab_magics.panel.state import PanelState
 from colab_magics.session.flags import Facts, Usage
 
 pytestmark = pytest.mark.face
@@ -96,3 +100,17 @@ def test_thresholds_that_you_set_count_and_a_broken_file_of_yours_stops_no_panel
     assert session_facts.raised(drive) == ()
     own.write_text('[thresholds]\ndrive = "12 hous"\n')
     assert len(session_facts.raised(drive)) == 1
+
+
+def test_a_panels_moment_has_the_flags_of_its_own_run_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_facts, "facts", lambda _: Facts())
+    monkeypatch.setattr("colab_magics.magics.moments.MACHINE_FLAGS", MachineFlags())
+    long = PanelState(name="kwanzaa", phase="training", began_clock=time.time() - 9 * 3600)
+    full = replace(long, memory=Memory(gpus=(Gpu(0, "Tesla T4", total=15e9, used=14.9e9),)))
+    assert [flag.partition(".")[0] for flag in now_at(full).flags] == [
+        "Tesla T4: 13",
+        "kwanzaa has been training for 9 h",
+    ]
+    assert len(now_at(long).flags) == 1
+    assert now_at(replace(long, phase="finished")).flags == ()
+    assert now_at(PanelState()).flags == ()
