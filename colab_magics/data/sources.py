@@ -201,9 +201,9 @@ def _names_nothing(text: str, path: Path, namespace: Mapping[str, Any], where: s
         listed = ", ".join(sorted(files)[:5])
         return ColabMagicsError(
             f"{text} does not exist",
-            why or (f"{path.parent} has {listed}" if files else f"No readable file is in {path.parent}"),
+            (why or (f"{path.parent} has {listed}" if files else f"No readable file is in {path.parent}"))
+            + (f"; it was looked for in {where} too" if where else ""),
             f"Did you mean {Path(text).parent / near}?" if near else "Check the path, or upload the file first.",
-            f"It was also looked for in {where}." if where else "",
         )
     tables = [name for name, value in namespace.items() if not name.startswith("_") and _variable_kind(value)]
     near_variable = nearest(text, tables)

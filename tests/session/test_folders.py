@@ -169,7 +169,7 @@ def test_what_is_found_elsewhere_is_a_file_like_any_other(tmp_path: Path) -> Non
 
 
 def test_what_is_found_nowhere_is_told_with_where_it_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(ColabMagicsError, match="It was also looked for in /kaggle/input"):
+    with pytest.raises(ColabMagicsError, match="; it was looked for in /kaggle/input too"):
         resolve("rows.jsonl", {}, cwd=tmp_path, find=lambda _: (None, "/kaggle/input"))
 
 
