@@ -80,8 +80,9 @@ def test_data_that_is_nowhere_is_told_with_where_it_was_looked_for(kernel: Kerne
     (home.folder / "empty" / "datasets").mkdir()
     reply = kernel.run(TRAIN.format(name="lost"))
     assert reply.error == "ColabMagicsError"
+    here = home.folder / "empty"
     assert reply.traceback == [
         "my_rows.jsonl does not exist.",
-        f"No readable file is in {home.folder / 'empty'}; it was looked for in {home.folder / 'empty' / 'datasets'} too.",
+        f"No readable file is in {here}; it was looked for in {here / 'datasets'} too.",
         "→ Check the path, or upload the file first.",
     ]
