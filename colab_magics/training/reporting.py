@@ -62,6 +62,8 @@ class Reports:
 
     def stop(self) -> None:
         """Let the dashboards take the last points and close, for a few seconds."""
+        if self._ending.is_set():
+            return
         self._ending.set()
         until = time.monotonic() + _LEAVING
         for reporter, thread in zip(self._reporters, self._threads, strict=False):
