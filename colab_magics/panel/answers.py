@@ -8,6 +8,7 @@ from typing import Literal
 from colab_magics.panel import bands
 from colab_magics.panel.fields import shown
 from colab_magics.panel.moment import Moment
+from colab_magics.panel.parts import Copied
 from colab_magics.panel.state import PanelState
 from colab_magics.panel.words import age, count, duration, instant, number, rate, size, span, when
 from colab_magics.session.budget import budget
@@ -136,7 +137,8 @@ def _took(state: PanelState) -> Answer | None:
 def _left(state: PanelState, coming: Forecast, moment: Moment) -> str:
     p50, p90 = span(coming.p50), span(coming.p90)
     if not coming.measured and state.prior is not None:
-        return f"about {p50} by the estimate, {span(state.prior.low)} to {p90}"
+        low = span(state.prior.low)
+        return f"about {p50} by the estimate" + (f", {low} to {p90}" if low != p90 else "")
     if moment.now is None:
         if not state.marks:
             return ""
@@ -250,12 +252,11 @@ def _copy(state: PanelState, moment: Moment) -> tuple[str, str, Level]:
     elif now.state == "confirmed":
         words = "" if confirmed else "copy confirmed"
     else:
-        words = f"copying step {now.step:,}" if now.state == "copying" and now.step is not None else _standing(state)
-        words += f", {size(now.left)} left" if now.left else ""
+        words = _standing(now) + (f", {size(now.left)} left" if now.left else "")
     return confirmed or words, words if confirmed else "", level
 
 
-def _standing(state: PanelState) -> str:
-    assert state.copied is not None
-    which = f" of step {state.copied.step:,}" if state.copied.step is not None else ""
-    return f"copy{which} {state.copied.state}"
+def _standing(now: Copied) -> str:
+    if now.state == "copying":  # the recipe and the data are of no step
+        return f"copying step {now.step:,}" if now.step is not None else "copying what a new machine needs"
+    return f"copy of step {now.step:,} {now.state}" if now.step is not None else f"copy {now.state}"

@@ -120,6 +120,8 @@ def beside(memory: Memory) -> list[str]:
         ]
         if any(parts):
             lines.append("GPU " + ", ".join(part for part in parts if part))
+    if not memory.gpus and memory.cores is not None and memory.cores >= 0.05:  # the first look sees none
+        lines.append(f"{memory.cores:.1f} cores busy")
     if memory.gpus and memory.host_used is not None and memory.host_total:
         host = near(memory.host_used, memory.host_total).removesuffix(" GiB")
         lines.append(f"host memory {host} of {size(memory.host_total)}")

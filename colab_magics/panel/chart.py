@@ -45,7 +45,7 @@ def chart(state: PanelState) -> str:
             body += f'<path class="cm-e" d="{plot.line(evals, ())}"/>'
         # lines of no length with round ends: dots that the stretched viewBox cannot squash
         body += f'<path class="cm-d" d="{"".join(f"M{plot.x(x)} {plot.y(y)}h0" for x, y in evals)}"/>'
-    down = "".join(f'<i data-v="{_tick(y)}"></i>' for y in ys)
+    down = "".join(f'<i data-v="{told}"></i>' for told in ticks_written(ys))
     across = "".join(
         f'<i data-v="{x:,.0f}" style="left:{100 * x / end:.1f}%"{" class=cm-end" if x > 0.94 * end else ""}></i>'
         for x in xs
@@ -98,8 +98,9 @@ def ticks(low: float, high: float, most: int, *, whole: bool = False) -> list[fl
     whole : bool
         Whole numbers only.
     """
-    if not high > low:
-        high = low + (abs(low) / 2 or 1.0)
+    if not high > low:  # a flat curve goes through the middle
+        around = abs(low) / 4 or 0.5
+        low, high = low - around, high + around
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough)) if rough > 1e-300 else 1e-300
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10, 20) if factor * power >= rough * (1 - 1e-9))
@@ -109,9 +110,12 @@ def ticks(low: float, high: float, most: int, *, whole: bool = False) -> list[fl
     return [place * step for place in range(first, last + 1)]
 
 
-def _tick(value: float) -> str:
-    """A value of the axis: as short as it is round."""
-    return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.1e}"
+def ticks_written(values: Sequence[float]) -> list[str]:
+    """The figures of an axis, as short as they are round, all with as many decimals."""
+    if max(map(abs, values)) >= 1e6:
+        return [f"{value:.1e}" for value in values]
+    decimals = max(len(f"{value:.6g}".partition(".")[2]) for value in values)
+    return [f"{value:.{decimals}f}" for value in values]
 
 
 class _Plot:

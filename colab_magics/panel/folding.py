@@ -228,7 +228,7 @@ def _memory(state: PanelState, event: Mapping[str, Any]) -> PanelState:
         if isinstance(one, Mapping)
     )
     allocated, reserved = amount(event, "allocated"), amount(event, "reserved")
-    host = mapping(event.get("host"))
+    host, busy = mapping(event.get("host")), amount(event, "cpu")
     memory = Memory(
         gpus=gpus or before.gpus,
         allocated=before.allocated if allocated is None else allocated,
@@ -237,6 +237,7 @@ def _memory(state: PanelState, event: Mapping[str, Any]) -> PanelState:
         host_total=amount(host, "total") or before.host_total,
         host_used=amount(host, "used") if host else before.host_used,
         resident=amount(event, "rss") or before.resident,
+        cores=None if busy is None else busy / 100,
     )
     return replace(state, memory=memory)
 

@@ -107,6 +107,8 @@ class Memory:
         The most that was allocated since the attempt began.
     host_total, host_used, resident : float, optional
         Of the machine, and of the worker process alone.
+    cores : float, optional
+        How many of them the worker keeps busy, where it computes on them.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -116,6 +118,7 @@ class Memory:
     host_total: float | None = None
     host_used: float | None = None
     resident: float | None = None
+    cores: float | None = None
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ margin-left:-4px}
 )
 
 FOLDS = """
-.cm-panel details{margin:6px 0 0}.cm-more details:first-of-type{margin:0}
+.cm-more{border:0;padding:6px 18px}.cm-panel details{margin:2px 0}
 .cm-panel summary{cursor:pointer;opacity:.76;font-size:12px}
 .cm-panel dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 14px;margin:6px 0 0;font-size:12px}
 .cm-panel dl dt{opacity:.76;font-weight:400;width:auto;float:none}
@@ -94,7 +94,8 @@ FOLDS = """
 .cm-sample{white-space:pre-wrap;font:12px/1.5 var(--jp-code-font-family,ui-monospace,Menlo,monospace);
 margin:6px 0 0;padding:8px 10px;border:1px solid var(--cm-line);border-radius:6px;max-height:220px;overflow:auto}
 .cm-sample mark{background:rgba(37,99,235,.22);color:inherit;border-radius:2px}
-@media (max-width:460px){.cm-panel dl{grid-template-columns:1fr;gap:0}.cm-panel dl dd{margin:0 0 4px}}
+@media (max-width:460px){.cm-more{padding:6px 12px}
+.cm-panel dl{grid-template-columns:1fr;gap:0}.cm-panel dl dd{margin:0 0 4px}}
 """
 
 BASE, STYLE, FOLDS = (style.strip().replace("\n", "") for style in (BASE, STYLE, FOLDS))

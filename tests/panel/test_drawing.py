@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from colab_magics.panel import words
+from colab_magics.panel.chart import ticks, ticks_written
 from colab_magics.panel.details import details, details_text
 from colab_magics.panel.html import html
 from colab_magics.panel.state import PanelState
@@ -131,6 +132,23 @@ def test_no_curve_is_drawn_below_two_points_and_a_flat_one_is_a_line() -> None:
     flat = PanelState().fold_all(event("step", step=step, total_steps=9, loss=1.0) for step in range(1, 5))
     assert 'class="cm-l"' in html(flat)
     assert sparkline(flat) == "▁▁▁▁"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "figures"),
+    [
+        (0.45, 2.6, ["0", "1", "2", "3"]), (0.07, 0.85, ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]),
+        (1.7, 2.9, ["1.5", "2.0", "2.5", "3.0"]), (1e-4, 3e-4, ["0.00010", "0.00015", "0.00020", "0.00025", "0.00030"]),
+        (2.0, 2.0, ["1.50", "1.75", "2.00", "2.25", "2.50"]),
+        (-1.0, 1.0, ["-1.0", "-0.5", "0.0", "0.5", "1.0"]), (0.0, 0.0, ["-0.50", "-0.25", "0.00"]),
+    ],
+)  # fmt: skip
+def test_the_figures_of_an_axis_are_round_and_few(low: float, high: float, figures: list[str]) -> None:
+    values = ticks(low, high, 4)
+    assert ticks_written(values)[: len(figures)] == figures
+    assert values[0] <= low
+    assert values[-1] >= high
+    assert len(values) <= 6
 
 
 def test_the_footer_says_how_to_stop_while_it_trains_and_where_the_result_is_afterwards() -> None:
