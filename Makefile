@@ -38,6 +38,7 @@ bench: $(TODAY)/.bench
 	$(TODAY)/bin/python benchmarks/load_ext.py
 	$(TODAY)/bin/python benchmarks/startup.py
 	$(TODAY)/bin/python benchmarks/throughput.py
+	$(TODAY)/bin/python benchmarks/forecast.py
 	$(TODAY)/bin/python benchmarks/panel.py
 
 soak: $(TODAY)/.bench
