@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import fields
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -17,11 +17,15 @@ from colab_magics.data.formats import Wishes, detect
 from colab_magics.data.rows import Row
 from colab_magics.data.templates import PLAIN_TEMPLATE, Renderer
 from colab_magics.events import KINDS
+from colab_magics.magics import session_line
 from colab_magics.magics.options import _WITH_VALUE, OWN, SUBCOMMANDS, Options, read_line
+from colab_magics.magics.session_set import SPELT
 from colab_magics.recipe import Recipe, parse
 from colab_magics.recipe.explain import flow_text
 from colab_magics.recipe.presets import preset_names
 from colab_magics.recipe.spellings import known_keys
+from colab_magics.session.clock import BootClock
+from colab_magics.session.settings import set_value
 
 HOME = Path(__file__).resolve().parents[1]
 _PAGES = (HOME / "README.md", HOME / "CHANGELOG.md", *(HOME / "docs").glob("*.md"))
@@ -126,6 +130,24 @@ def test_every_line_magic_in_the_documents_can_be_read() -> None:
         assert line == "%finetune" or read_line(line.removeprefix("%finetune"), known_keys) != Options()
 
 
+def test_every_session_line_in_the_documents_can_be_read(tmp_path: Path) -> None:
+    shown = [line for _, line in lines("%session") if line not in ("%session set", "%session unset")]  # their names
+    assert len(shown) > 15
+    environ = {"COLAB_MAGICS_SESSION": str(tmp_path / "session.toml")}
+    for line in shown:
+        asked = session_line.read(session_line.split(line.removeprefix("%session")))
+        if asked.command == "set" and not {"NAME", "VALUE", "TIME"} & set(asked.words):
+            key, value = asked.words
+            set_value(SPELT.get(key, key), value, environ=environ, clock=Earlier())
+
+
+class Earlier(BootClock):
+    """A machine on which the dates of the documents are still to come."""
+
+    def wall(self) -> datetime:
+        return datetime(2026, 11, 20, tzinfo=timezone.utc)
+
+
 def test_the_rows_shown_in_the_readme_are_understood() -> None:
     (block,) = (block for block in blocks("README.md") if block.startswith('{"messages"'))
     names = []
@@ -155,7 +177,8 @@ def test_python_in_the_documents_is_python() -> None:
 def test_files_and_make_targets_named_in_the_documents_exist() -> None:
     makefile = (HOME / "Makefile").read_text(encoding="utf-8")
     for name in OURS:
-        for path in re.findall(r"\b((?:tests|colab_magics|notebooks|scripts|benchmarks)/[\w./-]*\w)", PAGES[name]):
+        ours = r"(?<!/)\b((?:tests|colab_magics|notebooks|scripts|benchmarks)/[\w./-]*\w)"
+        for path in re.findall(ours, PAGES[name]):
             assert (HOME / path).exists(), f"{name} names {path}"
         for target in re.findall(r"`make (\w+)`|^make (\w+)", PAGES[name], re.MULTILINE):
             assert f"\n{''.join(target)}:" in makefile, f"{name} names make {''.join(target)}"

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from colab_magics.session.here import this_session
 from colab_magics.session.settings import Change, set_value, unset, user_file
-from colab_magics.session.table import FILE, THRESHOLDS, Platform, load_table
+from colab_magics.session.table import FILE, Platform, load_table
 from colab_magics.session.times import said
 
-# `drive_limit` is how people call the threshold for what is used of a Drive
-_SPELT = {f"{name}_limit": f"thresholds.{name}" for name in THRESHOLDS}
+# How people call the thresholds for what is used, and the two limits that are no thresholds.
+SPELT = {f"{name}_limit": f"thresholds.{name}" for name in ("memory", "ram", "disk", "drive", "run")}
+SPELT |= {"time_limit": "limit", "idle_limit": "idle"}
 
 
 def change(key: str, text: str) -> str:
     """Have `key` be `text`; what that means from now on."""
-    done = set_value(_SPELT.get(key, key), text)
+    done = set_value(SPELT.get(key, key), text)
     until = "until this machine ends" if done.for_this_boot else "for every session"
     return "\n".join([f"{done.key} = {done.value}, {until}. It stands in {done.path}.", *_consequence(done)])
 
 
 def undo(key: str) -> str:
     """Have `key` be the table's own again."""
-    done = unset(_SPELT.get(key, key))
+    done = unset(SPELT.get(key, key))
     return f"{done.key} is not set any more: what the table or the machine says counts again."
 
 

@@ -497,3 +497,14 @@ def test_the_kernel_learns_what_a_terminal_sets(home: Home, kernel: Kernel) -> N
     assert done.returncode == 0, done.stderr
     ((frame,),) = kernel.run("%session").displays.values()
     assert "time limit   1000 h  (as you set it)" in frame["text/plain"]
+
+
+@pytest.mark.parametrize("written", ["memory_limit 14 GB", "ram_limit 80%", "disk_limit 95%", "run_limit 10h"])
+def test_the_short_names_in_the_documents_are_those_of_the_code(shell: Any, capsys: Any, written: str) -> None:
+    key = written.partition("_")[0]
+    assert said(shell, capsys, f"set {written}").startswith(f"thresholds.{key} = ")
+
+
+def test_the_idle_limit_is_the_platforms_and_no_threshold(shell: Any, capsys: Any) -> None:
+    assert said(shell, capsys, "set idle_limit 60 min").startswith("session.idle = ")
+    assert said(shell, capsys, "set time_limit 1000h").startswith("session.limit = ")
