@@ -137,7 +137,7 @@ def _took(state: PanelState) -> Answer | None:
 def _left(state: PanelState, coming: Forecast, moment: Moment) -> str:
     p50, p90 = span(coming.p50), span(coming.p90)
     if not coming.measured and state.prior is not None:
-        low = span(state.prior.low)
+        low = span(state.prior.low * (coming.p50 / state.prior.mid if state.prior.mid else 1.0))
         return f"about {p50} by the estimate" + (f", {low} to {p90}" if low != p90 else "")
     if moment.now is None:
         if not state.marks:
@@ -150,7 +150,7 @@ def _left(state: PanelState, coming: Forecast, moment: Moment) -> str:
 def _silence(state: PanelState, now: float | None) -> str:
     if now is None or state.phase != "training" or not state.marks:
         return ""
-    usual = max((mark.seconds or 0.0 for mark in state.marks), default=0.0)
+    usual = max([mark.seconds or 0.0 for mark in state.marks] + [one.seconds or 0.0 for one in state.evals])
     since = now - state.marks[-1].clock
     return f"the last step ended {age(since)}" if since > max(_SILENT, 5 * usual) else ""
 

@@ -21,6 +21,8 @@ class Curve:
     ----------
     gaps : tuple of (first, last)
         Stretches of steps whose value was not finite; the nearest are joined where there would be too many.
+    limit : int
+        Even, so that all points find a neighbour when they are merged.
     """
 
     points: tuple[tuple[float, float], ...] = ()
@@ -39,9 +41,8 @@ class Curve:
         points = (*self.points, _mean(waiting))
         if len(points) < self.limit:
             return replace(self, points=points, waiting=())
-        merged = tuple(_mean(points[i : i + 2]) for i in range(0, len(points) - 1, 2))
-        rest = points[-1:] if len(points) % 2 else ()
-        return replace(self, points=merged, stride=self.stride * 2, waiting=rest)
+        merged = tuple(_mean(points[i : i + 2]) for i in range(0, len(points), 2))
+        return replace(self, points=merged, stride=self.stride * 2, waiting=())
 
     def cut(self, x: float) -> Curve:
         """The curve before `x`: what is left when a later attempt goes back to an earlier step."""

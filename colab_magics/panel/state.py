@@ -92,7 +92,14 @@ class PanelState:
             )
             if measured is not None:
                 return measured
-        return None if self.prior is None or self.step else Forecast(self.prior.mid, self.prior.high, measured=False)
+        return self._guessed()
+
+    def _guessed(self) -> Forecast | None:
+        """From the plan's duration, which is that of the whole training."""
+        if self.prior is None or self.step or (self.attempt > 1 and not self.resumed_step):
+            return None  # what is left of it is not known before the checkpoint is
+        share = 1 - min(1.0, self.resumed_step / self.total_steps) if self.total_steps else 1.0
+        return Forecast(share * self.prior.mid, share * self.prior.high, measured=False)
 
     def _evals_left(self, steps: int) -> float:
         """Seconds of the evaluations that are still to come."""

@@ -138,10 +138,20 @@ def test_a_curve_of_a_million_steps_has_at_most_200_points_and_keeps_its_ends() 
     for step in range(1, 20_001):
         curve = curve.add(step, 1 / step)
     drawn = curve.drawn()
-    assert len(drawn) <= LIMIT + 1
+    assert len(drawn) <= LIMIT
     assert drawn[-1][0] == 20_000
     assert drawn[0][1] > 10 * drawn[-1][1]
     assert [x for x, _ in drawn] == sorted(x for x, _ in drawn)
+
+
+def test_each_point_of_a_long_curve_is_the_mean_of_as_many_steps_as_is_said() -> None:
+    curve = Curve()
+    for step in range(1, 1025):
+        curve = curve.add(step, float(step))
+    assert curve.stride == 8
+    assert not curve.waiting
+    assert curve.points[0] == (8, 4.5)
+    assert curve.points[-1] == (1024, 1020.5)
 
 
 def test_an_attempt_that_is_still_preparing_shows_no_figure_of_the_one_before_it() -> None:
@@ -276,6 +286,15 @@ def test_before_the_first_step_the_plan_tells_how_long_it_would_take() -> None:
     answer = answers.time(state, Moment(now=BEGIN.timestamp()))
     assert answer is not None
     assert answer.said == "about 10 min by the estimate, 1 min to 20 min"
+
+
+def test_before_a_resumed_attempt_knows_its_checkpoint_nothing_is_said_of_its_time() -> None:
+    plan = event("plan", choices={"total_steps": {"value": 100}}, duration={"low": 60.0, "mid": 600.0, "high": 1200.0})
+    state = PanelState().fold_all([event("started", name="a") | {"attempt": 2}, plan])
+    assert state.forecast is None
+    state = state.fold(event("resumed", step=75))
+    assert state.forecast is not None
+    assert (state.forecast.p50, state.forecast.p90) == (150.0, 300.0)
 
 
 def test_a_loss_that_is_no_number_leaves_a_gap_and_is_counted() -> None:
