@@ -79,6 +79,7 @@ def plan(
         the recipe, its model or its data.
     """
     from colab_magics.memory.estimate import peak
+    from colab_magics.session.here import this_session
     from colab_magics.session.settings import user_file
     from colab_magics.session.table import load_table
 
@@ -100,7 +101,14 @@ def plan(
     found = offers(
         table, asked.job, peak, hours=line.hours, platforms=line.platforms, accelerators=line.accelerators
     )  # fmt: skip
-    page = page_of(asked.title, asked.lines, found, table, narrowed=bool(line.platforms or line.accelerators))
+    page = page_of(
+        asked.title,
+        asked.lines,
+        found,
+        table,
+        narrowed=bool(line.platforms or line.accelerators),
+        here=this_session().platform.key,
+    )
     return {"text/plain": page.markdown()} if line.markdown else page.bundle()
 
 
@@ -255,10 +263,12 @@ def _here(events: Sequence[Mapping[str, Any]], job: Job) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def page_of(title: str, lines: Sequence[str], found: Sequence[Offer], table: Table, *, narrowed: bool = False) -> Page:
-    """The offers, and the scenarios where nothing was left out."""
-    shown = [offer for offer in found if narrowed or offer.dollars is not None or not offer.possible]
-    grids = [_offer_grid(shown)]
+def page_of(
+    title: str, lines: Sequence[str], found: Sequence[Offer], table: Table, *, narrowed: bool = False, here: str = ""
+) -> Page:
+    """The offers, with the platform marked on which this is; and the scenarios where nothing was left out."""
+    shown = [offer for offer in found if narrowed or offer.dollars is not None or offer.hours is None]
+    grids = [_offer_grid(shown, here)]
     as_of, ways = scenarios()
     foot = []
     if not found:
@@ -276,12 +286,12 @@ def page_of(title: str, lines: Sequence[str], found: Sequence[Offer], table: Tab
     return Page(title, lines, grids, [*foot, _as_of(found, table)])
 
 
-def _offer_grid(found: Sequence[Offer]) -> Grid:
+def _offer_grid(found: Sequence[Offer], here: str) -> Grid:
     """A row an offer; what a platform cannot do for one reason is one row."""
     rows: list[tuple[str, ...]] = []
     off: dict[tuple[str, str], int] = {}
     for offer in found:
-        row = _row(offer)
+        row = _row(offer, here)
         key = (offer.platform.key, offer.why)
         if offer.possible or offer.need is not None:
             if not offer.possible:
@@ -303,12 +313,12 @@ def _devices_by_platform(found: Sequence[Offer]) -> list[str]:
     return [f"{platform} ({', '.join(devices)})" for platform, devices in by_platform.items()]
 
 
-def _row(offer: Offer) -> tuple[str, ...]:
+def _row(offer: Offer, here: str) -> tuple[str, ...]:
     number = offer.platform.count.get(offer.accelerator.key, 1)
     device = offer.accelerator.title + (f", one of {number}" if number > 1 else "")
     made = offer.hours
     return (
-        offer.platform.title,
+        f"{offer.platform.title} (here)" if offer.platform.key == here else offer.platform.title,
         device,
         _fit(offer),
         _trained_as(offer),

@@ -111,6 +111,25 @@ def test_the_documents_show_the_table_that_the_command_prints(tmp_path: Path) ->
     assert table in page, f"docs/cost.md should show\n{table}"
 
 
+def test_the_platform_on_which_this_is_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLAB_MAGICS_PLATFORM", "kaggle-batch")
+    text = plan(["--hours", "3"], tmp_path)["text/plain"]
+    marked = [line for line in text.splitlines() if "(here)" in line]
+    assert marked
+    assert all(line.startswith("Kaggle, saved version (here)  ") for line in marked)
+
+
+def test_a_device_of_which_no_speed_is_known_is_shown_without_a_time(qwen: Left, own_table: Path) -> None:
+    own_table.write_text(
+        '[accelerators.X1]\ntitle = "X One"\nmemory = "40 GiB"\ncapability = [9, 0]\n'
+        '[platforms.attic]\ntitle = "The attic"\nas_of = "2026-11-01"\naccelerators = ["X1"]\ndollars = { X1 = 0 }\n'
+    )
+    text = plan(["qwen"], qwen.root)["text/plain"]
+    (row,) = (line for line in text.splitlines() if line.startswith("The attic"))
+    assert "yes: " in row
+    assert "not known" in row
+
+
 def test_hours_alone_show_the_scenarios_too(tmp_path: Path) -> None:
     assert "Free and a little paid" in plan(["--hours", "7"], tmp_path)["text/plain"]
 
