@@ -1,0 +1,111 @@
+"""The panel in today's JupyterLab, as a person sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+from magics.conftest import Home, wait_for
+
+from colab_magics import worker
+
+from .conftest import ENDLESS, SHORT, Server, moves, outputs, picture, saved, server, shows
+
+pytestmark = [
+    pytest.mark.xdist_group("lab"),
+    pytest.mark.skipif(find_spec("jupyterlab") is None, reason="JupyterLab is not installed"),
+]
+
+# asked any earlier to run a cell, it asks back which kernel is to do so
+HAS_KERNEL = """
+() => {
+    const context = window.jupyterapp?.shell?.currentWidget?.sessionContext;
+    return context?.isReady && context.session?.kernel?.status === "idle";
+}
+"""
+PLAIN = {"text/html", "text/plain"}
+
+
+@pytest.fixture(scope="module")
+def lab(home: Home, warm: Any, browser: Any) -> Iterator[Server]:
+    command = ["-m", "jupyterlab", "--LabApp.expose_app_in_browser=True"]
+    with server(home, warm, command) as running:
+        yield running
+
+
+def opened(page: Any, lab: Server, name: str) -> None:
+    page.goto(f"{lab.url}lab/tree/{name}.ipynb?token={lab.token}&reset")
+    page.wait_for_function(HAS_KERNEL)
+    do(page, "application:toggle-left-area")
+
+
+def do(page: Any, command: str, **arguments: Any) -> None:
+    """One of JupyterLab's commands; returns at once, also where it takes its time."""
+    page.evaluate("([name, how]) => void window.jupyterapp.commands.execute(name, how)", [command, arguments])
+
+
+def test_the_panel_moves_while_the_cell_runs_and_its_last_frame_outlives_a_reload(lab: Server, page: Any) -> None:
+    path = lab.write("blocking", f"%%finetune blocking\n{SHORT}")
+    opened(page, lab, "blocking")
+    do(page, "notebook:run-all-cells")
+    shows(page, "blocking", "training")
+    assert page.locator(".jp-InputPrompt", has_text="[*]").count() > 0
+    moves(page)
+    picture(page, "lab-light-training")
+    shows(page, "blocking", "finished")
+    do(page, "docmanager:save")
+    notebook = saved(path, "blocking: finished")
+    assert all(set(data) == PLAIN for data in outputs(notebook))
+    assert "widgets" not in notebook["metadata"]
+
+    opened(page, lab, "blocking")
+    shows(page, "blocking", "finished")
+    assert "step 150 of 150" in page.locator(".cm-panel:not(.cm-more)").inner_text()
+    assert page.locator(".cm-panel svg").count() > 0
+    picture(page, "lab-light")
+
+    # what is unfolded is legible, and the other themes have been looked at
+    page.locator(".cm-more summary").first.click()
+    page.locator(".cm-more details[open] dl").first.wait_for()
+    picture(page, "lab-light-details")
+    do(page, "apputils:change-theme", theme="JupyterLab Dark")
+    page.locator("body[data-jp-theme-light=false]").wait_for(state="attached")
+    picture(page, "lab-dark")
+    page.set_viewport_size({"width": 560, "height": 1300})
+    picture(page, "lab-narrow")
+    panel = page.locator(".cm-panel:not(.cm-more)")
+    assert panel.evaluate("one => one.scrollWidth <= one.clientWidth + 1"), "nothing sticks out of a narrow panel"
+
+
+def test_save_and_stop_work_in_the_background_and_a_plain_frame_stays(lab: Server, page: Any, home: Home) -> None:
+    path = lab.write("behind", f"%%finetune behind --background\n{ENDLESS}")
+    opened(page, lab, "behind")
+    do(page, "notebook:run-all-cells")
+    save, stop = (page.get_by_role("button", name=name, exact=True) for name in ("Save", "Stop"))
+    stop.wait_for()
+    moves(page)
+    picture(page, "lab-background")
+
+    # plan and data stay unfolded while the frames move on
+    page.locator(".cm-more summary").first.click()
+    moves(page)
+    assert page.locator(".cm-more details[open]").count() == 1
+
+    before = home.steps("behind")
+    save.click()
+    wait_for(lambda: any(event["kind"] == "checkpoint" for event in home.events("behind")), timeout=30)
+    wait_for(lambda: home.steps("behind") > before, timeout=30)
+    stop.click()
+    shows(page, "behind", "stopped")
+    wait_for(lambda: not worker.is_alive(home.runs / "behind"), timeout=30)
+    assert home.events("behind")[-1]["reason"] == "stopped"
+    page.locator(".jupyter-widgets").first.wait_for(state="detached")
+    do(page, "docmanager:save")
+    notebook = saved(path, "behind: stopped")
+    assert [set(data) for data in outputs(notebook)] == [PLAIN]
+
+    opened(page, lab, "behind")
+    shows(page, "behind", "stopped")
+    assert page.get_by_text("Error displaying widget").count() == 0
