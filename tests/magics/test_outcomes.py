@@ -119,7 +119,7 @@ def test_background_says_how_to_come_back_and_warns_on_colab(tmp_path: Path, mon
     ended = Ended(tmp_path, background=True)
     assert ended.conclude(LeftRunning()) == ended.run
     assert len(ended.said) == 1
-    assert "%finetune attach kwanzaa" in ended.said[0]
+    assert "%panel kwanzaa" in ended.said[0]
     monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
     ended.conclude(LeftRunning())
     assert "idle" in ended.said[-1]
