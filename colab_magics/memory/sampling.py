@@ -100,8 +100,9 @@ class Sampler:
             if reading.utilisation is not None:
                 shares.append(reading.utilisation)
         if last or self._is_due(now):
+            first = self._told is None
             self._told = (self._clock(), now)
-            self._write(now)
+            self._write(now, cpu=None if first or now.devices else self._process.cpu_percent())
             self._busy = []
         self.own_seconds += time.thread_time() - begin
 
@@ -137,7 +138,7 @@ class Sampler:
                 message = f"GPU {reading.index} ({name}) no longer answers its driver; its memory cannot be shown"
                 self._say("warning", message=message)
 
-    def _write(self, now: _Sample) -> None:
+    def _write(self, now: _Sample, cpu: float | None) -> None:
         devices = [
             {
                 "index": one.index,
@@ -157,7 +158,7 @@ class Sampler:
             **{name: now.allocator.get(name) for name in _ALLOCATOR},
             host={"total": now.host.total, "used": now.host.used},
             rss=now.rss,
-            cpu=None if devices else self._process.cpu_percent(),
+            cpu=cpu,
         )
 
     def _say(self, kind: str, **fields: Any) -> None:

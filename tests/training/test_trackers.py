@@ -244,7 +244,8 @@ def test_a_real_run_tells_its_memory_from_before_the_weights_to_the_end(reported
     assert kinds[-1] == "finished"
     samples = [event for event in events if event["kind"] == "memory"]
     assert len(samples) >= 2
-    assert all(sample["devices"] == [] and sample["rss"] > 0 and sample["cpu"] >= 0 for sample in samples)
+    assert all(sample["devices"] == [] and sample["rss"] > 0 for sample in samples)
+    assert samples[-1]["cpu"] >= 0
     assert all(0 < sample["host"]["used"] < sample["host"]["total"] for sample in samples)
 
 
