@@ -98,11 +98,11 @@ def ticks(low: float, high: float, most: int, *, whole: bool = False) -> list[fl
     whole : bool
         Whole numbers only.
     """
-    if not high > low:  # a flat curve goes through the middle
-        around = abs(low) / 4 or 0.5
+    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-30):  # a flat curve goes through the middle
+        around = abs(low) / 4 if abs(low) > 1e-30 else 0.5
         low, high = low - around, high + around
     rough = (high - low) / most
-    power = 10.0 ** math.floor(math.log10(rough)) if rough > 1e-300 else 1e-300
+    power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10, 20) if factor * power >= rough * (1 - 1e-9))
     if whole:
         step = float(max(1, math.ceil(step)))

@@ -141,6 +141,7 @@ def test_no_curve_is_drawn_below_two_points_and_a_flat_one_is_a_line() -> None:
         (1.7, 2.9, ["1.5", "2.0", "2.5", "3.0"]), (1e-4, 3e-4, ["0.00010", "0.00015", "0.00020", "0.00025", "0.00030"]),
         (2.0, 2.0, ["1.50", "1.75", "2.00", "2.25", "2.50"]),
         (-1.0, 1.0, ["-1.0", "-0.5", "0.0", "0.5", "1.0"]), (0.0, 0.0, ["-0.50", "-0.25", "0.00"]),
+        (0.0, 5e-324, ["-0.50", "-0.25", "0.00"]),
     ],
 )  # fmt: skip
 def test_the_figures_of_an_axis_are_round_and_few(low: float, high: float, figures: list[str]) -> None:
