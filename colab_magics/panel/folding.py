@@ -217,6 +217,7 @@ def _memory(state: PanelState, event: Mapping[str, Any]) -> PanelState:
     gpus = tuple(
         Gpu(
             index=count(one, "index") or 0,
+            name=shown(one.get("name"), 60),
             total=amount(one, "total"),
             used=amount(one, "used"),
             utilisation=amount(one, "utilisation"),

@@ -87,6 +87,7 @@ class Gpu:
     """A GPU as its driver tells it. Bytes, degrees Celsius, watts; None where it could not be asked."""
 
     index: int
+    name: str
     total: float | None
     used: float | None
     utilisation: float | None = None
