@@ -33,7 +33,6 @@ class Point:
     step: int
     time: float
     figures: dict[str, float]
-    attempt: int
 
 
 class Reports:
@@ -85,9 +84,8 @@ class _Reporter:
     def __init__(
         self, board: Dashboard, log: Path, attempt: int, ending: threading.Event, warn: Callable[[str], None]
     ) -> None:
-        self._board, self._reader, self._attempt, self._ending, self._warn = (
-            board, EventReader(log), attempt, ending, warn,
-        )  # fmt: skip
+        self._board, self._reader, self._attempt = board, EventReader(log), attempt
+        self._ending, self._warn = ending, warn
         self._figures = Figures()
         self._tracker: Any = None
         self._said = False
@@ -121,7 +119,7 @@ class _Reporter:
     def _points(self) -> Iterable[Point]:
         events = self._reader.read()
         if not self._board.is_new:
-            events = [event for event in events if event["attempt"] == self._attempt]
+            events = [event for event in events if event.get("attempt") == self._attempt]
         return thinned(self._figures.points(events))
 
     def _tell(self, point: Point) -> None:
@@ -166,7 +164,7 @@ class Figures:
                     self._memory = {}
                 if figures:
                     when = datetime.fromisoformat(event["time"]).timestamp()
-                    made.append(Point(step, when, figures, event["attempt"]))
+                    made.append(Point(step, when, figures))
         return made
 
 
