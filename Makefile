@@ -67,8 +67,8 @@ $(TODAY)/.demo: $(TODAY)/.base $(SOURCE)
 
 $(TODAY)/.test: $(TODAY)/.demo
 	$(TODAY)/bin/python $(PIP) install -c requirements/today.txt \
-		build hypothesis ipywidgets jupyter_client "moto[s3,server]" mypy nbconvert pandas pytest pytest-timeout \
-		pytest-xdist ruff s3fs tensorboard trackio types-psutil types-PyYAML trl
+		build hypothesis ipywidgets jupyter_client jupyterlab "moto[s3,server]" mypy nbconvert pandas playwright \
+		pytest pytest-timeout pytest-xdist ruff s3fs tensorboard trackio types-psutil types-PyYAML trl
 	touch $@
 
 $(TODAY)/.bench: $(TODAY)/.test
@@ -77,8 +77,9 @@ $(COLAB)/.base: requirements/colab.txt
 	$(PYTHON) -m venv $(COLAB)
 	$(COLAB)/bin/python $(PIP) install -c requirements/colab.txt torch
 	$(COLAB)/bin/python $(PIP) install -c requirements/colab.txt accelerate bitsandbytes datasets huggingface_hub \
-		hypothesis ipykernel ipython ipywidgets jupyter_client nbclient nbformat nbconvert numpy nvidia-ml-py pandas \
-		peft psutil pytest pytest-timeout pytest-xdist PyYAML safetensors tomlkit transformers setuptools wheel
+		hypothesis ipykernel ipython ipywidgets jupyter_client nbclient nbformat nbconvert notebook numpy nvidia-ml-py \
+		pandas peft playwright psutil pytest pytest-timeout pytest-xdist PyYAML safetensors tomlkit transformers \
+		setuptools wheel
 	touch $@
 
 $(FACE)/.base: requirements/face.txt
