@@ -37,8 +37,11 @@ def classic(home: Home, warm: Any, browser: Any) -> Iterator[Server]:
 
 
 def opened(page: Any, classic: Server, name: str) -> None:
-    page.goto(f"{classic.url}notebooks/{name}.ipynb?token={classic.token}")
-    page.wait_for_function("() => window.Jupyter?.notebook?.kernel?.is_connected() && Jupyter.notebook._fully_loaded")
+    # The widget manager first asks the kernel for widgets in a way that ipywidgets 7 does not know, says so, and looks
+    # for them one by one: what is made in that moment is lost to it.
+    with page.expect_console_message(lambda message: "jupyter.widget.control" in message.text):
+        page.goto(f"{classic.url}notebooks/{name}.ipynb?token={classic.token}")
+    page.wait_for_function("() => Jupyter.notebook.kernel.is_connected() && Jupyter.notebook.kernel.widget_manager")
 
 
 def test_widgets_move_while_the_cell_runs_and_a_plain_frame_outlives_a_reload(classic: Server, page: Any) -> None:
