@@ -87,7 +87,7 @@ def memory(state: PanelState, moment: Moment) -> Answer | None:
         return None if state.estimate is None else Answer("Memory", f"{size(state.estimate)} by the estimate")
     verdict, mind = bands.verdict(state, bars)
     about = "CPU memory" if bars[0].label.startswith("CPU") else "GPU memory"
-    stays = moment.now is None
+    stays = moment.now is None or state.ended
     behind = () if stays else tuple(bands.beside(state.memory))
     return Answer(about, bands.headline(bars, stays=stays), verdict, behind, "mind" if mind else "fine")
 

@@ -364,6 +364,17 @@ def test_a_frame_that_stays_tells_the_time_of_day_and_no_age() -> None:
     assert safety(state)[0] == "saved 2026-11-21 06:01 UTC, step 30"
 
 
+def test_a_run_that_has_ended_tells_its_peak_and_not_what_the_card_does_now() -> None:
+    device = {"index": 0, "total": 10 * 2**30, "used": 6 * 2**30, "utilisation": 97.0}
+    state = PanelState().fold_all([event("memory", devices=[device], allocated=2**30, peak=3 * 2**30), *steps(1, 9)])
+    now = Moment(now=BEGIN.timestamp() + 60)
+    live, ended = (answers.memory(one, now) for one in (state, state.fold(event("finished", reason="completed"))))
+    assert live is not None
+    assert ended is not None
+    assert (live.said, live.behind) == ("6.0 of 10.0 GiB", ("GPU 97% busy",))
+    assert (ended.said, ended.behind) == ("peak 3.0 of 10.0 GiB", ())
+
+
 def test_a_step_that_does_not_come_is_said() -> None:
     state = PanelState().fold_all(steps(1, 30))
     told = answers.time(state, Moment(now=BEGIN.timestamp() + 60 + 61))
