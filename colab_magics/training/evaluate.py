@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -33,16 +34,20 @@ def evaluate(
     arrangement: Arrangement,
     device: torch.device,
     autocast: torch.dtype | None,
-) -> Score | OutOfMemory:
+    control: Callable[[], str | None] = lambda: None,
+) -> Score | OutOfMemory | str:
     """Score the model; the weights, the gradients and the random state are left as they are.
 
-    Runs out of memory only where one document alone does not fit; it then says so, and training may go on.
+    Runs out of memory only where one document alone does not fit; it then says so, and training may go on. An order
+    that `control` gives breaks it off and is returned: it may take longer than a session has left.
     """
     was_training = model.training
     model.eval()
     try:
         total, correct, labelled = 0.0, 0, 0
         for start in range(0, len(documents), _DOCUMENTS_AT_A_TIME):
+            if (order := control()) is not None:
+                return order
             stop = min(start + _DOCUMENTS_AT_A_TIME, len(documents))
             samples = read_samples(documents, range(start, stop))
             figures = attempt(partial(_score, samples, arrangement, loss, device, autocast))

@@ -136,8 +136,16 @@ def train(
     def ended(reason: str) -> Outcome:
         return Outcome(reason, progress, time.perf_counter() - started, own)
 
+    def obeyed(order: str) -> Outcome:
+        on_event("stopping", reason="deadline" if order == "deadline" else "stop", step=progress.step)
+        keeper.now("stop")
+        return ended("deadline" if order == "deadline" else "stopped")
+
     if _evaluation_is_due(task, progress):  # the attempt before was stopped between a step and its evaluation
-        keeper.after_step(best=_evaluate(task, progress, on_event, keeper))
+        best = _evaluate(task, progress, on_event, control, keeper)
+        if isinstance(best, str):
+            return obeyed(best)
+        keeper.after_step(best=best)
     if _has_converged(task, progress):
         on_event("stopping", reason="early_stopping", step=progress.step)
         return ended("early_stopping")
@@ -189,10 +197,10 @@ def train(
         order = control()
         own += time.perf_counter() - end
         if order is not None:
-            on_event("stopping", reason="deadline" if order == "deadline" else "stop", step=progress.step)
-            keeper.now("stop")
-            return ended("deadline" if order == "deadline" else "stopped")
-        best = _evaluation_is_due(task, progress) and _evaluate(task, progress, on_event, keeper)
+            return obeyed(order)
+        best = _evaluation_is_due(task, progress) and _evaluate(task, progress, on_event, control, keeper)
+        if isinstance(best, str):
+            return obeyed(best)
         if _has_converged(task, progress):
             on_event("stopping", reason="early_stopping", step=progress.step)
             return ended("early_stopping")
@@ -340,13 +348,17 @@ def micro_batch_gradients(task: Task, part: list[Sample], packed: bool, labelled
     return loss.detach()
 
 
-def _evaluate(task: Task, progress: Progress, on_event: OnEvent, keeper: Keeper) -> bool:
-    """Score the held-out documents; whether that was the best so far."""
+def _evaluate(task: Task, progress: Progress, on_event: OnEvent, control: Control, keeper: Keeper) -> bool | str:
+    """Score the held-out documents; whether that was the best so far, or the order that broke it off."""
     assert task.eval_documents is not None
     keeper.rests(random_state(task.device))
     begin = time.perf_counter()
-    score = evaluate(task.model, task.loss, task.eval_documents, progress.arrangement, task.device, task.autocast)
+    score = evaluate(
+        task.model, task.loss, task.eval_documents, progress.arrangement, task.device, task.autocast, control
+    )
     keeper.rests(None)
+    if isinstance(score, str):
+        return score
     if isinstance(score, OutOfMemory):
         on_event("warning", message=f"evaluation at step {progress.step} ran out of memory: {score.message}")
         return False

@@ -125,6 +125,26 @@ def test_a_stop_after_every_single_step(a_run, tmp_path):
     assert [score for part in (*parts, last) for score in _scores(part)] == _scores(plain)
 
 
+@pytest.mark.parametrize("order", ["stop", "deadline", "stop-now"])
+def test_an_order_breaks_a_long_evaluation_off_and_the_resume_makes_up_for_it(a_run, tmp_path, order):
+    more = {"lora_dropout": 0.2, "eval_docs": documents(150, seed=1), "eval_every": 2}
+    plain = a_run(**more).run()
+    run, asked = a_run(**more), [0]
+
+    def comes_while_it_evaluates() -> str | None:
+        asked[0] += run.progress.step == 2
+        return order if asked[0] > 2 else None  # the first is the step's own, the second before any document
+
+    train_with(run, saver_of(run, tmp_path / "run"), comes_while_it_evaluates)
+    assert run.outcome is not None
+    assert run.outcome.reason == ("deadline" if order == "deadline" else "stopped")
+    assert (run.progress.step, _scores(run)) == (2, [])
+    assert [event["reason"] for event in run.told("stopping")] == ["deadline" if order == "deadline" else "stop"]
+    last = goes_on(a_run(**more), newest(tmp_path / "run")).run()
+    assert_same_end(last, [run], plain)
+    assert _scores(last) == _scores(plain)
+
+
 def _stop_at(run: Trained, step: int) -> str | None:
     return "stop" if run.progress.step == step else None
 
