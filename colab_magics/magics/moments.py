@@ -17,7 +17,7 @@ def now_at(state: PanelState) -> Moment:
     """The clock, this session, since when no cell was run, and what is red. Takes a fifth of a millisecond."""
     now = time.time()
     gpus = state.memory.gpus if state.memory is not None else ()
-    used = [Usage(f"GPU {gpu.index}", gpu.used, gpu.total) for gpu in gpus if gpu.used and gpu.total]
+    used = [Usage(gpu.name or f"GPU {gpu.index}", gpu.used, gpu.total) for gpu in gpus if gpu.used and gpu.total]
     trains = None if state.ended or state.began_clock is None else (state.name, now - state.began_clock)
     return Moment(now, _session(), ACTIVITY.idle(), MACHINE_FLAGS.now(used, trains))
 

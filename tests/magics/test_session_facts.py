@@ -106,9 +106,9 @@ def test_a_panels_moment_has_the_flags_of_its_own_run_and_gpus(monkeypatch: pyte
     monkeypatch.setattr(session_facts, "facts", lambda _: Facts())
     monkeypatch.setattr("colab_magics.magics.moments.MACHINE_FLAGS", MachineFlags())
     long = PanelState(name="kwanzaa", phase="training", began_clock=time.time() - 9 * 3600)
-    full = replace(long, memory=Memory(gpus=(Gpu(0, total=15e9, used=14.9e9),)))
+    full = replace(long, memory=Memory(gpus=(Gpu(0, "Tesla T4", total=15e9, used=14.9e9),)))
     assert [flag.partition(".")[0] for flag in now_at(full).flags] == [
-        "GPU 0: 13",
+        "Tesla T4: 13",
         "kwanzaa has been training for 9 h",
     ]
     assert len(now_at(long).flags) == 1
