@@ -121,14 +121,15 @@ class Widget:
 
     interval = INTERVAL
 
-    def __init__(self) -> None:
+    def __init__(self, *, with_buttons: bool = False) -> None:
         self._output = Output()
+        self._with_buttons = with_buttons
         self._widgets: Widgets | None = None
 
     def draw(self, state: PanelState, moment: Moment) -> None:
         frame = bundle(state, moment)
         if self._widgets is None:
-            self._widgets = Widgets()
+            self._widgets = Widgets(with_buttons=self._with_buttons)
             self._widgets.show(frame["text/html"], details(state))
             # the plain forms beside it are for viewers that have no widgets
             self._output.show({**frame, **self._widgets.view()})
@@ -233,7 +234,7 @@ def screen_for(kind: str, *, in_kernel: bool, free: bool = False) -> Screen:
             "ipywidgets is not installed.",
             "Leave --panel widget out, or install it: %pip install ipywidgets",
         )
-    return Widget()
+    return Widget(with_buttons=free)
 
 
 def bundle(state: PanelState, moment: Moment = Moment()) -> dict[str, str]:  # noqa: B008

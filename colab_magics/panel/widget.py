@@ -23,20 +23,29 @@ class Widgets:
     Plan and data are a widget of their own, which is sent again only when they change: so what a person has unfolded
     there stays open.
 
+    Parameters
+    ----------
+    with_buttons : bool
+        Whether there are buttons, which are hidden until somebody listens. They are made with the rest: the classic
+        notebook may show nothing at all if a box is given more children while it is being put on the page.
+
     Attributes
     ----------
     buttons : dict
-        By their orders, once they are offered.
+        By their orders.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, with_buttons: bool = False) -> None:
         import ipywidgets
 
         self._live = ipywidgets.HTML()
         self._details = ipywidgets.HTML()
-        self._box = ipywidgets.VBox([self._live, self._details])
         self.buttons: dict[str, Any] = {}
-        self._row: Any = None
+        if with_buttons:
+            for order, (label, _, tooltip) in _BUTTONS.items():
+                self.buttons[order] = ipywidgets.Button(description=label, tooltip=tooltip)
+        self._row = ipywidgets.HBox(list(self.buttons.values()), layout=ipywidgets.Layout(display="none"))
+        self._box = ipywidgets.VBox([self._live, self._row, self._details])
 
     def show(self, live: str, details: str) -> None:
         """Put new HTML in place; what is there already is not sent again."""
@@ -44,16 +53,10 @@ class Widgets:
         self._details.value = details
 
     def offer(self, orders: Mapping[str, Callable[[], None]]) -> None:
-        """Show a button for each order (`stop`, `save`), which calls its function."""
-        import ipywidgets
-
-        for order, act in orders.items():
-            label, _, tooltip = _BUTTONS[order]
-            button = ipywidgets.Button(description=label, tooltip=tooltip)
-            button.on_click(lambda _, act=act: act())
-            self.buttons[order] = button
-        self._row = ipywidgets.HBox(list(self.buttons.values()))
-        self._box.children = (self._live, self._row, self._details)
+        """Show the buttons, and have each call its order's function."""
+        for order, button in self.buttons.items():
+            button.on_click(lambda _, act=orders[order]: act())
+        self._row.layout.display = None
 
     def pending(self, orders: Collection[str]) -> None:
         """Show which orders were given and not yet taken: their buttons say so, and cannot be pressed."""
@@ -72,8 +75,7 @@ class Widgets:
     def close(self) -> None:
         """Take all of it from the page and from the kernel, so that no state of it is saved."""
         for widget in (self._box, self._row, self._live, self._details, *self.buttons.values()):
-            if widget is not None:
-                for part in (widget.layout, getattr(widget, "style", None), widget):
-                    if part is not None:
-                        part.close()
+            for part in (widget.layout, getattr(widget, "style", None), widget):
+                if part is not None:
+                    part.close()
         self.buttons = {}

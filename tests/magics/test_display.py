@@ -145,7 +145,7 @@ def living_widgets() -> set[str]:
 def test_widgets_give_way_to_plain_output_that_holds_plan_and_data_too(shown: list[dict[str, Any]]) -> None:
     pytest.importorskip("ipywidgets")
     before = living_widgets()
-    screen = Widget()
+    screen = Widget(with_buttons=True)
     planned = replace(at(1), plan=(Choice("precision", "fp32", "no GPU"),))
     screen.draw(planned, NEVER)
     screen.offer({"stop": lambda: None, "save": lambda: None})
@@ -162,7 +162,7 @@ def test_widgets_give_way_to_plain_output_that_holds_plan_and_data_too(shown: li
 def test_the_buttons_give_their_orders_and_say_which_are_pending() -> None:
     pytest.importorskip("ipywidgets")
     given: list[str] = []
-    panel = Widgets()
+    panel = Widgets(with_buttons=True)
     panel.offer({"stop": lambda: given.append("stop"), "save": lambda: given.append("save")})
     panel.buttons["save"].click()
     panel.buttons["stop"].click()
