@@ -80,7 +80,7 @@ def perform(asked: Line, root: Any, *, body: str | None = None, namespace: Any =
             from colab_magics.magics.session_now import known_now
             from colab_magics.magics.session_show import bundle
 
-            return bundle(known_now())
+            return bundle(known_now(root))
         case "plan":
             from colab_magics.magics.session_plan import plan
 

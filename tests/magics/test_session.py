@@ -16,9 +16,10 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 import colab_magics.__main__ as terminal
+from colab_magics import worker
 from colab_magics.checkpoints.mounts import Mount
 from colab_magics.errors import ColabMagicsError
-from colab_magics.magics import durable, session_facts, session_setup
+from colab_magics.magics import durable, session_facts, session_now, session_setup
 from colab_magics.magics.checkpoint import configured_replica
 from colab_magics.magics.completion import complete
 from colab_magics.magics.session_line import COMMANDS
@@ -508,3 +509,19 @@ def test_the_short_names_in_the_documents_are_those_of_the_code(shell: Any, caps
 def test_the_idle_limit_is_the_platforms_and_no_threshold(shell: Any, capsys: Any) -> None:
     assert said(shell, capsys, "set idle_limit 60 min").startswith("session.idle = ")
     assert said(shell, capsys, "set time_limit 1000h").startswith("session.limit = ")
+
+
+def test_a_run_that_has_long_been_alive_is_flagged(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    monkeypatch.setenv("COLAB_MAGICS_SESSION", str(tmp_path / "session.toml"))
+    monkeypatch.setenv("COLAB_MAGICS_PLATFORM", "plain")
+    for name in ("kwanzaa", "ended"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "events.jsonl").write_text("")
+    worker._write_info(tmp_path / "runs" / "kwanzaa", psutil.Process().pid, 1)  # this very process
+    name, seconds = session_now._longest(tmp_path / "runs") or ("", 0.0)
+    assert name == "kwanzaa"
+    assert seconds > 0
+    (tmp_path / "session.toml").write_text('[thresholds]\nrun = "0.001s"\n')
+    assert [flag.key for flag in session_now.known_now(tmp_path / "runs").flags] == ["run"]
