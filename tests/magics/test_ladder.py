@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Warm
 
 from colab_magics.session.settings import set_value
 
@@ -29,7 +28,7 @@ def home(home: Home) -> Home:
 
 
 @pytest.fixture(scope="module")
-def kernel(home: Home, warm: Warm, kernel: Kernel) -> Kernel:
+def kernel(home: Home, warm: Any, kernel: Kernel) -> Kernel:
     kernel.run(warm.cell)
     return kernel
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import Warm
 
 from .conftest import ROWS, Home, Kernel
 
@@ -25,7 +25,7 @@ def home(home: Home) -> Home:
 
 
 @pytest.fixture(scope="module")
-def kernel(warm: Warm, kernel: Kernel) -> Kernel:
+def kernel(warm: Any, kernel: Kernel) -> Kernel:
     kernel.run(warm.cell)
     return kernel
 
