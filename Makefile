@@ -40,6 +40,7 @@ bench: $(TODAY)/.bench
 	$(TODAY)/bin/python benchmarks/throughput.py
 	$(TODAY)/bin/python benchmarks/forecast.py
 	$(TODAY)/bin/python benchmarks/panel.py
+	$(TODAY)/bin/python benchmarks/panel_kernel.py
 
 soak: $(TODAY)/.bench
 	$(TODAY)/bin/python benchmarks/reliability calls

@@ -36,11 +36,18 @@ def classic(home: Home, warm: Any, browser: Any) -> Iterator[Server]:
         yield running
 
 
+def address(classic: Server, name: str) -> str:
+    return f"{classic.url}notebooks/{name}.ipynb?token={classic.token}"
+
+
 def opened(page: Any, classic: Server, name: str) -> None:
-    # The widget manager first asks the kernel for widgets in a way that ipywidgets 7 does not know, says so, and looks
-    # for them one by one: what is made in that moment is lost to it.
+    """Open a notebook that has no kernel yet, and wait for it.
+
+    The widget manager first asks the kernel for widgets in a way that ipywidgets 7 does not know, says so, and looks
+    for them one by one: what is made in that moment is lost to it.
+    """
     with page.expect_console_message(lambda message: "jupyter.widget.control" in message.text):
-        page.goto(f"{classic.url}notebooks/{name}.ipynb?token={classic.token}")
+        page.goto(address(classic, name))
     page.wait_for_function("() => Jupyter.notebook.kernel.is_connected() && Jupyter.notebook.kernel.widget_manager")
 
 
@@ -58,7 +65,7 @@ def test_widgets_move_while_the_cell_runs_and_a_plain_frame_outlives_a_reload(cl
     notebook = saved(path, "blocking: finished")
     assert [set(data) for data in outputs(notebook)] == [PLAIN]
 
-    opened(page, classic, "blocking")
+    page.goto(address(classic, "blocking"))
     shows(page, "blocking", "finished")
     assert "step 150 of 150" in page.locator(".cm-panel:not(.cm-more)").inner_text()
     picture(page, "classic")
