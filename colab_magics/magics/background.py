@@ -47,7 +47,8 @@ class MovingPanel:
         self.start()
         try:
             if not self._ended():
-                self._panel.update(self._follower.state)
+                # no cell waits for it, whatever it does: nothing to interrupt
+                self._panel.update(self._follower.state.put_aside())
                 self._screen.pending(worker.Control(self._follower.folder).pending())
                 return
             self._stop()

@@ -186,14 +186,14 @@ def footer(state: PanelState) -> list[str]:
         return []
     if state.ended and state.copied is not None and waits:
         left = f"{size(state.copied.left)} are" if state.copied.left else "something is"
-        return [
-            f"The training has ended; {left} still to be copied to {state.copied.where}. It is tried for 30 minutes.",
-            "Interrupt this cell to leave that to the background: it ends with the machine.",
-        ]
+        told = f"The training has ended; {left} still to be copied to {state.copied.where}. It is tried for 30 minutes."
+        if state.reason == "detached":
+            return [told]
+        return [told, "Interrupt this cell to leave that to the background: it ends with the machine."]
     if state.ended:
         return [f"The result is in {state.path}."] if state.path else []
     if state.reason == "detached":
-        return [f"It trains on without this cell: %finetune attach {name} shows it, %finetune stop {name} ends it."]
+        return [f"It trains on without this cell: %panel {name} shows it, %finetune stop {name} ends it."]
     interrupt = (
         "Interrupt this cell to stop in good order: the step is finished and saved, and a resume goes on from it. "
         "Interrupt twice to stop at once."

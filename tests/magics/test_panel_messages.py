@@ -184,6 +184,7 @@ def test_a_run_in_the_background_moves_on_as_widgets_hears_its_buttons_and_ends_
         assert set(message["content"]["data"]) == {"text/html", "text/plain"}
         assert "stopped" in message["content"]["data"]["text/plain"]
     check_sizes(ended)
+    assert not any("Interrupt this cell" in state_in(one).get("value", "") for one in ended.of("comm_msg"))
     assert not silence(kernel).of(*DRAWN, "comm_msg", "stream")
 
 
