@@ -115,6 +115,9 @@ def test_help_is_printed_for_help_and_for_an_empty_line(shell: Any, capsys: Any)
         ("%finetune attach ", "", "kwanzaa"),
         ("%%finetune kw", "kw", "kwanzaa"),
         ("%%finetune x --panel h", "h", "html"),
+        ("%panel ", "", "kwanzaa"),
+        ("%panel --panel ", "", "widget"),
+        ("%panel kwanzaa --ro", "--ro", "--root"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
