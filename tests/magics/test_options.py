@@ -135,9 +135,7 @@ def test_what_cannot_be_read_is_said_in_a_few_lines(line: str, said: list[str]) 
     assert raised.value.lines() == said
 
 
-@pytest.mark.parametrize(
-    ("written", "seconds"), [("11h", 39600), ("'90 min'", 5400), ("1h30m", 5400), ("3600", 3600)]
-)
+@pytest.mark.parametrize(("written", "seconds"), [("11h", 39600), ("'90 min'", 5400), ("1h30m", 5400), ("3600", 3600)])
 def test_a_deadline_is_a_time_from_now(written: str, seconds: float) -> None:
     assert read(f"kwanzaa --deadline {written}").deadline == seconds
 
