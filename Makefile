@@ -1,6 +1,7 @@
 # make demo   installs the package beside this file and runs notebooks/quickstart.ipynb for real
 # make test   formatting, lint, types and tests, on today's libraries and on Colab's
 # make bench  the figures of docs/performance.md
+# make pictures  those in docs/
 # make soak   the figures of docs/reliability.md: hours
 PYTHON ?= python3
 # Colab runs Python 3.13; where there is none, the tests of that stack say so and are skipped.
@@ -13,7 +14,7 @@ FACE := .venv-face
 PIP := -m pip --quiet --disable-pip-version-check
 SOURCE := $(shell git ls-files colab_magics pyproject.toml 2>/dev/null)
 
-.PHONY: demo test lint tests bench soak clean
+.PHONY: demo test lint tests bench soak pictures clean
 
 demo: $(TODAY)/.demo
 	$(TODAY)/bin/python notebooks/run_quickstart.py
@@ -51,6 +52,10 @@ soak: $(TODAY)/.bench
 	$(TODAY)/bin/python benchmarks/cost.py
 	RESTARTS=20 $(TODAY)/bin/pytest -s --timeout 1200 tests/reliability/test_restarts.py
 	$(TODAY)/bin/python benchmarks/kills.py --kills 2000 --in-a-row 50 --stops 200
+
+pictures: $(TODAY)/.test
+	COLAB_MAGICS_PICTURES=docs $(TODAY)/bin/pytest tests/browser/test_lab.py
+	$(TODAY)/bin/python scripts/panel_picture.py
 
 # --- environments: libraries once, our own wheel whenever a source file is newer -------------------------------------
 

@@ -1,6 +1,6 @@
-"""Draw docs/panel.png, docs/panel-dark.png and docs/panel-narrow.png: a run's panel as its cell shows it at one step.
+"""Draw docs/panel.png and docs/panel-dark.png: a run's panel as its cell shows it at one step.
 
-    python scripts/panel_picture.py                              the example of the README
+    python scripts/panel_picture.py                              the example of docs/panel.md
     python scripts/panel_picture.py runs/pirate --step 36        a run of yours
 
 The example, scripts/panel_example.jsonl, is a log written by hand in the shape of a run on a free T4: nothing in it was
@@ -45,7 +45,6 @@ class Picture:
 PICTURES = (
     Picture("panel", "light", "#ffffff", "#1f2328", 892),
     Picture("panel-dark", "dark", "#0d1117", "#e6edf3", 892),
-    Picture("panel-narrow", "light", "#ffffff", "#1f2328", 352),
 )
 
 

@@ -144,7 +144,7 @@ def _left(state: PanelState, coming: Forecast, moment: Moment) -> str:
             return ""
         clock = state.marks[-1].clock
         return f"would end about {instant(clock + coming.p50)}"
-    return f"about {p50} left" if p50 == p90 else f"about {p50} left, at most {p90}"
+    return f"about {p50} left" if p50 == p90 else f"about {p50} left, likely within {p90}"
 
 
 def _silence(state: PanelState, now: float | None) -> str:

@@ -27,7 +27,7 @@ __all__ = ["home"]
 # where the pictures go, if they are wanted; for docs/
 PICTURES = os.environ.get("COLAB_MAGICS_PICTURES")
 
-SHORT = "model: demo\ndata: pirate.jsonl\nmax_steps: 150\neffective_batch_size: 2\neval_every: 50"
+SHORT = "model: demo\ndata: pirate.jsonl\neval_data: unseen.jsonl\nmax_steps: 60\neval_every: 8"
 ENDLESS = "model: demo\ndata: pirate.jsonl\nmax_steps: 100000\neffective_batch_size: 1"
 
 # A page keeps the texts that its panel has shown, from the moment of this script on.
@@ -67,7 +67,9 @@ def server(home: Home, warm: Any, command: Sequence[str]) -> Iterator[Server]:
     """Start a server by its command, wait until it has written where it is, and end it with all its kernels."""
     token = secrets.token_hex(8)
     jupyter = home.folder / "jupyter"
-    shutil.copy(ROWS, home.folder)
+    rows = ROWS.read_text().splitlines(keepends=True)
+    _write(home.folder / "pirate.jsonl", "".join(rows[:-16]))
+    _write(home.folder / "unseen.jsonl", "".join(rows[-16:]))
     _write(home.folder / "ipython" / "profile_default" / "startup" / "warm.py", warm.cell)
     _write(jupyter / "config" / "lab" / "user-settings" / NEWS, '{"fetchNews": "false"}')  # it asks, over the panel
     environment = {
@@ -142,11 +144,11 @@ def page(browser: Any) -> Iterator[Any]:
     context.close()
 
 
-def picture(page: Any, name: str) -> None:
-    """A picture of the page, if pictures are wanted."""
+def picture(page: Any, name: str, of: str | None = None) -> None:
+    """A picture of the page, or of one element on it, if pictures are wanted."""
     if PICTURES:
         Path(PICTURES).mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=str(Path(PICTURES) / f"{name}.png"))
+        (page if of is None else page.locator(of).last).screenshot(path=str(Path(PICTURES) / f"{name}.png"))
 
 
 def moves(page: Any, frames: int = 3) -> None:

@@ -67,7 +67,7 @@ def test_widgets_move_while_the_cell_runs_and_a_plain_frame_outlives_a_reload(cl
 
     page.goto(address(classic, "blocking"))
     shows(page, "blocking", "finished")
-    assert "step 150 of 150" in page.locator(".cm-panel:not(.cm-more)").inner_text()
+    assert "step 60 of 60" in page.locator(".cm-panel:not(.cm-more)").inner_text()
     picture(page, "classic")
 
 
