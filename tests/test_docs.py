@@ -18,6 +18,7 @@ from colab_magics.data.rows import Row
 from colab_magics.data.templates import PLAIN_TEMPLATE, Renderer
 from colab_magics.events import KINDS
 from colab_magics.magics import session_line
+from colab_magics.magics.line import split
 from colab_magics.magics.options import _WITH_VALUE, OWN, SUBCOMMANDS, Options, read_line
 from colab_magics.magics.session_set import SPELT
 from colab_magics.recipe import Recipe, parse
@@ -135,7 +136,7 @@ def test_every_session_line_in_the_documents_can_be_read(tmp_path: Path) -> None
     assert len(shown) > 15
     environ = {"COLAB_MAGICS_SESSION": str(tmp_path / "session.toml")}
     for line in shown:
-        asked = session_line.read(session_line.split(line.removeprefix("%session")))
+        asked = session_line.read(split(line.removeprefix("%session")))
         if asked.command == "set" and not {"NAME", "VALUE", "TIME"} & set(asked.words):
             key, value = asked.words
             set_value(SPELT.get(key, key), value, environ=environ, clock=Earlier())

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from colab_magics.errors import ColabMagicsError, nearest
+from colab_magics.magics.line import split
 from colab_magics.magics.options import PANELS
 from colab_magics.session import times
 
@@ -103,14 +103,7 @@ def read_line(line: str) -> Line:
     ColabMagicsError
         An unclosed quote, or whatever `read_words` does not understand.
     """
-    try:
-        return read_words(shlex.split(line))
-    except ValueError as error:
-        raise ColabMagicsError(
-            "The line cannot be read.",
-            f"It is split as in a shell: {str(error).lower()}.",
-            "Close the quote, or leave it out.",
-        ) from None
+    return read_words(split(line))
 
 
 def read_words(words: Sequence[str]) -> Line:

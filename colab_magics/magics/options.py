@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from colab_magics.errors import ColabMagicsError, nearest
+from colab_magics.magics.line import split
 from colab_magics.session import times
 
 # subcommand -> may it have a cell body
@@ -80,7 +80,7 @@ def read_line(line: str, recipe_keys: Callable[[], frozenset[str]]) -> Options:
     ColabMagicsError
         Unclosed quote, unknown option (names the nearest), missing value, more than one name.
     """
-    words = _split(line)
+    words = split(line)
     options = Options()
     if words and words[0] in SUBCOMMANDS:
         options = replace(options, command=words.pop(0))
@@ -99,17 +99,6 @@ def read_line(line: str, recipe_keys: Callable[[], frozenset[str]]) -> Options:
         else:
             raise _second_name(options, word)
     return _checked(options)
-
-
-def _split(line: str) -> list[str]:
-    try:
-        return shlex.split(line)
-    except ValueError as error:
-        raise ColabMagicsError(
-            "The line cannot be read.",
-            f"It is split as in a shell: {str(error).lower()}.",
-            "Close the quote, or leave it out.",
-        ) from None
 
 
 def _option(options: Options, word: str, words: list[str], recipe_keys: Callable[[], frozenset[str]]) -> Options:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,13 +93,10 @@ def read_line(line: str) -> Asked:
         An unclosed quote, an unknown option (names the nearest), a missing value, a second name.
     """
     from colab_magics.errors import ColabMagicsError, nearest
+    from colab_magics.magics.line import split
     from colab_magics.magics.options import check_panel
 
-    try:
-        words = shlex.split(line)
-    except ValueError as error:
-        why = f"It is split as in a shell: {str(error).lower()}."
-        raise ColabMagicsError("The line cannot be read.", why, "Close the quote, or leave it out.") from None
+    words = split(line)
     asked = Asked()
     while words:
         word = words.pop(0)

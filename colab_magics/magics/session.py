@@ -6,7 +6,8 @@ from typing import Any
 
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 
-from colab_magics.magics.session_line import BODY, COMMANDS, Line, read, split
+from colab_magics.magics.line import split
+from colab_magics.magics.session_line import BODY, COMMANDS, Line, read
 
 HELP = """\
 %session                     this session: platform, time left, idle limit, memory, disk, what stays, red flags

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,24 +38,6 @@ class Line:
     words: tuple[str, ...] = ()
     out: str | None = None
     help: bool = False
-
-
-def split(line: str) -> list[str]:
-    """The words of a line, as in a shell.
-
-    Raises
-    ------
-    ColabMagicsError
-        A quote is not closed.
-    """
-    try:
-        return shlex.split(line)
-    except ValueError as error:
-        raise ColabMagicsError(
-            "The line cannot be read.",
-            f"It is split as in a shell: {str(error).lower()}.",
-            "Close the quote, or leave it out.",
-        ) from None
 
 
 def read(words: Sequence[str]) -> Line:
