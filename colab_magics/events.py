@@ -98,6 +98,11 @@ class EventReader:
         self._file: Any = None
         self._rest = b""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the log was there when it was last read; from then on its folder may be renamed."""
+        return self._file is not None
+
     def read(self) -> list[Event]:
         if self._file is None:
             try:

@@ -38,9 +38,9 @@ class MovingPanel:
 
     def leave(self) -> None:
         """Stop moving; the frame that is there stays, without the buttons, which nobody would hear."""
-        self._stop()
         with suppress(Exception):
-            self._panel.finish(self._follower.state)
+            self._panel.finish(self._follower.last_state() if self._ended() else self._follower.state)
+        self._stop()
 
     def _look(self) -> None:
         # first of all: what may be raised into this callback by an interrupt is not ours to stop at

@@ -79,19 +79,32 @@ class Panel:
 
 
 class Output:
-    """One output of the cell, which is updated through its display id; what it shows already is not sent again."""
+    """One output of the cell, which is updated through its display id; what it shows already is not sent again.
+
+    What is shown after its cell has returned is published as that cell's too, and not as that of the one run last.
+    """
 
     def __init__(self) -> None:
         self._id = uuid.uuid4().hex
         self._shown: Mapping[str, Any] | None = None
+        self._cell: Any = None
 
     def show(self, frame: Mapping[str, Any]) -> None:
+        from IPython import get_ipython
         from IPython.display import display
 
         if frame == self._shown:
             return
-        again: dict[str, Any] = {} if self._shown is None else {"update": True}
-        display(frame, raw=True, display_id=self._id, **again)
+        publisher = get_ipython().display_pub
+        if self._shown is None:
+            self._cell = publisher.parent_header
+            display(frame, raw=True, display_id=self._id)
+        else:
+            now, publisher.parent_header = publisher.parent_header, self._cell
+            try:
+                display(frame, raw=True, display_id=self._id, update=True)
+            finally:
+                publisher.parent_header = now
         self._shown = frame
 
 

@@ -169,6 +169,8 @@ class Follower:
 
     def read(self) -> None:
         """Fold what has come since the last time into the state."""
+        if not self._reader.is_open:  # the worker may have made its log and renamed the folder since we last looked
+            self._reader = EventReader(self.folder / "events.jsonl")
         for event in self._reader.read():
             self.state = self.state.fold(event)
             if event.get("attempt") == self.attempt and event["kind"] in ("finished", "failed"):

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -97,18 +97,41 @@ def test_a_frame_moves_on_when_only_the_moment_does() -> None:
     assert [moment.now for _, moment in screen.frames] == [0, 1, 2, 3, 4]
 
 
+@dataclass
+class PublisherOfAKernel:
+    parent_header: dict[str, str]
+
+
 @pytest.fixture
-def shown(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What is handed to IPython for display."""
+def publisher() -> PublisherOfAKernel:
+    return PublisherOfAKernel({"msg_id": "the first cell"})
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch, publisher: PublisherOfAKernel) -> list[dict[str, Any]]:
+    """What is handed to IPython for display, and as which cell's output."""
+    import IPython
     import IPython.display
 
     messages: list[dict[str, Any]] = []
 
     def display(frame: dict[str, Any], **how: Any) -> None:
-        messages.append({"data": frame, **how})
+        messages.append({"data": frame, "cell": publisher.parent_header["msg_id"], **how})
 
     monkeypatch.setattr(IPython.display, "display", display)
+    monkeypatch.setattr(IPython, "get_ipython", lambda: SimpleNamespace(display_pub=publisher))
     return messages
+
+
+def test_what_is_shown_after_another_cell_was_run_is_still_of_its_own(
+    shown: list[dict[str, Any]], publisher: PublisherOfAKernel
+) -> None:
+    output = Output()
+    output.show({"text/plain": "live"})
+    publisher.parent_header = {"msg_id": "another cell"}
+    output.show({"text/plain": "ended"})
+    assert [message["cell"] for message in shown] == ["the first cell", "the first cell"]
+    assert publisher.parent_header == {"msg_id": "another cell"}
 
 
 def test_an_output_is_shown_once_then_updated_and_never_sent_twice(shown: list[dict[str, Any]]) -> None:

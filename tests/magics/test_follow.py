@@ -83,6 +83,15 @@ def test_the_last_words_of_a_worker_that_goes_at_once_are_read(start: Start) -> 
     assert outcome.event["step"] == 3
 
 
+def test_a_worker_that_was_through_before_anybody_looked_is_read_where_it_has_gone(start: Start) -> None:
+    follower = start(STEPS + "log.append('finished', reason='completed', step=3)")
+    assert follower.process is not None
+    follower.process.wait()
+    moved = Follower(follower.run.with_name("named"), 1, starting=follower.run, process=follower.process)
+    follower.run.rename(moved.run)
+    assert isinstance(follow(moved), Finished)
+
+
 def test_a_worker_that_hangs_after_its_last_word_is_ended(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "_EXIT", 0.3)
     follower = start("log.append('finished', reason='completed', step=3)\ntime.sleep(60)")

@@ -138,7 +138,7 @@ def test_all_messages_belong_to_the_cell_and_none_comes_after_it(
     assert set(last) == {"text/html", "text/plain"}
     assert end in last["text/plain"]
     assert end in last["text/html"]
-    assert bool(sent.of("error")) == (end != "finished")
+    assert bool(sent.of("error")) == (end != "finished"), [one["content"] for one in sent.of("error")]
     opened, closed = (
         {message["content"]["comm_id"] for message in sent.of(action)} for action in ("comm_open", "comm_close")
     )
