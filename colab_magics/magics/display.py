@@ -96,11 +96,14 @@ class Output:
         if frame == self._shown:
             return
         publisher = get_ipython().display_pub
+        now = getattr(publisher, "parent_header", None)  # %%capture's has none
         if self._shown is None:
-            self._cell = publisher.parent_header
+            self._cell = now
             display(frame, raw=True, display_id=self._id)
+        elif self._cell is None or now is None:
+            display(frame, raw=True, display_id=self._id, update=True)
         else:
-            now, publisher.parent_header = publisher.parent_header, self._cell
+            publisher.parent_header = self._cell
             try:
                 display(frame, raw=True, display_id=self._id, update=True)
             finally:
