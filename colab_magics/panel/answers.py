@@ -17,6 +17,7 @@ from colab_magics.session.here import Session
 
 Level = Literal["fine", "mind", "bad"]
 _SILENT = 60.0  # seconds without a step that are worth a word, however short the steps are
+_NEWEST = 60  # steps that tell the speed of now
 _TROUBLE = ("waiting", "full", "refused", "given up")
 
 
@@ -97,7 +98,7 @@ def speed(state: PanelState) -> str:
     parts = []
     if state.tokens_per_second:
         parts.append(f"{count(state.tokens_per_second)} tokens/s")
-    took = sorted(mark.seconds for mark in state.marks if mark.seconds)
+    took = sorted(mark.seconds for mark in state.marks[-_NEWEST:] if mark.seconds)
     if took:
         middle = took[len(took) // 2]
         parts.append(f"{middle * 1000:.0f} ms a step" if middle < 0.995 else f"{middle:.3g} s a step")
@@ -150,7 +151,7 @@ def _left(state: PanelState, coming: Forecast, moment: Moment) -> str:
 def _silence(state: PanelState, now: float | None) -> str:
     if now is None or state.phase != "training" or not state.marks:
         return ""
-    usual = max([mark.seconds or 0.0 for mark in state.marks] + [one.seconds or 0.0 for one in state.evals])
+    usual = max([mark.seconds or 0.0 for mark in state.marks[-_NEWEST:]] + [one.seconds or 0.0 for one in state.evals])
     since = now - state.marks[-1].clock
     return f"the last step ended {age(since)}" if since > max(_SILENT, 5 * usual) else ""
 

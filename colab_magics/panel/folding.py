@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _NOTICES = 6  # the newest warnings that are shown; the others are counted
 _EVALS = 50
-_MARKS = 60  # steps by which the speed is measured and the end is foretold
+_MARKS = 480  # steps by which the end is foretold: a job that comes and goes beside the training does so more than once
 _GPUS = 16
 _OF_THE_COPY = "Replica: "
 

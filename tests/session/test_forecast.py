@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import statistics
 import sys
 from itertools import chain
 from pathlib import Path
@@ -31,22 +32,53 @@ def calibration() -> Any:
     return module
 
 
+# Off: of the P50, in the median. Covered: by the P90, at least; what comes in bursts or with another job is not known
+# before it comes.
 @pytest.mark.parametrize(
-    ("kind", "off"), [("independent", 0.04), ("autocorrelated", 0.06), ("drifting", 0.07), ("heavy-tailed", 0.14)]
+    ("kind", "off", "covered"),
+    [
+        ("independent", 0.04, 0.8),
+        ("autocorrelated", 0.06, 0.8),
+        ("drifting", 0.07, 0.8),
+        ("heavy-tailed", 0.14, 0.8),
+        ("contended", 0.2, 0.75),
+        ("level-shifting", 0.12, 0.77),
+        ("bursty", 0.26, 0.65),
+    ],
 )
-def test_the_p90_covers_80_to_97_percent_of_simulated_trainings(calibration: Any, kind: str, off: float) -> None:
+def test_the_end_of_simulated_trainings_is_near_the_p50(
+    calibration: Any, kind: str, off: float, covered: float
+) -> None:
     found = calibration.figures(calibration.simulated(calibration.SIMULATED[kind], 60))
+    assert covered <= found.covered, found
+    assert found.error < off, found
+    assert found.calm > 0.95, found
+
+
+def test_the_p90_covers_80_to_97_percent_of_simulated_trainings(calibration: Any) -> None:
+    kinds = (calibration.simulated(made, 40) for made in calibration.SIMULATED.values())
+    found = calibration.figures(chain.from_iterable(kinds))
     low, high = calibration.COVERAGE
     assert low <= found.covered <= high, found
     assert abs(found.bias) < 0.05, found
-    assert found.error < off, found
 
 
 def test_the_p90_covers_80_to_97_percent_of_real_trainings(calibration: Any) -> None:
-    found = calibration.figures(chain.from_iterable(map(calibration.cut, calibration.real().values())))
+    """The second file's were not looked at when the constants were chosen."""
     low, high = calibration.COVERAGE
-    assert low <= found.covered <= high, found
-    assert found.error < 0.05, found
+    for path, off in ((calibration.REAL, 0.05), (calibration.HELD_OUT, 0.2)):
+        found = calibration.whole(path)
+        assert low <= found.covered <= high, found
+        assert found.error < off, found
+
+
+def test_on_a_machine_that_others_keep_busy_the_p90_stays_below_twice_the_p50(calibration: Any) -> None:
+    for seconds in calibration.real(calibration.HELD_OUT).values():
+        for at in range(20, len(seconds), 20):
+            for left in (100, 3000, 100_000):
+                made = forecast(seconds[:at], left)
+                assert made is not None
+                assert made.p90 < 2 * made.p50, (at, left)
 
 
 def test_equal_steps_end_when_they_must() -> None:
@@ -87,11 +119,14 @@ def test_a_machine_that_got_slower_is_believed() -> None:
 def test_more_steps_seen_make_it_surer(calibration: Any) -> None:
     import numpy as np
 
-    seconds = calibration.independent(np.random.default_rng(7), 400).tolist()
-    few, many = forecast(seconds[:12], 200), forecast(seconds, 200)
-    assert few is not None
-    assert many is not None
-    assert many.p90 / many.p50 < few.p90 / few.p50
+    widths: dict[int, list[float]] = {12: [], 400: []}
+    for seed in range(20):
+        seconds = calibration.independent(np.random.default_rng(seed), 400).tolist()
+        for seen, found in widths.items():
+            made = forecast(seconds[:seen], 200)
+            assert made is not None
+            found.append(made.p90 / made.p50)
+    assert statistics.median(widths[400]) < statistics.median(widths[12])
 
 
 @settings(max_examples=60, deadline=None)
