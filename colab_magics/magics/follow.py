@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -14,14 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from colab_magics import worker
+from colab_magics.checkpoints.replica import time_to_copy
 from colab_magics.errors import ColabMagicsError
 from colab_magics.events import Event, EventReader
+from colab_magics.magics.died import ended
 from colab_magics.magics.display import Panel
 from colab_magics.panel.state import PanelState
+from colab_magics.run import Run
 
 REPLICA_LOCK = "replica.lock"
 _POLL = 0.1  # seconds between two looks at the log
 _EXIT = 15.0  # seconds that a worker has to go, once it has said its last word
+_LAST_WORD = 10.0  # seconds that the copy has to say that it was given up
 
 # Workers that were left running: waited for here, or they would stay zombies as long as the kernel lives.
 _left: list[subprocess.Popen[bytes]] = []
@@ -187,9 +192,9 @@ class Follower:
 
     def last_state(self) -> PanelState:
         """The state of an attempt that has ended, also where it ended without a word."""
-        if self._end is not None or self.state.ended:
+        if self._end is not None:
             return self.state
-        return self.state.ended_without_a_word(stopped=worker.was_killed(self.folder))
+        return ended(Run(self.run), self.state, self.folder, self.attempt, self._exit_code())
 
     def _preparing(self) -> bool:
         """Whether there is no step to finish yet."""
@@ -210,7 +215,10 @@ class Follower:
         return worker.is_alive(self.folder) or worker.is_alive(self.run)
 
     def _exit_code(self) -> int | None:
-        return None if self.process is None else self.process.poll()
+        """Where this process started the worker, be it from another cell."""
+        pid = (worker.read_info(self.folder) or {}).get("pid")
+        process = self.process or next((process for process in _left if process.pid == pid), None)
+        return None if process is None else process.poll()
 
     def _ended(self, panel: Panel, presses: Interrupts) -> Followed:
         """The last word is there; the process has a moment to go, so that nothing is left when the cell ends."""
@@ -228,9 +236,17 @@ class Follower:
         return self._done(panel, Failed(error, str(end.get("traceback") or "")), presses)
 
     def _await_replica(self, panel: Panel, presses: Interrupts) -> None:
-        """Until all is copied or given up: a notebook that ends may take its machine along. An interrupt goes on."""
-        before = presses.count
+        """Until all is copied or given up: a notebook that ends may take its machine along. An interrupt goes on.
+
+        Near the session's end the copy gives itself up; one that hangs is left, or the notebook would time out.
+        """
+        before, left = presses.count, time_to_copy(self._end or {})
+        until = math.inf if left is None else time.monotonic() + left + _LAST_WORD
         while self.is_copied() and presses.count == before:
+            if time.monotonic() > until:
+                said = "Replica: it does not answer, and the session ends. What is not confirmed is not there."
+                self.state = self.state.fold({"kind": "warning", "message": said})
+                break
             self.read()
             panel.update(self.state)
             time.sleep(_POLL)
@@ -261,7 +277,7 @@ class Follower:
     ) -> Followed:
         if self.process is not None:
             _left.append(self.process)
-        self.state = self.state.put_aside()
+        self.state = self.state.put_aside(time.time())
         if hand_over(self, panel):
             return Followed(LeftRunning(), self.state, presses.count)
         return self._done(panel, LeftRunning(), presses)

@@ -113,6 +113,12 @@ def instant(clock: float) -> str:
         return "an unknown time"
 
 
+def as_of(clock: float) -> str:
+    """Of which moment a frame is that may stand still: the time first, which is what is compared with a clock."""
+    day, _, time = instant(clock).partition(" ")
+    return f"As of {time} on {day}" if time.endswith("UTC") else f"As of {instant(clock)}"
+
+
 def when(clock: float, moment: Moment) -> str:
     """How long ago that was; in a frame that stays, when it was."""
     return instant(clock) if moment.now is None else age(moment.now - clock)
@@ -182,18 +188,26 @@ def footer(state: PanelState) -> list[str]:
     """What the person can do now."""
     name = state.name or "NAME"
     waits = state.copied is not None and state.copied.state in ("copying", "waiting", "full")
-    if state.phase == "unfinished" or (state.phase == "failed" and not waits):
+    if state.phase == "unfinished":
+        return [_resume(state)]
+    if state.phase == "failed" and not waits:
         return []
     if state.ended and state.copied is not None and waits:
         left = f"{size(state.copied.left)} are" if state.copied.left else "something is"
-        told = f"The training has ended; {left} still to be copied to {state.copied.where}. It is tried for 30 minutes."
+        told = f"The training has ended; {left} still to be copied to {state.copied.where}. It is tried for up to 30 minutes."
         if state.reason == "detached":
             return [told]
         return [told, "Interrupt this cell to leave that to the background: it ends with the machine."]
     if state.ended:
-        return [f"The result is in {state.path}."] if state.path else []
+        lines = [f"The result is in {state.path}."] if state.path else []
+        cut_short = state.phase == "stopped" and (state.total_steps is None or state.step < state.total_steps)
+        return [*lines, _resume(state)] if cut_short else lines
     if state.reason == "detached":
-        return [f"It trains on without this cell: %panel {name} shows it, %finetune stop {name} ends it."]
+        seen = "" if state.seen_clock is None else as_of(state.seen_clock)
+        if state.shown_again:
+            return [f"{seen}; shown again below." if seen else "Shown again below."]
+        told = f"It trains on without this cell: %panel {name} shows it, %finetune stop {name} ends it."
+        return [f"{seen}. {told}" if seen else told]
     interrupt = (
         "Interrupt this cell to stop in good order: the step is finished and saved, and a resume goes on from it. "
         "Interrupt twice to stop at once."
@@ -202,3 +216,11 @@ def footer(state: PanelState) -> list[str]:
         interrupt,
         f"From another notebook or a terminal: python -m colab_magics attach | save | stop | detach {name}",
     ]
+
+
+def _resume(state: PanelState) -> str:
+    """How to go on with what is left, and from where."""
+    step = state.saved.step if state.saved is not None else state.resumed_step
+    if not step:
+        return "There is no checkpoint yet: the cell, run again, starts over."
+    return f"%checkpoint resume {state.name or 'NAME'} goes on from step {step:,}."

@@ -118,7 +118,7 @@ def _fail(log: EventLog, error: ColabMagicsError, orders: Orders) -> None:
     text = redact(traceback.format_exc())
     if not isinstance(error, Interrupted):
         print(text, file=sys.stderr)
-    log.append("failed", error=error.to_dict(), phase=orders.phase, traceback=text)
+    log.append("failed", error=error.to_dict(), phase=orders.phase, traceback=text, session_left=orders.session_left())
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ from colab_magics.training.watch import watch
 def work(folder: Path, wish: Wish, log: EventLog, orders: Orders) -> None:
     """Do the whole attempt; it ends with a `finished` event, or raises."""
     deadline = Deadline(wish.deadline, tell=lambda said: log.append("warning", message=said))
+    orders.session_left = deadline.left
     report = Reporter(log, orders)
     origin = None
     if wish.resume is not None:
@@ -84,7 +85,7 @@ def work(folder: Path, wish: Wish, log: EventLog, orders: Orders) -> None:
     finally:
         memory.stop()
         reports.stop()
-    log.append("finished", **finished)
+    log.append("finished", **finished, session_left=deadline.left())
 
 
 def _train(

@@ -25,12 +25,15 @@ class Orders:
         Called when SIGTERM comes during the training, in the middle of whatever is under way.
     is_late : callable
         Gives "deadline" once the session's end is near.
+    session_left : callable
+        Seconds until the session's end, as far as that is known; the copy of the checkpoints has so long.
     """
 
     def __init__(self, folder: Path) -> None:
         self.phase = "starting"
         self.on_terminate: Callable[[], None] | None = None
         self.is_late: Callable[[], str | None] = lambda: None
+        self.session_left: Callable[[], float | None] = lambda: None
         self._control = Control(folder)
         self._training = False
         self._terminated = False

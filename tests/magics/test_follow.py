@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -99,6 +100,18 @@ def test_a_worker_that_hangs_after_its_last_word_is_ended(start: Start, monkeypa
     assert isinstance(follow(follower), Finished)
     assert time.monotonic() - began < 20
     assert not worker.is_alive(follower.run)
+
+
+def test_a_copy_that_hangs_is_left_when_the_session_ends(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "_LAST_WORD", 0.2)
+    follower = start("log.append('finished', reason='deadline', step=3, session_left=60.0)")
+    with (follower.run / following.REPLICA_LOCK).open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        followed = follower.follow(Panel(Nowhere()), Interrupts())
+    assert isinstance(followed.outcome, Finished)
+    assert [notice.text for notice in followed.state.notices] == [
+        "Replica: it does not answer, and the session ends. What is not confirmed is not there."
+    ]
 
 
 def test_a_worker_that_goes_without_a_word_is_told_apart_from_one_that_says_why(start: Start) -> None:

@@ -5,6 +5,10 @@ A real kernel, real workers and real time; the session is pretended, by what the
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -166,6 +170,36 @@ def test_what_the_line_says_wins(kernel: Kernel, home: Home, session: Session) -
     assert (end["reason"], end["step"], end["limit_from"]) == ("deadline", 1, "given")
     (told,) = warnings(home, "said-short")
     assert told.endswith("The training will be stopped after its first step, in good order.")
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[Path]:
+    """A small disk, too full for a checkpoint."""
+    if not sys.platform.startswith("linux") or os.geteuid() != 0:
+        pytest.skip("mounting a small disk needs Linux and root")
+    place = tmp_path / "full"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no small disk can be mounted: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_copy_that_cannot_be_made_is_given_up_before_the_session_ends_and_the_cell_ends_in_good_order(
+    kernel: Kernel, home: Home, full: Path
+) -> None:
+    reply = kernel.run(f"%%finetune no-room --deadline 75s\n{BODY}\nreplica: {full}")
+    assert (reply.status, reply.error) == ("ok", "")
+    end = last(home, "no-room")
+    assert (end["kind"], end["reason"]) == ("finished", "deadline")
+    assert 0 <= end["session_left"] < 75
+    said = [json.loads(line) for line in (home.runs / "no-room" / "replica.jsonl").read_text().splitlines()]
+    (given_up,) = (event for event in said if event.get("state") == "given up")
+    missing = f"The session ends: the last checkpoint ({end['checkpoint']}) is not copied: {full}."
+    assert given_up["message"] == missing
+    assert missing in reply.panel[-1]["text/plain"]
 
 
 def test_a_run_says_where_it_was_begun(kernel: Kernel, home: Home, session: Session) -> None:

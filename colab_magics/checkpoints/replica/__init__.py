@@ -5,13 +5,23 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from colab_magics import worker
 
 LOG = "replica.jsonl"
 LOCK = "replica.lock"
 OUTPUT = "replica.log"
+BEFORE_THE_END = 60.0
+"""Seconds before the session's end at which the copy is given up: a notebook that has timed out keeps nothing."""
+
+
+def time_to_copy(end: Mapping[str, Any]) -> float | None:
+    """Seconds that the session leaves for the copy, by the worker's last event; None where its end is not known."""
+    left = end.get("session_left")
+    return max(0.0, left - BEFORE_THE_END) if isinstance(left, int | float) else None
 
 
 def start(folder: Path, where: str, limit: int) -> subprocess.Popen[bytes]:

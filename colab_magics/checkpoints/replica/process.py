@@ -21,10 +21,11 @@ from typing import Any
 
 from colab_magics import worker
 from colab_magics.checkpoints.folders import FolderStore
-from colab_magics.checkpoints.replica import LOCK, LOG
-from colab_magics.checkpoints.replica.copying import Replication
+from colab_magics.checkpoints.replica import LOCK, LOG, time_to_copy
+from colab_magics.checkpoints.replica.copying import CHECKPOINTS, EVENTS, Replication
 from colab_magics.checkpoints.replica.telling import Teller, trouble, without_secrets
 from colab_magics.checkpoints.stores import Store, open_store, shown
+from colab_magics.checkpoints.verify import entries
 from colab_magics.events import read_events
 
 BOUND = 1800.0
@@ -44,19 +45,37 @@ def replicate(folder: Path, where: str, limit: int, *, bound: float = BOUND, pat
     job = Job(folder, where, limit, teller, patience)
     threading.Thread(target=job.run, daemon=True).start()
     died: float | None = None
+    left: float | None = None
     while not job.done.wait(POLL):
-        died = None if worker.is_alive(folder) else died or time.monotonic()
+        if worker.is_alive(folder):
+            died = None
+        elif died is None:
+            died, left = time.monotonic(), _time_to_copy(folder)
         job.watch(ended=died is not None)
-        if died is not None and time.monotonic() - died > bound:
-            handed = job.replication is not None and job.replication.newest_standing == "handed over"
-            what = "handed over, and not confirmed" if handed else "not copied"
-            teller.say(
-                "given up", message=f"After {bound / 60:,.0f} minutes the last checkpoint is {what}: {teller.where}."
-            )
+        if died is not None and time.monotonic() - died > (bound if left is None else min(bound, left)):
+            since = "The session ends" if left is not None and left < bound else f"After {bound / 60:,.0f} minutes"
+            teller.say("given up", message=f"{since}: {_what_is_missing(folder, job)}: {teller.where}.")
             # not sys.exit: that would wait for a thread that may never return
             sys.stdout.flush()
             os._exit(1)
     return 0
+
+
+def _time_to_copy(folder: Path) -> float | None:
+    """What the session leaves, once the worker is gone; None where it did not say, or went without a word."""
+    events = read_events(folder / EVENTS)
+    return time_to_copy(events[-1]) if events and events[-1]["kind"] in ("finished", "failed") else None
+
+
+def _what_is_missing(folder: Path, job: Job) -> str:
+    newest = next(iter(entries(folder / CHECKPOINTS)), None)
+    name = f" ({newest.name})" if newest is not None else ""
+    standing = job.replication.newest_standing if job.replication is not None else None
+    if standing == "handed over":
+        return f"the last checkpoint{name} is handed over, and not confirmed"
+    if standing is not None:
+        return f"the last checkpoint{name} is {standing}, and the result is not copied"
+    return f"the last checkpoint{name} is not copied"
 
 
 def hold(path: Path, where: str, limit: int, *, wait: float = 10.0) -> int | None:
