@@ -9,37 +9,47 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
 from colab_magics import worker
-from colab_magics.magics.display import INTERVAL, Panel, Widget
+from colab_magics.magics.display import INTERVAL, Notebook, Panel, Widget
 from colab_magics.magics.follow import Follower
+from colab_magics.panel.parts import Saved
 
 _log = logging.getLogger(__name__)
+_SAVED_BEFORE = 5.0  # seconds after which no checkpoint comes, since the step had one
 
 # (the run's folder, whether it is %panel's): the same command again replaces what it showed before
 _moving: dict[tuple[Path, bool], MovingPanel] = {}
 
 
 class MovingPanel:
-    """Follows a run from the event loop until it ends; then plain output takes the place of the widgets."""
+    """Follows a run from the event loop until it ends; its last frame stays, without the buttons."""
 
-    def __init__(self, follower: Follower, panel: Panel, screen: Widget, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, follower: Follower, panel: Panel, screen: Notebook | Widget, loop: asyncio.AbstractEventLoop
+    ) -> None:
         self._follower = follower
         self._panel = panel
         self._screen = screen
         self._loop = loop
         self._next: asyncio.TimerHandle | None = None
-        screen.offer({"stop": follower.stop, "save": lambda: worker.Control(follower.folder).send("save")})
+        self._asked: float | None = None  # when a save was asked for that has not been seen yet
+        self._saved: Saved | None = None  # the newest checkpoint by then
+        screen.offer({"stop": follower.stop, "save": self._save})
 
     def start(self) -> None:
         self._next = self._loop.call_later(INTERVAL, self._look)
 
-    def leave(self) -> None:
-        """Stop moving; the frame that is there stays, without the buttons, which nobody would hear."""
+    def leave(self, *, shown_again: bool = False) -> None:
+        """Stop moving; a frame stays that says of when it is, without the buttons, which nobody would hear."""
         with suppress(Exception):
-            self._panel.finish(self._follower.last_state() if self._ended() else self._follower.state)
+            if self._ended():
+                self._panel.finish(self._follower.last_state())
+            else:
+                self._panel.finish(self._follower.state.put_aside(time.time(), shown_again=shown_again))
         self._stop()
 
     def _look(self) -> None:
@@ -47,15 +57,36 @@ class MovingPanel:
         self.start()
         try:
             if not self._ended():
-                # no cell waits for it, whatever it does: nothing to interrupt
-                self._panel.update(self._follower.state.put_aside())
-                self._screen.pending(worker.Control(self._follower.folder).pending())
+                given = self._given()
+                # No cell waits for it, whatever it does: nothing to interrupt. And any frame may be the last that a
+                # page or a saved notebook gets.
+                self._panel.update(self._follower.state.put_aside(time.time()))
+                self._screen.pending(given)
                 return
             self._stop()
             self._panel.finish(self._follower.last_state())
         except Exception:  # nothing of a panel may reach the kernel's loop
             _log.debug("the panel stops moving", exc_info=True)
             self.leave()
+
+    def _save(self) -> None:
+        self._asked, self._saved = time.monotonic(), self._follower.state.saved
+        worker.Control(self._follower.folder).send("save")
+
+    def _given(self) -> set[str]:
+        """The orders that are not done yet: the worker takes one first, and then does it."""
+        orders = set(worker.Control(self._follower.folder).pending())
+        if self._follower.state.phase == "stopping":
+            orders.add("stop")
+        if self._asked is not None:
+            if self._follower.state.saved != self._saved:
+                self._panel.hurry()
+                self._asked = None
+            elif "save" not in orders and time.monotonic() - self._asked > _SAVED_BEFORE:
+                self._asked = None
+            else:
+                orders.add("save")
+        return orders
 
     def _ended(self) -> bool:
         follower = self._follower
@@ -83,11 +114,13 @@ def go_on(follower: Follower, panel: Panel, *, asked: bool = False) -> bool:
         loop = asyncio.get_running_loop()
     except RuntimeError:
         return False
-    if not isinstance(panel.screen, Widget) or threading.current_thread() is not threading.main_thread():
+    if not isinstance(panel.screen, Notebook | Widget) or threading.current_thread() is not threading.main_thread():
         return False
     key = (follower.run, asked)
     if key in _moving:
-        _moving[key].leave()
+        _moving[key].leave(shown_again=True)
+    if not asked:
+        panel.settle(follower.state)
     _moving[key] = MovingPanel(follower, panel, panel.screen, loop)
     _moving[key].start()
     return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
@@ -16,6 +15,7 @@ from colab_magics.credentials import token_environment
 from colab_magics.errors import ColabMagicsError, Interrupted, clean, redact
 from colab_magics.magics import background, durable
 from colab_magics.magics.again import Attach, Begin, Continue, Show, decide, newest_entry
+from colab_magics.magics.died import died, what_next
 from colab_magics.magics.display import Panel, Screen, state_of
 from colab_magics.magics.follow import (
     Died,
@@ -229,7 +229,7 @@ def conclude(cell: Cell, run: Run, followed: Followed, folder: Path, attempt: in
             if event.get("reason") == "stopped" or followed.interrupts:
                 raise _interrupted(run, followed)
             if event.get("reason") == "deadline":
-                cell.say(f"{run.name} stopped in good order before the session's end; in a new one, {_what_next(run)}.")
+                cell.say(f"{run.name} stopped in good order before the session's end; in a new one, {what_next(run)}.")
                 if event.get("limit_from") == "table":
                     cell.say(
                         "That end is the platform's usual one. If this session lives longer: %session set limit 24h."
@@ -249,7 +249,7 @@ def conclude(cell: Cell, run: Run, followed: Followed, folder: Path, attempt: in
         case Died(exit_code=exit_code):
             if followed.interrupts:
                 raise _interrupted(run, followed)
-            raise _died(run, exit_code, followed.state, folder, attempt)
+            raise died(run, exit_code, followed.state, folder, attempt)
 
 
 def _interrupted(run: Run, followed: Followed) -> Interrupted:
@@ -258,44 +258,13 @@ def _interrupted(run: Run, followed: Followed) -> Interrupted:
     if isinstance(followed.outcome, Finished) and followed.outcome.event.get("reason") != "stopped":
         return Interrupted(f"{run.name} had just finished, so nothing was cut short; run the cells below when ready.")
     if not state.marks and not state.resumed and newest_entry(run) is not None:
-        return Interrupted(f"{run.name} was stopped while it prepared; {_what_next(run)}.")
+        return Interrupted(f"{run.name} was stopped while it prepared; {what_next(run)}.")
     if not state.marks and not state.resumed:
         return Interrupted(f"{run.name} was stopped before its first step; run the cell again to start it.")
     step = max(state.step, state.resumed_step)
     where = f"step {step:,}" + (f" of {state.total_steps:,}" if state.total_steps else "")
     how = "stopped after" if isinstance(followed.outcome, Finished) else "was ended at once at"
-    return Interrupted(f"{run.name} {how} {where}; {_what_next(run)}.")
-
-
-def _what_next(run: Run) -> str:
-    """How to go on, and from where."""
-    newest = newest_entry(run)
-    if newest is None:
-        return "there is no checkpoint yet; run the cell again to start over from step 0"
-    return f"%checkpoint resume {run.name} (or the cell again) goes on from step {newest.step:,}"
-
-
-def _died(run: Run, exit_code: int | None, state: PanelState, folder: Path, attempt: int) -> ColabMagicsError:
-    at = f"at step {state.step:,}" if state.marks else "before its first step"
-    if exit_code == -9:
-        why = "It was killed (signal 9); a machine whose memory has run out does that."
-    elif exit_code is not None and exit_code < 0:
-        why = f"It was ended by signal {-exit_code}; this is the end of its log:"
-    elif exit_code is not None:
-        why = f"It ended with code {exit_code}; this is the end of its log:"
-    else:
-        why = "This is the end of its log:"
-    kept = worker.log_path(run.folder, attempt)
-    # where a process aborts, what it said stands above a long list of frames, which tell the reader nothing
-    noise = re.compile(r'  File "|.*\(most recent call (last|first)\):')
-    tail = [line for line in worker.log_tail(folder, attempt, 60) if not noise.match(line)]
-    return ColabMagicsError(
-        f"The worker of {run.name} ended without a word {at}.",
-        why,
-        f"The whole log is {kept}." if kept.exists() else "",
-        f"{_what_next(run)}.",
-        details=[redact(clean(line))[:160] for line in tail[-4:]],
-    )
+    return Interrupted(f"{run.name} {how} {where}; {what_next(run)}.")
 
 
 def _say_left(cell: Cell, run: Run) -> None:

@@ -13,6 +13,7 @@ from colab_magics import worker
 from colab_magics.errors import ColabMagicsError
 from colab_magics.events import EventReader
 from colab_magics.magics import cell as cells
+from colab_magics.magics.died import ended
 from colab_magics.magics.display import Panel, Screen, state_of
 from colab_magics.magics.starting import living_run, preparing_runs
 from colab_magics.panel import words
@@ -62,8 +63,8 @@ def status(name: str | None, root: Path) -> PanelState:
     place = find(name, root)
     state = state_of(place.folder, place.run.name)
     if worker.is_alive(place.folder):
-        return state if state.ended else state.put_aside()
-    return state if state.ended else state.ended_without_a_word(stopped=worker.was_killed(place.folder))
+        return state if state.ended else state.put_aside(time.time())
+    return ended(place.run, state, place.folder)
 
 
 def listing(root: Path) -> str:
@@ -149,4 +150,4 @@ def watch(name: str | None, root: Path, screen: Screen) -> None:
             break
         panel.update(state)
         time.sleep(0.2)
-    panel.finish(state if state.ended else state.ended_without_a_word(stopped=worker.was_killed(place.folder)))
+    panel.finish(ended(place.run, state, place.folder))

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -24,7 +25,7 @@ from colab_magics.panel.moment import Moment
 from colab_magics.panel.state import PanelState
 from colab_magics.panel.style import MOST_BYTES
 from colab_magics.panel.text import line, text
-from colab_magics.panel.widget import Widgets
+from colab_magics.panel.widget import Buttons, Widgets
 from colab_magics.run import Run
 from colab_magics.session.detect import on_colab
 
@@ -32,6 +33,7 @@ INTERVAL = 0.5  # seconds between two frames at most; VS Code is slow to redraw 
 # A server keeps every frame of a tab that is closed, for hours: seconds since the first frame -> between two frames.
 _PACE = ((60.0, INTERVAL), (600.0, 2.0), (float("inf"), 5.0))
 _TERMINAL_INTERVAL = 10.0  # where lines cannot be redrawn
+_EMPTY = {"text/html": "", "text/plain": ""}
 
 
 class Screen(Protocol):
@@ -61,17 +63,28 @@ class Panel:
         self._phase: str | None = None
         self._began: float | None = None
         self._at = float("-inf")
+        self._soon = False
 
     def update(self, state: PanelState) -> None:
         """Show `state`, and the moment, if the last frame is old enough."""
         now = self._clock()
         self._began = now if self._began is None else self._began
         pace = next(pace for until, pace in _PACE if now - self._began < until)
-        interval = INTERVAL if state.phase != self._phase else max(pace, self.screen.interval)
+        interval = INTERVAL if self._soon or state.phase != self._phase else max(pace, self.screen.interval)
         if now - self._at < interval:
             return
         self.screen.draw(state, self.moments(state))
-        self._phase, self._at = state.phase, now
+        self._phase, self._at, self._soon = state.phase, now, False
+
+    def hurry(self) -> None:
+        """Have the next frame come as soon as one may: a person waits for it."""
+        self._soon = True
+
+    def settle(self, state: PanelState) -> None:
+        """Show `state` before the cell returns, which waits until a frame may come."""
+        time.sleep(min(INTERVAL, max(0.0, self._at + INTERVAL - self._clock())))
+        self.hurry()
+        self.update(state)
 
     def finish(self, state: PanelState) -> None:
         """Show the last state; it stays. Ages would go stale there, and are left out."""
@@ -82,11 +95,17 @@ class Output:
     """One output of the cell, which is updated through its display id; what it shows already is not sent again.
 
     What is shown after its cell has returned is published as that cell's too, and not as that of the one run last.
+
+    Parameters
+    ----------
+    beside : Output, optional
+        One that is there already, whose cell is this one's too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, beside: Output | None = None) -> None:
         self._id = uuid.uuid4().hex
         self._shown: Mapping[str, Any] | None = None
+        self._beside = beside
         self._cell: Any = None
 
     def show(self, frame: Mapping[str, Any]) -> None:
@@ -96,44 +115,64 @@ class Output:
         if frame == self._shown:
             return
         publisher = get_ipython().display_pub
-        now = getattr(publisher, "parent_header", None)  # %%capture's has none
-        if self._shown is None:
-            self._cell = now
-            display(frame, raw=True, display_id=self._id)
-        elif self._cell is None or now is None:
-            display(frame, raw=True, display_id=self._id, update=True)
-        else:
-            publisher.parent_header = self._cell
-            try:
-                display(frame, raw=True, display_id=self._id, update=True)
-            finally:
-                publisher.parent_header = now
+        if self._cell is None:
+            self._cell = publisher.parent_header if self._beside is None else self._beside._cell
+        now, publisher.parent_header = publisher.parent_header, self._cell
+        try:
+            display(frame, raw=True, display_id=self._id, **({} if self._shown is None else {"update": True}))
+        finally:
+            publisher.parent_header = now
         self._shown = frame
 
 
 class Notebook:
     """The panel as plain output, whose last frame is what the notebook saves.
 
-    Plan and data are an output of their own below it, so that what a person has unfolded there stays open.
+    Plan and data are an output of their own below it, so that what a person has unfolded there stays open; and so are
+    the buttons, which are widgets: a viewer that has none shows all the rest.
     """
 
     interval = INTERVAL
 
-    def __init__(self, *, as_html: bool) -> None:
+    def __init__(self, *, as_html: bool, with_buttons: bool = False) -> None:
         self._as_html = as_html
-        self._live, self._details = Output(), Output()
+        self._with_buttons = with_buttons
+        self._live = Output()
+        self._details, self._row = Output(beside=self._live), Output(beside=self._live)
+        self._buttons: Buttons | None = None
 
     def draw(self, state: PanelState, moment: Moment) -> None:
         self._live.show(bundle(state, moment) if self._as_html else {"text/plain": text(state, moment)})
         if self._as_html and state.plan and (settled := details(state)):
             self._details.show({"text/html": settled, "text/plain": details_text(state)})
 
+    def offer(self, orders: Mapping[str, Callable[[], None]]) -> None:
+        """Show buttons from now on: the kernel hears them once the cell has returned."""
+        if self._with_buttons and self._buttons is None:
+            self._buttons = Buttons()
+            self._buttons.offer(orders)
+            self._row.show({**_EMPTY, **self._buttons.view()})
+
+    def pending(self, orders: Collection[str]) -> None:
+        """Mark the buttons of orders that were given and are not done."""
+        if self._buttons is not None:
+            self._buttons.pending(orders)
+
     def finish(self, state: PanelState, moment: Moment = Moment()) -> None:  # noqa: B008
         self.draw(state, moment)
+        if self._buttons is not None:
+            self._row.show(_EMPTY)
+            # a page that was loaded again does not hear of that, but of this
+            self._buttons.hide()
+            self._buttons = None
 
 
 class Widget:
-    """The panel as widgets, which go on while the kernel is free; plain output takes their place at the end."""
+    """The panel as widgets, which move also on a page that was loaded again.
+
+    Plain output takes their place at the end. A page that was loaded again does not hear of it, and shows the widgets
+    for as long as the kernel lives: so these hold the last frame too.
+    """
 
     interval = INTERVAL
 
@@ -143,31 +182,32 @@ class Widget:
         self._widgets: Widgets | None = None
 
     def draw(self, state: PanelState, moment: Moment) -> None:
-        frame = bundle(state, moment)
+        frame = html(state, moment)
         if self._widgets is None:
             self._widgets = Widgets(with_buttons=self._with_buttons)
-            self._widgets.show(frame["text/html"], details(state))
-            # the plain forms beside it are for viewers that have no widgets
-            self._output.show({**frame, **self._widgets.view()})
+            self._widgets.show(frame, details(state))
+            # for viewers that have no widgets: a frame would stand still there, and look as if it did not
+            told = f"Widgets show {state.name or 'this run'} here. Without them: %panel {state.name} --panel html"
+            self._output.show({"text/html": escape(told), "text/plain": told, **self._widgets.view()})
         else:
-            self._widgets.show(frame["text/html"], details(state))
+            self._widgets.show(frame, details(state))
 
     def offer(self, orders: Mapping[str, Callable[[], None]]) -> None:
         """Show buttons from now on: the kernel hears them once the cell has returned."""
-        if self._widgets is not None:
-            self._widgets.offer(orders)
+        if self._widgets is not None and self._widgets.buttons is not None:
+            self._widgets.buttons.offer(orders)
 
     def pending(self, orders: Collection[str]) -> None:
-        """Mark the buttons of orders that were given and not yet taken."""
-        if self._widgets is not None:
-            self._widgets.pending(orders)
+        """Mark the buttons of orders that were given and are not done."""
+        if self._widgets is not None and self._widgets.buttons is not None:
+            self._widgets.buttons.pending(orders)
 
     def finish(self, state: PanelState, moment: Moment = Moment()) -> None:  # noqa: B008
-        # JupyterLab prefers a widget to HTML and shows an error where its state is gone: so none may be left
         self._output.show(snapshot(state, moment))
         if self._widgets is not None:
-            self._widgets.close()
-            self._widgets = None
+            self._widgets.show(html(state, moment), details(state))
+            if self._widgets.buttons is not None:
+                self._widgets.buttons.hide()
 
 
 class Terminal:
@@ -226,9 +266,9 @@ def state_of(folder: Path, name: str) -> PanelState:
 def screen_for(kind: str, *, in_kernel: bool, free: bool = False) -> Screen:
     """The screen that `--panel` names.
 
-    `auto` is text in a terminal, and HTML in a cell that waits: there buttons are deaf, and a page that is closed keeps
-    its last frame. Where the kernel will be `free` (a `--background` run, `%panel`) it is widgets, but not on Colab,
-    where any widget breaks the saved notebook for GitHub (googlecolab/colabtools#5255).
+    `auto` is text in a terminal and HTML in a notebook: what is saved there then holds a frame at any time. Where the
+    kernel will be `free` (a `--background` run, `%panel`) buttons stand below it, but not on Colab, where any widget
+    breaks the saved notebook for GitHub (googlecolab/colabtools#5255).
 
     Raises
     ------
@@ -241,7 +281,7 @@ def screen_for(kind: str, *, in_kernel: bool, free: bool = False) -> Screen:
         return Terminal()
     has_widgets = find_spec("ipywidgets") is not None
     if kind == "auto":
-        kind = "widget" if free and has_widgets and not on_colab() else "html"
+        return Notebook(as_html=True, with_buttons=free and has_widgets and not on_colab())
     if kind != "widget":
         return Notebook(as_html=kind == "html")
     if not has_widgets:

@@ -14,7 +14,7 @@ HELP = """\
   A run that trains is shown by a panel that moves while no cell runs, with Stop and Save.
   One that has ended is shown as it was at its end.
 
-  --panel KIND    auto, widget, html (a still frame), text or off
+  --panel KIND    auto, html (no buttons), widget, text or off
   --root DIR      where runs are kept (else COLAB_MAGICS_ROOT, else ./runs)
 """
 OPTIONS = {"panel": "KIND", "root": "DIR"}
@@ -61,6 +61,8 @@ def show(name: str | None, root: Path, screen: Any) -> None:
     ColabMagicsError
         There is no such run, or several are alive and none is named.
     """
+    import time
+
     from colab_magics import worker
     from colab_magics.magics import background, commands
     from colab_magics.magics.display import Panel
@@ -74,7 +76,7 @@ def show(name: str | None, root: Path, screen: Any) -> None:
         state = PanelState(name=place.run.name)
         follower = Follower(place.run.folder, attempt, starting=place.starting, state=state)
         follower.read()
-        follower.state = follower.state.put_aside()
+        follower.state = follower.state.put_aside(time.time())
         panel = Panel(screen)
         panel.update(follower.state)
         if not background.go_on(follower, panel, asked=True):

@@ -22,6 +22,7 @@ from colab_magics.panel.parts import (
     Progress,
     Saved,
 )
+from colab_magics.session.duration import evaluations_left, seconds_of_evaluation
 from colab_magics.session.forecast import Forecast, forecast
 
 ENDED = ("finished", "stopped", "unfinished", "failed")
@@ -56,7 +57,8 @@ class PanelState:
     evals: tuple[Eval, ...] = ()  # the newest
     best_eval: Eval | None = None
     eval_curve: Curve = field(default_factory=lambda: Curve(limit=50))
-    eval_every: int | None = None  # steps between the last two evaluations
+    eval_every: int | None = None  # steps between two evaluations, as planned
+    eval_tokens: int | None = None  # of one evaluation
     memory: Memory | None = None
     resumed: tuple[str, ...] = ()  # from where this attempt goes on, and what was lost
     resumed_step: int = 0
@@ -74,6 +76,8 @@ class PanelState:
     path: str = ""
     reason: str = ""
     failure: tuple[str, ...] = ()
+    seen_clock: float | None = None  # when this was so, of a run that trains on and is no longer waited for
+    shown_again: bool = False  # by a later panel, which moves on in the place of this one
 
     @property
     def ended(self) -> bool:
@@ -88,7 +92,7 @@ class PanelState:
         if self.total_steps is not None and self.marks:
             left = max(0, self.total_steps - self.step)
             measured = forecast(
-                [mark.seconds for mark in self.marks if mark.seconds is not None], left, other=self._evals_left(left)
+                [mark.seconds for mark in self.marks if mark.seconds is not None], left, other=self._evals_left()
             )
             if measured is not None:
                 return measured
@@ -101,12 +105,14 @@ class PanelState:
         share = 1 - min(1.0, self.resumed_step / self.total_steps) if self.total_steps else 1.0
         return Forecast(share * self.prior.mid, share * self.prior.high, measured=False)
 
-    def _evals_left(self, steps: int) -> float:
+    def _evals_left(self) -> float:
         """Seconds of the evaluations that are still to come."""
-        took = [one.seconds for one in self.evals if one.seconds is not None]
-        if not took or not self.eval_every:
+        if self.total_steps is None or not (self.evals or self.eval_tokens):
             return 0.0
-        return (steps // self.eval_every) * sum(took) / len(took)
+        took = [one.seconds for one in self.evals if one.seconds is not None]
+        scored = self.evals[-1].step if self.evals else 0
+        left = evaluations_left(self.total_steps, self.eval_every, self.step, scored)
+        return left * seconds_of_evaluation(took, self.eval_tokens, self.tokens_per_second)
 
     def fold(self, event: Mapping[str, Any]) -> PanelState:
         """The state after one more event; kinds and fields that nobody knows change nothing."""
@@ -120,13 +126,15 @@ class PanelState:
             state = state.fold(event)
         return state
 
-    def ended_without_a_word(self, *, stopped: bool) -> PanelState:
-        """The state of a run whose worker is gone, and whose log has no end."""
-        if stopped:
-            return replace(self, phase="stopped", progress=None)
-        lines = ("The worker ended without a word.",)
-        return replace(self, phase="unfinished", progress=None, failure=lines)
+    def ended_without_a_word(
+        self, *, stopped: bool, lines: tuple[str, ...] = ("The worker ended without a word.",)
+    ) -> PanelState:
+        """The state of a run whose worker is gone, and whose log has no end; `lines` say what is known of that."""
+        # the last sign of life that the log holds
+        clock = self.marks[-1].clock if self.marks else self.began_clock
+        ended = replace(self, progress=None, ended_clock=clock, reason="")
+        return replace(ended, phase="stopped") if stopped else replace(ended, phase="unfinished", failure=lines)
 
-    def put_aside(self) -> PanelState:
-        """The state of a run that trains on, but is no longer followed here."""
-        return replace(self, reason="detached")
+    def put_aside(self, clock: float | None = None, *, shown_again: bool = False) -> PanelState:
+        """The state at `clock` of a run that trains on, but that no cell waits for."""
+        return replace(self, reason="detached", seen_clock=clock, shown_again=shown_again)

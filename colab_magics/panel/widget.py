@@ -1,6 +1,9 @@
-"""The panel as widgets: two pieces of HTML, and buttons where the kernel can hear them.
+"""The panel's buttons, and the panel as widgets: two pieces of HTML, and the buttons where the kernel can hear them.
 
 It is fed by the same renderer as the others; nothing is drawn here. Works with ipywidgets 7.7 to 8.x.
+
+Nothing is closed while the kernel lives: a page that was loaded again asks it for the models that its notebook names,
+and shows an error in the place of each that is gone.
 """
 
 from __future__ import annotations
@@ -17,6 +20,55 @@ _BUTTONS = {
 }
 
 
+class Buttons:
+    """Stop and Save, in a row that is hidden until somebody listens.
+
+    Attributes
+    ----------
+    row : ipywidgets.HBox
+    buttons : dict
+        By their orders.
+    """
+
+    def __init__(self) -> None:
+        import ipywidgets
+
+        self.buttons: dict[str, Any] = {
+            order: ipywidgets.Button(description=label, tooltip=tooltip)
+            for order, (label, _, tooltip) in _BUTTONS.items()
+        }
+        self.row = ipywidgets.HBox(list(self.buttons.values()), layout=ipywidgets.Layout(display="none"))
+
+    def offer(self, orders: Mapping[str, Callable[[], None]]) -> None:
+        """Show the buttons, and have each call its order's function."""
+        for order, button in self.buttons.items():
+            button.on_click(lambda _, order=order, act=orders[order]: self._pressed(order, act))
+        self.row.layout.display = None
+
+    def pending(self, orders: Collection[str]) -> None:
+        """Show which orders were given and are not done: their buttons say so, and cannot be pressed."""
+        for order in self.buttons:
+            self._mark(order, given=order in orders)
+
+    def hide(self) -> None:
+        """Take them from every page, for good."""
+        self.row.layout.display = "none"
+
+    def view(self) -> dict[str, Any]:
+        """What a display bundle holds for a front end that has widgets."""
+        return view_of(self.row)
+
+    def _pressed(self, order: str, act: Callable[[], None]) -> None:
+        # at once: the worker may take the order, or the next cell may begin, before anybody looks again
+        self._mark(order, given=True)
+        act()
+
+    def _mark(self, order: str, *, given: bool) -> None:
+        label, busy, _ = _BUTTONS[order]
+        self.buttons[order].description = busy if given else label
+        self.buttons[order].disabled = given
+
+
 class Widgets:
     """The live frame, then the buttons, then plan and data.
 
@@ -26,13 +78,12 @@ class Widgets:
     Parameters
     ----------
     with_buttons : bool
-        Whether there are buttons, which are hidden until somebody listens. They are made with the rest: the classic
-        notebook may show nothing at all if a box is given more children while it is being put on the page.
+        Whether there are buttons. They are made with the rest: the classic notebook may show nothing at all if a box is
+        given more children while it is being put on the page.
 
     Attributes
     ----------
-    buttons : dict
-        By their orders.
+    buttons : Buttons, optional
     """
 
     def __init__(self, *, with_buttons: bool = False) -> None:
@@ -40,42 +91,23 @@ class Widgets:
 
         self._live = ipywidgets.HTML()
         self._details = ipywidgets.HTML()
-        self.buttons: dict[str, Any] = {}
-        if with_buttons:
-            for order, (label, _, tooltip) in _BUTTONS.items():
-                self.buttons[order] = ipywidgets.Button(description=label, tooltip=tooltip)
-        self._row = ipywidgets.HBox(list(self.buttons.values()), layout=ipywidgets.Layout(display="none"))
-        self._box = ipywidgets.VBox([self._live, self._row, self._details])
+        self.buttons = Buttons() if with_buttons else None
+        row = [self.buttons.row] if self.buttons is not None else []
+        self._box = ipywidgets.VBox([self._live, *row, self._details])
 
     def show(self, live: str, details: str) -> None:
         """Put new HTML in place; what is there already is not sent again."""
         self._live.value = live
         self._details.value = details
 
-    def offer(self, orders: Mapping[str, Callable[[], None]]) -> None:
-        """Show the buttons, and have each call its order's function."""
-        for order, button in self.buttons.items():
-            button.on_click(lambda _, act=orders[order]: act())
-        self._row.layout.display = None
-
-    def pending(self, orders: Collection[str]) -> None:
-        """Show which orders were given and not yet taken: their buttons say so, and cannot be pressed."""
-        for order, button in self.buttons.items():
-            label, given, _ = _BUTTONS[order]
-            button.description = given if order in orders else label
-            button.disabled = order in orders
-
     def view(self) -> dict[str, Any]:
-        """What a display bundle holds for a front end that has widgets.
+        """What a display bundle holds for a front end that has widgets."""
+        return view_of(self._box)
 
-        `display(widget, display_id=...)` would lose the id on ipywidgets 7, where a widget displays itself.
-        """
-        return {VIEW: {"version_major": 2, "version_minor": 0, "model_id": self._box.model_id}}
 
-    def close(self) -> None:
-        """Take all of it from the page and from the kernel, so that no state of it is saved."""
-        for widget in (self._box, self._row, self._live, self._details, *self.buttons.values()):
-            for part in (widget.layout, getattr(widget, "style", None), widget):
-                if part is not None:
-                    part.close()
-        self.buttons = {}
+def view_of(widget: Any) -> dict[str, Any]:
+    """The bundle's part that names `widget`.
+
+    `display(widget, display_id=...)` would lose the id on ipywidgets 7, where a widget displays itself.
+    """
+    return {VIEW: {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}}

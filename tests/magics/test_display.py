@@ -18,7 +18,7 @@ from colab_magics.magics.display import Notebook, Nowhere, Output, Panel, Termin
 from colab_magics.panel.moment import Moment
 from colab_magics.panel.parts import Choice
 from colab_magics.panel.state import PanelState
-from colab_magics.panel.widget import VIEW, Widgets
+from colab_magics.panel.widget import VIEW, Buttons
 
 pytestmark = pytest.mark.face
 
@@ -97,6 +97,22 @@ def test_a_frame_moves_on_when_only_the_moment_does() -> None:
     assert [moment.now for _, moment in screen.frames] == [0, 1, 2, 3, 4]
 
 
+def test_a_frame_that_a_person_waits_for_comes_out_of_turn_but_not_within_half_a_second() -> None:
+    screen, clock = ScreenThatRemembers(), ClockThatIsSet()
+    panel = Panel(screen, clock=clock)
+    steps = []
+    for tick in range(1000, 1100):
+        clock.now = 0 if tick == 1000 else tick
+        panel.update(at(tick))
+    for tenth in range(1, 11):
+        clock.now = 1100 + tenth / 10
+        if tenth == 2:
+            panel.hurry()
+        panel.update(at(tenth))
+        steps.append(screen.frames[-1][0].step)
+    assert len(set(steps)) == 2
+
+
 @dataclass
 class PublisherOfAKernel:
     parent_header: dict[str, str]
@@ -158,44 +174,79 @@ def test_plan_and_data_are_an_output_of_their_own_that_moves_only_with_them(show
     assert shown[-1]["display_id"] == details[0]["display_id"]
 
 
-def living_widgets() -> set[str]:
+ORDERS = {"stop": lambda: None, "save": lambda: None}
+PLANNED = replace(at(1), plan=(Choice("precision", "fp32", "no GPU"),))
+
+
+def living_widgets() -> dict[str, Any]:
     """The models that this kernel holds; ipywidgets 8 and 7 keep them in different places."""
     from ipywidgets.widgets import widget
 
-    return set(widget._instances if hasattr(widget, "_instances") else widget.Widget.widgets)
+    return dict(widget._instances if hasattr(widget, "_instances") else widget.Widget.widgets)
 
 
-def test_widgets_give_way_to_plain_output_that_holds_plan_and_data_too(shown: list[dict[str, Any]]) -> None:
+def test_buttons_are_an_output_of_their_own_that_is_empty_at_the_end(shown: list[dict[str, Any]]) -> None:
     pytest.importorskip("ipywidgets")
-    before = living_widgets()
+    screen = Notebook(as_html=True, with_buttons=True)
+    screen.draw(PLANNED, NEVER)
+    screen.offer(ORDERS)
+    screen.draw(replace(PLANNED, step=2), NEVER)
+    views = [message["data"][VIEW]["model_id"] for message in shown if VIEW in message["data"]]
+    (model,) = views
+    assert set(shown[0]["data"]) == {"text/html", "text/plain"}, "what is saved holds a frame at any time"
+    screen.finish(replace(PLANNED, step=3))
+    assert shown[-1]["update"]
+    assert shown[-1]["data"] == {"text/html": "", "text/plain": ""}
+    # a page that was loaded again asks for the model: it is there, and shows nothing
+    assert living_widgets()[model].layout.display == "none"
+
+
+def test_what_is_first_shown_after_another_cell_was_run_belongs_to_the_panels_cell(
+    shown: list[dict[str, Any]], publisher: PublisherOfAKernel
+) -> None:
+    screen = Notebook(as_html=True)
+    screen.draw(at(0), NEVER)
+    publisher.parent_header = {"msg_id": "another cell"}
+    screen.draw(PLANNED, NEVER)
+    assert {message["cell"] for message in shown} == {"the first cell"}
+
+
+def test_widgets_give_way_to_plain_output_and_hold_the_last_frame_for_a_page_that_was_loaded_again(
+    shown: list[dict[str, Any]],
+) -> None:
+    pytest.importorskip("ipywidgets")
     screen = Widget(with_buttons=True)
-    planned = replace(at(1), plan=(Choice("precision", "fp32", "no GPU"),))
-    screen.draw(planned, NEVER)
-    screen.offer({"stop": lambda: None, "save": lambda: None})
-    screen.draw(replace(planned, step=2), NEVER)
+    screen.draw(PLANNED, NEVER)
+    screen.offer(ORDERS)
+    screen.draw(replace(PLANNED, step=2), NEVER)
     assert len(shown) == 1, "frames travel to the widget, not to the output"
     assert set(shown[0]["data"]) == {"text/html", "text/plain", VIEW}
-    screen.finish(replace(planned, step=3))
+    assert "%panel run --panel html" in shown[0]["data"]["text/plain"]
+    assert "Interrupt" not in shown[0]["data"]["text/html"]
+    screen.finish(replace(PLANNED, step=3))
     assert shown[-1]["update"]
     assert set(shown[-1]["data"]) == {"text/html", "text/plain"}
     assert "precision" in shown[-1]["data"]["text/html"]
-    assert living_widgets() == before, "all are closed"
+    live, row, more = living_widgets()[shown[0]["data"][VIEW]["model_id"]].children
+    assert "step 3 of" in live.value
+    assert "precision" in more.value
+    assert row.layout.display == "none"
 
 
-def test_the_buttons_give_their_orders_and_say_which_are_pending() -> None:
+def test_a_pressed_button_says_so_at_once_and_until_its_order_is_done() -> None:
     pytest.importorskip("ipywidgets")
     given: list[str] = []
-    panel = Widgets(with_buttons=True)
-    panel.offer({"stop": lambda: given.append("stop"), "save": lambda: given.append("save")})
-    panel.buttons["save"].click()
-    panel.buttons["stop"].click()
+    row = Buttons()
+    row.offer({"stop": lambda: given.append("stop"), "save": lambda: given.append("save")})
+    save, stop = row.buttons["save"], row.buttons["stop"]
+    save.click()
+    assert (save.disabled, save.description) == (True, "Saving…")
+    stop.click()
     assert given == ["save", "stop"]
-    panel.pending({"save"})
-    assert (panel.buttons["save"].disabled, panel.buttons["stop"].disabled) == (True, False)
-    assert panel.buttons["save"].description == "Saving…"
-    panel.pending(())
-    assert (panel.buttons["save"].disabled, panel.buttons["save"].description) == (False, "Save")
-    panel.close()
+    row.pending({"save"})
+    assert (save.disabled, stop.disabled) == (True, False)
+    row.pending(())
+    assert (save.disabled, save.description) == (False, "Save")
 
 
 class AStream(io.StringIO):
@@ -231,13 +282,23 @@ def test_a_stream_that_is_no_terminal_gets_lines_and_no_carriage_return() -> Non
     assert 3 <= stream.getvalue().count("\n") <= 7
 
 
-def test_auto_is_html_in_a_cell_that_waits_and_widgets_where_the_kernel_is_free(
-    monkeypatch: pytest.MonkeyPatch,
+def test_auto_is_html_which_has_buttons_where_the_kernel_is_free(
+    monkeypatch: pytest.MonkeyPatch, shown: list[dict[str, Any]]
 ) -> None:
     pytest.importorskip("ipywidgets")
-    assert isinstance(screen_for("auto", in_kernel=True), Notebook)
-    assert isinstance(screen_for("auto", in_kernel=True, free=True), Widget)
-    assert isinstance(screen_for("html", in_kernel=True, free=True), Notebook)
+
+    def has_buttons(kind: str, *, free: bool = True) -> bool:
+        screen = screen_for(kind, in_kernel=True, free=free)
+        assert isinstance(screen, Notebook)
+        shown.clear()
+        screen.draw(at(1), NEVER)
+        screen.offer(ORDERS)
+        return any(VIEW in message["data"] for message in shown)
+
+    assert has_buttons("auto")
+    assert not has_buttons("auto", free=False)
+    assert not has_buttons("html")
+    assert not has_buttons("text")
     assert isinstance(screen_for("widget", in_kernel=True), Widget)
     for kind in ("auto", "html", "widget"):
         assert isinstance(screen_for(kind, in_kernel=False, free=True), Terminal)
@@ -245,7 +306,7 @@ def test_auto_is_html_in_a_cell_that_waits_and_widgets_where_the_kernel_is_free(
 
     # on Colab any widget breaks the saved notebook, so that it must be asked for
     monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
-    assert isinstance(screen_for("auto", in_kernel=True, free=True), Notebook)
+    assert not has_buttons("auto")
     assert isinstance(screen_for("widget", in_kernel=True, free=True), Widget)
 
 
