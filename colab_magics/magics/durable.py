@@ -19,7 +19,8 @@ from colab_magics.checkpoints.verify import newest_verified, set_aside
 from colab_magics.errors import ColabMagicsError
 from colab_magics.recipe.rules import holds_a_key
 from colab_magics.run import Run
-from colab_magics.session.detect import on_colab, on_kaggle
+from colab_magics.session.detect import on_colab
+from colab_magics.session.here import this_session
 
 _ON_DRIVE = COLAB_DRIVE / "MyDrive" / FOLDER
 _OFF = ("none", "off")
@@ -101,8 +102,8 @@ def protect(where: str | None, root: Path, say: Said) -> None:
                 f"This run dies with the machine. To keep it, add: replica: {_ON_DRIVE} "
                 "(Drive is then mounted, and asks once)."
             )
-        elif on_kaggle():
-            say("This run dies with the session, unless it ends in a saved version. To keep it, add: replica: hf://…")
+        elif (here := this_session().platform).stays_if:
+            say(f"{here.persistent} outlives the session only if {here.stays_if}. To keep a run, add: replica: hf://…")
         return
     below_drive = "://" not in where and Path(where).is_relative_to(COLAB_DRIVE)
     if where == str(_ON_DRIVE) and on_colab():

@@ -11,8 +11,8 @@ from colab_magics.magics.session_line import BODY, COMMANDS, Line, read
 
 HELP = """\
 %session                     this session: platform, time left, idle limit, memory, disk, what stays, red flags
-  set KEY VALUE              your own word: set limit 10h, set platform kaggle, set idle 60 min, set start 2h,
-                             set drive_limit 12 GB, set kaggle.limit 9h
+  set KEY VALUE              your own word: set left 90 min (from now), set limit 10h (in all), set start 2h,
+                             set platform kaggle, set idle 60 min, set drive_limit 12 GB, set kaggle.limit 9h
   unset KEY                  the table's word again
   setup [--out VAR]          mount Drive where there is one, make checkpoints, logs, outputs, datasets;
                              copies of runs go there; VAR gets the paths

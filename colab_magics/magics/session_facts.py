@@ -14,13 +14,15 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from colab_magics.checkpoints.drive import mounted_drive
-from colab_magics.checkpoints.mounts import is_local, mounts
+from colab_magics.checkpoints.mounts import COLAB_DRIVE, Mount, is_local, mount_of, mounts
 from colab_magics.errors import ColabMagicsError
 from colab_magics.session.flags import Facts, Usage, flags
-from colab_magics.session.here import Session
+from colab_magics.session.here import Session, this_session
 from colab_magics.session.settings import user_file
 from colab_magics.session.table import Table, load_table
 
@@ -39,19 +41,26 @@ print(json.dumps([usage(sys.argv[1]), usage("/")]))
 
 
 class DriveLook:
-    """Looks at a mounted Drive through a child process, and never waits for it unless told to."""
+    """Looks at a mount that may hang through a child process, and never waits for it unless told to.
 
-    def __init__(self, every: float = DRIVE_EVERY, patience: float = _PATIENCE) -> None:
+    Attributes
+    ----------
+    state : str
+        `waiting` until it has answered for the first time, then `mounted`, or `silent` where it does not answer.
+    """
+
+    def __init__(self, name: str = "Drive", every: float = DRIVE_EVERY, patience: float = _PATIENCE) -> None:
         self._every, self._patience = every, patience
         self._child: subprocess.Popen[bytes] | None = None
         self._at = float("-inf")
+        self._name = name
         self.found: Usage | None = None
-        self.silent = False
+        self.state: Literal["waiting", "mounted", "silent"] = "waiting"
 
     def look(self, drive: Path | None, wait: float = 0.0) -> Usage | None:
-        """What the account holds, as far as it is known by now; `wait` that many seconds for the first answer."""
+        """What it holds, as far as it is known by now; `wait` that many seconds for the first answer."""
         if drive is None:
-            self.found, self.silent = None, False
+            self.found, self.state = None, "waiting"
             return None
         now = time.monotonic()
         if self._child is None and now - self._at >= self._every:
@@ -77,19 +86,35 @@ class DriveLook:
                 return False
             child.kill()  # in a call on a dead mount that does not end it, and nobody waits for it
             child.returncode = -9  # or Python looks after it for ever
-            self.found, self.silent = None, True
+            self.found, self.state = None, "silent"
         else:
-            self.found, self.silent = None, False
+            self.found, self.state = None, "mounted"
             with suppress(ValueError, IndexError, TypeError):
                 account, machine = json.loads(child.stdout.read())
                 if account[1] > 0 and account[1] != machine[1]:
-                    self.found = Usage("Drive", *account)
+                    self.found = Usage(self._name, *account)
         child.stdout.close()
         self._child = None
         return True
 
 
 DRIVE = DriveLook()
+
+
+@lru_cache(maxsize=4)
+def storage_look(home: Path) -> DriveLook:
+    """The one that looks at the folder which outlives the session: also a volume of it may be on a network."""
+    return DriveLook(str(home))
+
+
+def _storage(session: Session | None, cwd: Path, among: Sequence[Mount]) -> Path | None:
+    """The folder that outlives the session, where that is neither on Drive nor on the disk of the notebook."""
+    with suppress(ColabMagicsError):  # a mistake in the user's own table: %session tells it
+        home = (session or this_session()).platform.persistent
+        if home is not None and not Path(home).is_relative_to(COLAB_DRIVE):
+            apart = mount_of(Path(home), among) != mount_of(cwd, among) or not is_local(cwd, among)
+            return Path(home) if apart else None
+    return None
 
 
 def facts(
@@ -111,8 +136,10 @@ def facts(
             found = shutil.disk_usage(here)
             disk = Usage(str(here), found.used, found.used + found.free)  # what is reserved is nobody's
     host = host_memory()
+    home = _storage(session, here, among)
+    storage = storage_look(home).look(home, wait) if home is not None else None
     drive = DRIVE.look(mounted_drive(among), wait)
-    return Facts(tuple(memory), Usage("RAM", host.used, host.total), disk, drive, run, session, idle)
+    return Facts(tuple(memory), Usage("RAM", host.used, host.total), disk, storage, drive, run, session, idle)
 
 
 def raised(known: Facts) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from colab_magics.errors import ColabMagicsError, nearest
 
@@ -17,6 +18,8 @@ COMMANDS = {
     "table": "%session table",
 }
 BODY = ("plan",)
+# What a word processor makes of quotes, and what a page of instructions puts around them.
+_QUOTES = "“”„‟‘’‚‛«»`"
 _HELP = ("-h", "-?", "--help", "help")
 
 
@@ -48,6 +51,8 @@ def read(words: Sequence[str]) -> Line:
     ColabMagicsError
         An unknown subcommand or option (the nearest is named), a missing word or one too many.
     """
+    # a comment behind the line, as people write it in a cell
+    words = list(takewhile(lambda word: not word.startswith("#"), words))
     if not words:
         return Line()
     command, *rest = words
@@ -61,7 +66,7 @@ def read(words: Sequence[str]) -> Line:
         case "set":
             return Line(command, _key_and_value(rest))
         case "unset":
-            return Line(command, _exactly(command, rest, 1))
+            return Line(command, _exactly(command, [word.strip(_QUOTES) for word in rest], 1))
         case "setup":
             return _setup(rest)
         case "table":
@@ -72,7 +77,7 @@ def read(words: Sequence[str]) -> Line:
 
 def _key_and_value(rest: Sequence[str]) -> tuple[str, str]:
     """`limit 10h`, `limit 90 min`, `limit=10h` and `limit = 10h` are all meant alike."""
-    key, *value = rest or [""]
+    key, *value = [word.strip(_QUOTES) for word in rest] or [""]
     if "=" in key:
         key, _, first = key.partition("=")
         value = [first, *value] if first else value

@@ -15,7 +15,7 @@ from colab_magics.run import list_runs
 from colab_magics.session.clock import BootClock
 from colab_magics.session.flags import Usage, flags
 from colab_magics.session.here import this_session
-from colab_magics.session.settings import forgotten, user_file
+from colab_magics.session.settings import of_this_life, user_file
 from colab_magics.session.table import load_table
 
 _FOR_DRIVE = 3.0  # seconds for its first answer
@@ -54,10 +54,10 @@ def known_now(root: Path) -> Known:
         table=table,
         facts=found,
         flags=flags(found, table.thresholds, own_thresholds(table)),
-        start_is_set="start" in table.session and not forgotten(table, BootClock()),
+        start_is_set="start" in of_this_life(table, BootClock()),
         since_last=ACTIVITY.since_last(),
         devices=tuple(one.name or f"GPU {one.index}" for one in read),
-        drive=("silent" if DRIVE.silent else "mounted") if mounted else "not mounted",
+        drive=DRIVE.state if mounted else "not mounted",
         cwd=Path.cwd(),
         now=datetime.now().astimezone(),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from colab_magics.session.folders import outlives
 from colab_magics.session.here import this_session
 from colab_magics.session.settings import Change, set_value, unset, user_file
 from colab_magics.session.table import FILE, Platform, load_table
@@ -14,14 +15,18 @@ SPELT |= {"time_limit": "limit", "idle_limit": "idle"}
 
 def change(key: str, text: str) -> str:
     """Have `key` be `text`; what that means from now on."""
-    done = set_value(SPELT.get(key, key), text)
-    until = "until this machine ends" if done.for_this_boot else "for every session"
-    return "\n".join([f"{done.key} = {done.value}, {until}. It stands in {done.path}.", *_consequence(done)])
+    done = set_value(SPELT.get(key.lower(), key), text)
+    stays = outlives(done.path, this_session().platform)
+    until = "for every session" if stays and not done.for_this_boot else "until this machine ends"
+    told = [f"{done.key} = {done.value}, {until}. It stands in {done.path}.", *_consequence(done)]
+    if not stays and not done.for_this_boot:
+        told.append("That file is on a disk that dies with the machine: keep this line in the notebook.")
+    return "\n".join(told)
 
 
 def undo(key: str) -> str:
     """Have `key` be the table's own again."""
-    done = unset(SPELT.get(key, key))
+    done = unset(SPELT.get(key.lower(), key))
     return f"{done.key} is not set any more: what the table or the machine says counts again."
 
 
@@ -34,8 +39,10 @@ def _consequence(done: Change) -> list[str]:
     if here.limit is None:
         return [f"{here.platform.title}, {said(here.age)} old, without a limit."]
     if here.left is None or here.left <= 0:
-        past = "and is past it: a run that trains now stops after its step" if here.limit_from == "set" else "long past"
-        return [f"This session is {said(here.age)} old, {past}."]
+        if here.limit_from == "passed":
+            return [f"This session is {said(here.age)} old, past the usual {said(here.limit)}: it may end at any time."]
+        told = f"This session is {said(here.age)} old, and past its limit: a run that trains now stops after its step."
+        return [f"{told} %session unset {here.limit_key} takes that back."]
     return [f"This session is {said(here.age)} old and lives for {said(here.left)} more."]
 
 

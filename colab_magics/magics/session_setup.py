@@ -61,7 +61,7 @@ def setup(root: Path, configured: str, *, mount: Callable[[str, str], None] = mo
     cwd = Path.cwd()
     paths = layout(here.platform, cwd)
     _be_there(here, paths, mount)
-    _make(paths)
+    _make(here, paths, cwd)
     replica = configured or ("" if _same_disk(paths.checkpoints, root) else str(paths.checkpoints))
     return Done(paths, replica, _told(here, paths, replica, root, cwd))
 
@@ -90,12 +90,24 @@ def _be_there(here: Session, paths: Paths, mount: Callable[[str, str], None]) ->
         f"Drive was not mounted, and {paths.root} is on it.",
         "Run the cell again and allow it, or train without: the runs then die with the machine.",
     )
+    if not any(one.is_drive for one in mounts()):  # or the folders would be made on the machine's own disk
+        raise ColabMagicsError(
+            f"Drive was not mounted, and {paths.root} is on it.",
+            "Colab says that it is, but there is no such mount.",
+            "Run the cell again; if that changes nothing, restart the session (Runtime, Disconnect).",
+        )
 
 
-def _make(paths: Paths) -> None:
+def _make(here: Session, paths: Paths, cwd: Path) -> None:
     folders = list(paths.folders.values())
+    todo = (
+        "Start the notebook in a folder that you may write to."
+        if paths.root == cwd
+        else f"Make room there, have it mounted for writing, or name another folder: "
+        f"%session set {here.platform.key}.persistent FOLDER."
+    )
     if not is_local(paths.root, mounts()):
-        _make_by_a_child(folders, paths.root)
+        _make_by_a_child(folders, paths.root, todo)
         return
     try:
         for folder in folders:
@@ -104,11 +116,11 @@ def _make(paths: Paths) -> None:
         raise ColabMagicsError(
             f"The folders in {paths.root} were not made.",
             f"{error.filename}: {error.strerror or error}.",
-            "Start the notebook in a folder that you may write to.",
+            todo,
         ) from None
 
 
-def _make_by_a_child(folders: list[Path], root: Path) -> None:
+def _make_by_a_child(folders: list[Path], root: Path, todo: str) -> None:
     """As a call on a mount may hang for ever, it is not the kernel that makes it."""
     child = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", _MAKE, *map(str, folders)],
@@ -132,9 +144,7 @@ def _make_by_a_child(folders: list[Path], root: Path) -> None:
         ) from None
     if child.returncode != 0:
         last = said.decode(errors="replace").strip().rpartition("\n")[2]
-        raise ColabMagicsError(
-            f"The folders in {root} were not made.", last, "Make room there, or check who may write to it."
-        )
+        raise ColabMagicsError(f"The folders in {root} were not made.", last, todo)
 
 
 def _same_disk(one: Path, other: Path) -> bool:
@@ -156,5 +166,6 @@ def _told(here: Session, paths: Paths, replica: str, root: Path, cwd: Path) -> s
 def _no_copy(here: Session, root: Path) -> str:
     home = here.platform.persistent
     if home is not None and root.is_relative_to(home):
-        return f"nowhere: {home} stays by itself; replica: in a recipe names a place elsewhere"
+        stays = f"only if {here.platform.stays_if}" if here.platform.stays_if else "by itself"
+        return f"nowhere: {home} stays {stays}; replica: in a recipe names a place elsewhere"
     return "nowhere; replica: in a recipe names a place"

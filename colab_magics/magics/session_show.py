@@ -49,7 +49,7 @@ class Known:
     devices : tuple of str
         The GPUs' names, as their driver has them.
     drive : str
-        `mounted`, `not mounted`, or `silent`: it does not answer.
+        `mounted`, `not mounted`, `waiting`: it has not answered yet, or `silent`: it does not answer.
     now : datetime
         The time of day, with its offset.
     """
@@ -94,19 +94,29 @@ def _time(known: Known) -> Iterator[Row]:
         sure = "as you set it" if known.start_is_set else "when this machine was started"
         yield "running for", said(here.age), f"since {_moment(since, known.now)}, {sure}"
     if here.limit is None:
-        yield "time limit", "none is known", "" if here.platform.key == "plain" else _estimate(here.platform)
+        yield "time limit", "none" if here.limit_from == "set" else "none is known", _as_set(here)
     elif here.limit_from == "passed":
         yield "time limit", f"{said(here.limit)}, and it is past", "that was an estimate; it may end at any time"
+    elif here.left == 0 and here.age is not None and here.limit_from == "set":
+        since = known.now - timedelta(seconds=here.age - here.limit)
+        yield (
+            "time limit",
+            f"past since {_moment(since, known.now)}",
+            f"{_as_set(here)}; a run stops after its first step. %session unset {here.limit_key} forgets it",
+        )
     else:
-        sure = "as you set it" if here.limit_from == "set" else _how_sure(here.platform, "limit")
-        yield "time limit", said(here.limit), sure
-    if here.left is not None:
+        yield "time limit", said(here.limit), _as_set(here) or _how_sure(here.platform, "limit")
+    if here.left:
         end = known.now + timedelta(seconds=here.left)
         yield (
             "left",
             said(here.left),
             f"until about {_moment(end, known.now)}; a run saves 15 min and stops 5 min before",
         )
+
+
+def _as_set(here: Session) -> str:
+    return "as you set it" if here.limit_from == "set" else ""
 
 
 def _activity(known: Known) -> Iterator[Row]:
@@ -148,12 +158,18 @@ def _storage(known: Known) -> Iterator[Row]:
         where = "this machine's disk" if platform.key == "plain" else "none"
         yield "what stays", where, "" if platform.key == "plain" else "name a replica: s3://…, gs://…, hf://…"
     elif Path(platform.persistent).is_relative_to(DRIVE):
-        told = {"mounted": "", "silent": "it does not answer"}.get(
-            known.drive, "not mounted: %session setup asks for it"
-        )
+        told = {
+            "mounted": "",
+            "waiting": "Drive is mounted, and has not answered yet",
+            "silent": "Drive is mounted, and does not answer",
+        }.get(known.drive, "not mounted: %session setup asks for it")
         yield "what stays", str(paths.root), told
     else:
-        yield "what stays", platform.persistent, "" if paths.root == known.cwd else f"our folders in {paths.root}"
+        only = f"only if {platform.stays_if}" if platform.stays_if else ""
+        ours = "" if paths.root == known.cwd else f"our folders in {paths.root}"
+        yield "what stays", platform.persistent, "; ".join(filter(None, (only, ours)))
+    if known.facts.storage is not None:
+        yield "storage", f"{_gb(known.facts.storage)} used", f"of {known.facts.storage.name}"
     if known.facts.drive is not None:
         yield "Drive", f"{_gb(known.facts.drive)} used", "of the account, trash included"
 
@@ -257,8 +273,8 @@ def _usual(table: int | None, total: float) -> str:
 
 
 def _moment(moment: datetime, now: datetime) -> str:
-    """A time of day; with its date where that is not today's."""
-    return moment.strftime("%H:%M" if moment.date() == now.date() else "%Y-%m-%d %H:%M")
+    """A time of day with its zone, for the reader's clock may be another; with its date where that is not today's."""
+    return moment.strftime("%H:%M %Z" if moment.date() == now.date() else "%Y-%m-%d %H:%M %Z")
 
 
 def _gib(usage: Usage) -> str:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Hashable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -65,3 +66,9 @@ class BootClock:
             return int(stat.rpartition(")")[2].split()[19])
         except (OSError, ValueError, IndexError):
             return 0  # hidden from us: the boot is an upper bound too
+
+
+@lru_cache(maxsize=16)
+def on_boot_clock(moment: datetime, clock: Clock) -> float:
+    """A moment of the wall clock on the clock that does not jump; asked once, so that a later jump changes nothing."""
+    return clock.now() + (moment - clock.wall()).total_seconds()

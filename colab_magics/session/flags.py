@@ -38,8 +38,9 @@ class Facts:
     ----------
     memory : tuple of Usage
         The GPUs'.
-    ram, disk, drive : Usage, optional
-        `drive` is the account's, as the mount tells it.
+    ram, disk, storage, drive : Usage, optional
+        `storage` is that of the folder that outlives the session, where that is another disk; `drive` is the
+        account's, as the mount tells it.
     run : tuple of (str, float), optional
         The living run's name, and for how many seconds its worker has been at it.
     session : Session, optional
@@ -50,6 +51,7 @@ class Facts:
     memory: tuple[Usage, ...] = ()
     ram: Usage | None = None
     disk: Usage | None = None
+    storage: Usage | None = None
     drive: Usage | None = None
     run: tuple[str, float] | None = None
     session: Session | None = None
@@ -84,7 +86,8 @@ def flags(facts: Facts, thresholds: Mapping[str, float], own: frozenset[str] = f
         for found in (
             _time(facts, thresholds),
             _memory(facts, thresholds),
-            _disk(facts, thresholds),
+            _disk(facts.disk, thresholds, "%checkpoint prune deletes checkpoints that are not needed."),
+            _disk(facts.storage, thresholds, "A full one takes no more copies; save_total_limit keeps fewer."),
             _drive(facts, thresholds, "drive" in own),
             _run(facts, thresholds),
         )
@@ -98,7 +101,19 @@ def _time(facts: Facts, thresholds: Mapping[str, float]) -> Iterator[Flag]:
         return
     least = thresholds.get("left", 0.0)
     left = here.left
-    if left is not None and left < least:
+    if here.limit_from == "passed" and here.limit is not None and here.age is not None:
+        yield Flag(
+            "left",
+            f"This session is {said(here.age)} old, past the usual {said(here.limit)}: it may end at any time.",
+            "What is not copied elsewhere by then is lost with it.",
+        )
+    elif left == 0 and here.limit_from == "set" and here.limit is not None and here.age is not None:
+        yield Flag(
+            "left",
+            f"The limit that you set passed {said(here.age - here.limit)} ago: a run stops after its first step.",
+            f"%session unset {here.limit_key} forgets it; %session set left 2h sets another.",
+        )
+    elif left is not None and left < least:
         kind = "as you set it" if here.limit_from == "set" else "by an estimate"
         yield Flag(
             "left",
@@ -140,13 +155,9 @@ def _memory(facts: Facts, thresholds: Mapping[str, float]) -> Iterator[Flag]:
         )
 
 
-def _disk(facts: Facts, thresholds: Mapping[str, float]) -> Iterator[Flag]:
-    if facts.disk is not None and _over(facts.disk, thresholds.get("disk")):
-        yield Flag(
-            "disk",
-            f"The disk of {facts.disk.name}: {_gb(facts.disk.used)} of {_gb(facts.disk.total)} GB are used.",
-            "%checkpoint prune deletes checkpoints that are not needed.",
-        )
+def _disk(disk: Usage | None, thresholds: Mapping[str, float], todo: str) -> Iterator[Flag]:
+    if disk is not None and _over(disk, thresholds.get("disk")):
+        yield Flag("disk", f"The disk of {disk.name}: {_gb(disk.used)} of {_gb(disk.total)} GB are used.", todo)
 
 
 def _drive(facts: Facts, thresholds: Mapping[str, float], own: bool) -> Iterator[Flag]:

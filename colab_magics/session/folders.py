@@ -75,6 +75,13 @@ def layout(platform: Platform, cwd: Path) -> Paths:
     return Paths(root, root / "checkpoints", root / "logs", root / "outputs", root / "datasets")
 
 
+def outlives(path: Path, platform: Platform) -> bool:
+    """Whether a file at `path` is still there in the next session."""
+    if platform.persistent is None:
+        return platform.key in ("plain", "colab-local")  # the machine is the user's
+    return path.is_relative_to(platform.persistent)
+
+
 # By what a platform's key begins with. Where each has said so: docs/session.md.
 _SHARED: dict[str, tuple[Searched, ...]] = {
     "colab": (Searched(Path("/content"), "Colab's /content"),),

@@ -7,14 +7,14 @@ import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 from colab_magics.errors import ColabMagicsError, nearest
-from colab_magics.session.clock import BootClock, Clock
+from colab_magics.session.clock import BootClock, Clock, on_boot_clock
 from colab_magics.session.detect import VARIABLE, detect
-from colab_magics.session.settings import forgotten, user_file
+from colab_magics.session.lines import Lines
+from colab_magics.session.settings import began, of_this_life, user_file
 from colab_magics.session.table import Platform, Table, load_table
 
 _CLOCK = BootClock()
@@ -36,6 +36,8 @@ class Session:
         Its longest life; None where there is none, or none is known.
     limit_from : str
         `table` (an estimate), `set` (by the user), or `passed` (the age is beyond the table's, which was wrong).
+    limit_key : str
+        By which key the user has set it: `limit`, `kaggle.limit`.
     """
 
     platform: Platform
@@ -43,6 +45,7 @@ class Session:
     age: float | None = None
     limit: float | None = None
     limit_from: Literal["table", "set", "passed"] = "table"
+    limit_key: str = "limit"
 
     @property
     def left(self) -> float | None:
@@ -75,24 +78,26 @@ def this_session(
     """
     path = user_file(environ)
     table = load_table(path)
-    own = {} if forgotten(table, clock) else table.session
+    own = of_this_life(table, clock)
     chosen = table.session.get("platform")
     key, evidence = (chosen, f"set in {path}") if chosen else detect(environ, modules, files)
-    platform = table.platforms.get(key)
+    platform = table.platforms.get(key) or table.platforms.get(key.lower())
     if platform is None:
         raise _unknown(key, table)
     if "idle" in table.session:
         platform = replace(platform, idle=table.session["idle"])
-    now = clock.now()
-    began = _on_boot_clock(own["start"], clock) if "start" in own else clock.started()
-    age = max(0.0, now - began)
+    age = clock.now() - began(own, clock)
+    if age < 0 and "boot" not in own:  # what `set` wrote was true when it was written: a clock has jumped since
+        raise _to_come(path, own["start"], clock)
     limit = own.get("limit")
     if isinstance(limit, datetime):
-        limit = _on_boot_clock(limit, clock) - began
+        limit = on_boot_clock(limit, clock) - began(own, clock)
+    age = max(0.0, age)
     if "limit" in own:
         return Session(platform, evidence, age, limit, "set")
-    if ("platforms", key, "limit") in table.own:
-        return Session(platform, evidence, age, platform.limit, "set")
+    for row in filter(None, (platform.key, platform.follows)):
+        if ("platforms", row, "limit") in table.own:
+            return Session(platform, evidence, age, platform.limit, "set", f"{row}.limit")
     passed = platform.limit is not None and age > platform.limit
     return Session(platform, evidence, age, platform.limit, "passed" if passed else "table")
 
@@ -105,10 +110,18 @@ def for_worker() -> dict[str, str]:
     return {VARIABLE: this_session().platform.key}
 
 
-@lru_cache(maxsize=16)
-def _on_boot_clock(moment: datetime, clock: Clock) -> float:
-    """A moment of the wall clock on the clock that does not jump; asked once, so that a later jump changes nothing."""
-    return clock.now() + (moment - clock.wall()).total_seconds()
+def _to_come(path: Path, start: datetime, clock: Clock) -> ColabMagicsError:
+    """That a start, as a person wrote it into the file, is no start."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    return Lines(str(path), text).wrong(
+        ("session", "start"),
+        f"start = {start.isoformat()} is to come.",
+        f"It stands in {path}; here it is {clock.wall().isoformat(timespec='minutes')}.",
+        "Write when the session was started, with the offset where your clock is another: 2026-11-20T10:00+01:00.",
+    )
 
 
 def _unknown(key: str, table: Table) -> ColabMagicsError:

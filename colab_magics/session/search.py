@@ -38,10 +38,15 @@ def find(text: str, places: Sequence[Searched], *, timeout: float = TIMEOUT) -> 
     ColabMagicsError
         One place holds several such files.
     """
-    silent = []
+    silent: list[str] = []
+    dead: set[tuple[str, ...]] = set()
     for place in places:
+        if place.may_hang and _mount(place) in dead:  # each would take all the time that a call is given
+            silent.append(f"{place.folder} (not asked: on the same mount)")
+            continue
         found = _asked(text, place, timeout) if place.may_hang else below(text, place.folder, place.deep)
         if found is None:
+            dead.add(_mount(place))
             silent.append(f"{place.folder} (it does not answer)")
         elif len(found) > 1:
             raise ColabMagicsError(
@@ -56,6 +61,11 @@ def find(text: str, places: Sequence[Searched], *, timeout: float = TIMEOUT) -> 
         else:
             silent.append(str(place.folder))
     return None, ", ".join(silent)
+
+
+def _mount(place: Searched) -> tuple[str, ...]:
+    """What hangs as one: networks are mounted at /content/drive, /teamspace/s3_folders, /datasets."""
+    return place.folder.parts[:3]
 
 
 def below(text: str, folder: Path, deep: int) -> list[Path]:

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from colab_magics.errors import ColabMagicsError, nearest
 from colab_magics.session import lines, table, times
-from colab_magics.session.clock import BootClock, Clock
+from colab_magics.session.clock import BootClock, Clock, on_boot_clock
 from colab_magics.session.editing import with_value, without
 from colab_magics.session.lines import Keys, Kind, Lines
 from colab_magics.session.table import Table, load_table, merged
+from colab_magics.session.times import dated
 
 VARIABLE = "COLAB_MAGICS_SESSION"
 # These are of one machine's life, and are forgotten with it.
 OF_THIS_BOOT = ("limit", "start")
+# How a limit is called that is told from now on; the file holds it as the date of the end.
+LEFT = "left"
+_TIMES = (lines.TIME, lines.TIME_OR_END, lines.START)
+# A number alone counts seconds; nobody who writes `limit 10` means ten of them.
+_FEW = re.compile(r"[0-5]?[0-9](\.[0-9]+)?")
 
 
 def user_file(environ: Mapping[str, str] = os.environ) -> Path:
@@ -54,33 +61,42 @@ def set_value(key: str, text: str, *, environ: Mapping[str, str] = os.environ, c
     Parameters
     ----------
     key : str
-        `limit`, `idle`, `start`, `platform` for this session; `kaggle.limit`, `colab-pro.units.T4`, `T4.memory`,
-        `thresholds.drive` for the table.
+        `limit`, `left`, `idle`, `start`, `platform` for this session; `kaggle.limit`, `colab-pro.units.T4`,
+        `T4.memory`, `thresholds.drive` for the table. Upper and lower case are alike.
 
     Raises
     ------
     ColabMagicsError
-        There is no such key (the nearest is named), the text is no value for it, or the file is broken already.
+        There is no such key (the nearest is named), the text is no value for it, it would end this session at once,
+        or the file is broken already.
     """
     clock = clock or BootClock()
     path = user_file(environ)
     current = load_table(path)
     keys, kind = resolve(key, current)
-    value = _written(text, kind)
-    if keys[0] == "session" and keys[1] in OF_THIS_BOOT:
-        value = _told_by_this_clock(keys[1], text, clock)
+    of_boot = keys[0] == "session" and keys[1] in OF_THIS_BOOT
+    held = of_this_life(current, clock)
+    if kind in _TIMES and _FEW.fullmatch(text.strip()):
+        few = text.strip()
+        raise ColabMagicsError(
+            f"{key} {few} would be {few} seconds.", "Nothing was changed.", f"Write {few}h or {few}min."
+        )
+    value = _told_by_this_clock(key, keys[1], text, held, clock) if of_boot else _written(text, kind)
+    if keys == ("session", "platform"):
+        value = _as_spelt(value, current.platforms)
     try:
         read = kind.read(value)
     except (ValueError, OverflowError):
-        raise ColabMagicsError(f"{key} {text} is no {kind.noun}.", "Nothing was changed.", kind.shape) from None
+        shape = dated(text, clock.wall(), past=kind is lines.START) if kind in _TIMES[1:] else ""
+        raise ColabMagicsError(
+            f"{key} {text} is no {kind.noun}.", "Nothing was changed.", shape or kind.shape
+        ) from None
     if keys == ("session", "platform") and read not in current.platforms:
         raise _no_such("platform", read, current.platforms)
     changes: list[tuple[Keys, Any]] = [(keys, value)]
-    of_boot = keys[0] == "session" and keys[1] in OF_THIS_BOOT
     before = _text(path)
     if of_boot:
-        if forgotten(current, clock):
-            before = without(before, [("session", one) for one in OF_THIS_BOOT])
+        before = without(before, [("session", one) for one in OF_THIS_BOOT if one not in held])
         changes.append((("session", "boot"), clock.boot()))
     after = before
     for at, one in changes:
@@ -116,15 +132,30 @@ def unset(key: str, *, environ: Mapping[str, str] = os.environ) -> Change:
     return Change(path, ".".join(keys), None)
 
 
-def forgotten(current: Table, clock: Clock) -> bool:
-    """Whether what was set for one boot was set in another. What a person wrote into the file himself has no boot."""
+def of_this_life(current: Table, clock: Clock) -> dict[str, Any]:
+    """What the file says of this session, less what was said in another boot.
+
+    What `set` wrote has its boot beside it. What a person wrote himself has none: of that a date before this boot is
+    of another, and all else counts.
+    """
     boot = current.session.get("boot")
-    return boot is not None and boot != clock.boot()
+    if boot is not None:
+        gone: tuple[str, ...] = () if boot == clock.boot() else OF_THIS_BOOT
+    else:
+        dates = {key: one for key in OF_THIS_BOOT if isinstance(one := current.session.get(key), datetime)}
+        gone = tuple(key for key, one in dates.items() if on_boot_clock(one, clock) <= clock.started())
+    return {key: value for key, value in current.session.items() if key not in gone}
+
+
+def began(held: Mapping[str, Any], clock: Clock) -> float:
+    """When this session was started, on the boot clock: as the user says (`of_this_life`), else with the machine."""
+    return on_boot_clock(held["start"], clock) if "start" in held else clock.started()
 
 
 def keys_of(current: Table) -> Iterator[str]:
     """Every key that can be set, as a person writes it."""
     yield from (key for key in table.SESSION if key != "boot")
+    yield LEFT
     yield from (f"thresholds.{key}" for key in table.THRESHOLDS)
     for name, platform in current.platforms.items():
         yield from (f"{name}.{key}" for key, kind in table.PLATFORM.items() if kind is not lines.TEXTS)
@@ -140,12 +171,13 @@ def resolve(key: str, current: Table) -> tuple[Keys, Kind]:
     ColabMagicsError
         There is no such key; the nearest is named.
     """
-    words = tuple(key.strip().split("."))
+    words = tuple(_as_spelt(word, _all_words(current)) for word in key.strip().split("."))
     if words[0] in ("session", "platforms", "accelerators") and len(words) > 1:
         words = words[1:]
     if len(words) == 1:
-        if words[0] in table.SESSION and words[0] != "boot":
-            return ("session", words[0]), table.SESSION[words[0]]
+        name = "limit" if words[0] == LEFT else words[0]
+        if name in table.SESSION and name != "boot":
+            return ("session", name), table.SESSION[name]
         raise _no_such("key", key, keys_of(current), "It is like limit, kaggle.limit, or thresholds.drive.")
     section: Keys
     kinds: Mapping[str, Kind]
@@ -173,15 +205,41 @@ def resolve(key: str, current: Table) -> tuple[Keys, Kind]:
     raise ColabMagicsError(f"{key} holds more than one value.", "There is one for each.", f"Write {key}.{below[0]}.")
 
 
-def _told_by_this_clock(key: str, text: str, clock: Clock) -> str:
+def _all_words(current: Table) -> Iterator[str]:
+    """All words of which keys are made."""
+    yield from ("session", "platforms", "accelerators", "thresholds", LEFT, *table.PRECISIONS)
+    yield from (*current.platforms, *current.accelerators)
+    for kinds in (table.SESSION, table.THRESHOLDS, table.PLATFORM, table.BY_ACCELERATOR, table.ACCELERATOR):
+        yield from kinds
+    yield from table.BY_PRECISION
+
+
+def _as_spelt(word: str, among: Iterable[str]) -> str:
+    """The one of `among` that is `word` but for upper and lower case, else `word`."""
+    folded = word.strip().lower()
+    return next((one for one in among if one.lower() == folded), word)
+
+
+def _told_by_this_clock(asked: str, key: str, text: str, held: Mapping[str, Any], clock: Clock) -> str:
     """A limit or a start as the file holds it: what is true only now, and a date without an offset, are made dates."""
     text = text.strip()
     moment = times.moment_of(text)
     if key == "limit":
+        lasts = times.seconds_of(text)
+        if lasts is not None and asked.lower().endswith(LEFT):
+            moment = clock.wall() + timedelta(seconds=lasts)
+        elif lasts is not None and lasts <= (age := clock.now() - began(held, clock)):
+            raise ColabMagicsError(
+                f"{text} in all is past.",
+                f"A limit counts from the session's start, and this one is {times.said(age)} old.",
+                f"Until {text} from now: %session set left {text.replace(' ', '')}.",
+            )
         if moment is None:
             return text
         if moment <= clock.wall():
-            raise _by_another_clock(f"limit {text} is past.", clock, "Or how long the session lives in all: 12h.")
+            raise _by_another_clock(
+                f"limit {text} is past.", clock, "Or how long it lives from now on: %session set left 2h."
+            )
         return moment.isoformat(timespec="seconds")
     ago = times.seconds_of(text)
     if ago is not None:

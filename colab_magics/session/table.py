@@ -71,6 +71,10 @@ class Platform:
         Dollars a month that the plan costs, whatever is used, and the compute units that come with it.
     persistent : str, optional
         The folder that outlives the session.
+    stays_if : str, optional
+        On what that depends, as in "only if …"; None where it stays by itself.
+    follows : str, optional
+        The platform whose limit and weekly time, where the user has set them, count here too.
     certain : tuple of str
         The facts that the platform itself publishes, or the user has set; all others are estimates.
     sources : tuple of str
@@ -96,6 +100,8 @@ class Platform:
     monthly: float | None = None
     monthly_units: float | None = None
     persistent: str | None = None
+    stays_if: str | None = None
+    follows: str | None = None
     certain: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -140,6 +146,8 @@ PLATFORM: dict[str, Kind] = {
     "monthly": lines.NUMBER,
     "monthly_units": lines.NUMBER,
     "persistent": lines.TEXT,
+    "stays_if": lines.TEXT,
+    "follows": lines.TEXT,
     "certain": lines.TEXTS,
     "sources": lines.TEXTS,
     "notes": lines.TEXTS,
@@ -251,6 +259,7 @@ def merged(base: Table, file: Lines) -> Table:
         set_here = tuple(values) if base.platforms else ()
         laid = replace(new, **_laid_over(new, values))
         platforms[key] = replace(laid, certain=(*laid.certain, *set_here))
+    _follow(file, platforms)
     thresholds = {**base.thresholds, **_section(file, "thresholds", THRESHOLDS)}
     session = _section(file, "session", SESSION)
     sources = file.values.get("sources", {}).items()
@@ -267,6 +276,20 @@ def merged(base: Table, file: Lines) -> Table:
         session=session,
         own=frozenset(_paths(given)),
     )
+
+
+def _follow(file: Lines, platforms: dict[str, Platform]) -> None:
+    """Have what the file says of one platform count for those that follow it, unless it says another thing of them."""
+    said = file.values.get("platforms", {})
+    for key, platform in platforms.items():
+        if platform.follows is None:
+            continue
+        leader = platforms.get(platform.follows)
+        if leader is None:
+            raise _unknown(file, ("platforms", key, "follows"), "platform", platforms, named=platform.follows)
+        names = [one for one in ("limit", "weekly") if one in said.get(leader.key, {}) and one not in said.get(key, {})]
+        values = {one: getattr(leader, one) for one in names}
+        platforms[key] = replace(platform, **values, certain=(*platform.certain, *names))
 
 
 def _tables(file: Lines, path: Keys) -> list[tuple[str, dict[str, Any]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from colab_magics.errors import ColabMagicsError
 
@@ -16,6 +16,7 @@ _DURATION = re.compile(
     re.ASCII,
 )
 _BARE = re.compile(_NUMBER, re.ASCII)
+_TIME_OF_DAY = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", re.ASCII)
 _SECONDS = {"d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 LONGEST = 1000 * 86_400.0  # what is longer was meant otherwise
 
@@ -47,6 +48,19 @@ def moment_of(text: str) -> datetime | None:
         return datetime.fromisoformat(text).astimezone()
     except (ValueError, OverflowError, OSError):
         return None
+
+
+def dated(text: str, now: datetime, *, past: bool = False) -> str:
+    """How to write a time of day (`22:00`): with the date of the next one, or the last; empty for any other text."""
+    found = _TIME_OF_DAY.fullmatch(text.strip())
+    if found is None:
+        return ""
+    moment = now.replace(hour=int(found[1]), minute=int(found[2]), second=0, microsecond=0)
+    if past and moment > now:
+        moment -= timedelta(days=1)
+    elif not past and moment <= now:
+        moment += timedelta(days=1)
+    return f"For {text.strip()} write {moment:%Y-%m-%dT%H:%M}."
 
 
 def duration(text: str, what: str) -> float:
@@ -85,11 +99,13 @@ def end(text: str, what: str, now: datetime | None = None) -> float:
     if total is not None:
         return total
     moment = moment_of(text)
+    now = now or datetime.now().astimezone()
     if moment is None:
         raise ColabMagicsError(
-            f"{what} {text} is no time.", "It is how long this machine still lives, or when it ends.", AS_END
+            f"{what} {text} is no time.",
+            "It is how long this machine still lives, or when it ends.",
+            dated(text, now) or AS_END,
         )
-    now = now or datetime.now().astimezone()
     left = (moment - now).total_seconds()
     if left <= 0:
         raise ColabMagicsError(

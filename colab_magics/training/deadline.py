@@ -13,6 +13,7 @@ from colab_magics.errors import ColabMagicsError
 from colab_magics.session.budget import SAVE_BEFORE, STOP_BEFORE
 from colab_magics.session.clock import BootClock, Clock
 from colab_magics.session.here import Session, this_session
+from colab_magics.session.settings import user_file
 
 _CLOCK = BootClock()
 _BETWEEN_LOOKS = 1.0  # seconds: a step may take a thousandth of it
@@ -92,17 +93,21 @@ class Deadline:
         if left is None or left > SAVE_BEFORE:
             return None
         when = "after its first step" if left <= STOP_BEFORE else f"in about {(left - STOP_BEFORE) / 60:.0f} min"
-        said = f"This session ends in about {left / 60:.0f} min{self._by()}. The training will be stopped {when}"
+        ends = f"ends in about {left / 60:.0f} min" if left > 0 else "is past its limit"
+        said = f"This session {ends}{self._by()}. The training will be stopped {when}"
         return f"{said}, in good order. {self.advice()}".rstrip()
 
     def advice(self) -> str:
-        """What to do where the end was only believed to be near; empty where the user himself has said when it is."""
-        if self.origin != "table" or self._known is None or self._known.limit is None:
+        """What to do where the end is not near; empty where the line itself has said when it is."""
+        here = self._known
+        if self._given or here is None or here.limit is None:
             return ""
-        return f"If yours lives longer: %session set limit {2 * self._known.limit / 3600:g}h."
+        if here.limit_from == "set":  # perhaps long ago, or by another hand
+            return f"{user_file()} says so; %session unset {here.limit_key} forgets it."
+        return f"If yours lives longer: %session set limit {2 * here.limit / 3600:g}h."
 
     def _by(self) -> str:
-        if self.origin != "table" or self._known is None or self._known.limit is None:
+        here = self._known
+        if self._given or here is None or here.limit is None or here.limit_from == "set":
             return ""
-        platform = self._known.platform
-        return f" ({platform.title}: {self._known.limit / 3600:.4g} h, an estimate as of {platform.as_of})"
+        return f" ({here.platform.title}: {here.limit / 3600:.4g} h, an estimate as of {here.platform.as_of})"

@@ -92,9 +92,9 @@ def shown(key: str, **changes: Any) -> dict[str, str]:
 
 def test_time_is_told_with_what_it_rests_on() -> None:
     told = shown("colab-free")
-    assert told["running for"] == "3 h since 11:05, when this machine was started"
+    assert told["running for"] == "3 h since 11:05 UTC, when this machine was started"
     assert told["time limit"] == "12 h estimate, as of 2026-10-01"
-    assert told["left"] == "9 h until about 23:05; a run saves 15 min and stops 5 min before"
+    assert told["left"] == "9 h until about 23:05 UTC; a run saves 15 min and stops 5 min before"
     assert told["idle limit"] == "90 min estimate, as of 2026-10-01"
     assert told["activity is"] == "A running cell, or what you do in the open page."
     assert told["last cell"] == "12 min ago before this one, in this kernel"
@@ -105,7 +105,17 @@ def test_a_limit_that_you_set_is_no_estimate_and_one_that_is_past_is_believed_no
     outlived = shown("colab-free", age=13 * HOUR, limit_from="passed")
     assert outlived["time limit"] == "12 h, and it is past that was an estimate; it may end at any time"
     assert "left" not in outlived
-    assert shown("plain")["time limit"] == "none is known"
+    assert "may end at any time" in text(known("colab-free", age=13 * HOUR, limit_from="passed")).splitlines()[1]
+    assert shown("plain")["time limit"] == shown("runpod")["time limit"] == "none is known"
+
+
+def test_a_limit_of_yours_that_is_past_is_told_with_since_when_and_how_it_is_forgotten() -> None:
+    for age, limit in ((5 * HOUR, 4 * HOUR), (HOUR, 0.0)):
+        told = shown("colab-free", age=age, limit=limit, limit_from="set")
+        assert told["time limit"] == (
+            "past since 13:05 UTC as you set it; a run stops after its first step. %session unset limit forgets it"
+        )
+        assert "left" not in told
 
 
 def test_what_the_platform_itself_publishes_is_no_estimate() -> None:
@@ -125,7 +135,12 @@ def test_the_machine_and_what_stays() -> None:
     assert told["Drive"] == "4.0 of 15.0 GB used of the account, trash included"
     assert "%session setup" in shown("colab-free", drive="not mounted")["what stays"]
     assert "does not answer" in shown("colab-free", drive="silent")["what stays"]
-    assert shown("kaggle", cwd=Path("/kaggle/working"))["what stays"] == "/kaggle/working"
+    assert "has not answered yet" in shown("colab-free", drive="waiting")["what stays"]
+    assert shown("kaggle", cwd=Path("/kaggle/working"))["what stays"].startswith(
+        "/kaggle/working only if Persistence is on"
+    )
+    volume = replace(FACTS, storage=Usage("/storage", 4.5 * GB, 5 * GB))
+    assert shown("paperspace", facts=volume)["storage"] == "4.5 of 5.0 GB used of /storage"
     assert shown("paperspace", cwd=Path("/notebooks"))["what stays"] == "/storage our folders in /storage/colab_magics"
     assert shown("plain", facts=Facts())["GPU"] == "none a run trains on the CPU"
 
@@ -187,7 +202,16 @@ def test_a_value_that_you_set_holds_and_can_be_taken_back(shell: Any, capsys: An
 
 
 @pytest.mark.parametrize(
-    "line", ["set limit=1000h", "set limit = 1000h", "set limit 1000 h", "set session.limit 1000h"]
+    "line",
+    [
+        "set limit=1000h",
+        "set limit = 1000h",
+        "set limit 1000 h",
+        "set session.limit 1000h",
+        "set Limit 1000h",
+        "set limit 1000h  # until Friday",
+        "set limit “1000h”",
+    ],
 )
 def test_it_may_be_written_as_people_write(shell: Any, capsys: Any, line: str) -> None:
     assert "session.limit" in said(shell, capsys, line)
@@ -195,7 +219,9 @@ def test_it_may_be_written_as_people_write(shell: Any, capsys: Any, line: str) -
 
 
 def test_a_limit_that_is_past_says_what_becomes_of_a_run(shell: Any, capsys: Any) -> None:
-    assert "a run that trains now stops after its step" in said(shell, capsys, "set limit 1s")
+    told = said(shell, capsys, "set plain.limit 1s")
+    assert "a run that trains now stops after its step. %session unset plain.limit takes that back." in told
+    assert "past since " in said(shell, capsys, "  # and the panel?")
 
 
 def test_the_platform_can_be_named_and_its_facts_follow(shell: Any, capsys: Any) -> None:
@@ -365,6 +391,8 @@ def test_where_the_working_directory_stays_runs_stay_with_it(
     assert shell.user_ns["paths"].checkpoints == tmp_path / "notebook" / "checkpoints"
     assert f"nowhere: {tmp_path} stays by itself" in told
     assert configured_replica(shell) == ""
+    elsewhere("kaggle", tmp_path)
+    assert f"nowhere: {tmp_path} stays only if Persistence is on" in said(shell, capsys, "setup")
 
 
 def test_storage_that_is_not_there_is_not_made_up(shell: Any, tmp_path: Path, elsewhere: Callable[..., None]) -> None:
@@ -407,7 +435,7 @@ def test_on_colab_drive_is_mounted_once_and_holds_the_folders(
     shell: Any, capsys: Any, drive: PretendedDrive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Path] = []
-    monkeypatch.setattr(session_setup, "_make_by_a_child", lambda folders, _: made.extend(folders))
+    monkeypatch.setattr(session_setup, "_make_by_a_child", lambda folders, *_: made.extend(folders))
     told = said(shell, capsys, "setup --out paths")
     said(shell, capsys, "setup")
     assert drive.asked == 1
@@ -415,6 +443,41 @@ def test_on_colab_drive_is_mounted_once_and_holds_the_folders(
     assert made[: len(made) // 2] == list(shell.user_ns["paths"].folders.values())
     assert configured_replica(shell) == "/content/drive/MyDrive/colab_magics/checkpoints"
     assert "/content/drive/MyDrive/datasets" in told
+
+
+def test_a_drive_that_is_said_to_be_mounted_and_is_not_has_no_folders_made_in_its_place(
+    shell: Any, drive: PretendedDrive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+    monkeypatch.setattr(Path, "mkdir", lambda self, **_: made.append(self))
+    monkeypatch.setattr(sys.modules["google.colab.drive"], "mount", lambda _: None)
+    with pytest.raises(ColabMagicsError) as refused:
+        shell.run_line_magic("session", "setup")
+    assert refused.value.lines()[1] == "Colab says that it is, but there is no such mount."
+    assert not made
+
+
+def test_storage_that_may_not_be_written_to_is_told_with_how_to_name_another(
+    shell: Any, tmp_path: Path, elsewhere: Callable[..., None]
+) -> None:
+    storage = tmp_path / "storage"
+    storage.mkdir()
+    (storage / "colab_magics").touch()  # root may write anywhere else
+    elsewhere("paperspace", storage)
+    with pytest.raises(ColabMagicsError) as refused:
+        shell.run_line_magic("session", "setup")
+    assert "%session set paperspace.persistent FOLDER" in refused.value.next_steps[0]
+
+
+def test_a_value_in_a_file_that_dies_with_the_machine_is_not_called_one_for_every_session(
+    shell: Any, capsys: Any, tmp_path: Path, elsewhere: Callable[..., None]
+) -> None:
+    elsewhere("paperspace", tmp_path / "storage")
+    told = said(shell, capsys, "set idle 60 min")
+    assert 'session.idle = "60 min", until this machine ends.' in told
+    assert told.splitlines()[-1].endswith("keep this line in the notebook.")
+    elsewhere("paperspace", tmp_path)
+    assert 'session.idle = "60 min", for every session.' in said(shell, capsys, "set idle 60 min")
 
 
 def test_a_drive_that_is_not_allowed_ends_the_cell_in_words(shell: Any, drive: PretendedDrive) -> None:
@@ -430,12 +493,13 @@ def test_a_drive_that_is_not_allowed_ends_the_cell_in_words(shell: Any, drive: P
 
 
 def test_folders_on_a_mount_are_made_by_a_child_and_its_trouble_is_told(tmp_path: Path) -> None:
-    session_setup._make_by_a_child([tmp_path / "a" / "b", tmp_path / "a"], tmp_path)
+    session_setup._make_by_a_child([tmp_path / "a" / "b", tmp_path / "a"], tmp_path, "")
     assert (tmp_path / "a" / "b").is_dir()
     (tmp_path / "file").touch()
     with pytest.raises(ColabMagicsError, match="were not made") as refused:
-        session_setup._make_by_a_child([tmp_path / "file" / "b"], tmp_path)
+        session_setup._make_by_a_child([tmp_path / "file" / "b"], tmp_path, "Make room there.")
     assert "Not a directory" in str(refused.value)
+    assert refused.value.next_steps == ("Make room there.",)
 
 
 def test_a_mount_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -445,7 +509,7 @@ def test_a_mount_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "executable", str(hung))
     monkeypatch.setattr(session_setup, "_PATIENCE", 0.2)
     with pytest.raises(ColabMagicsError, match="does not answer"):
-        session_setup._make_by_a_child([tmp_path / "a"], tmp_path)
+        session_setup._make_by_a_child([tmp_path / "a"], tmp_path, "")
 
 
 # --- in a terminal and in a kernel -----------------------------------------------------------------------------------

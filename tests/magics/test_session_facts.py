@@ -16,6 +16,8 @@ from colab_magics.magics.session_facts import DriveLook, MachineFlags, facts
 from colab_magics.panel.parts import Gpu, Memory
 from colab_magics.panel.state import PanelState
 from colab_magics.session.flags import Facts, Usage
+from colab_magics.session.here import Session
+from colab_magics.session.table import Platform
 
 pytestmark = pytest.mark.face
 
@@ -45,21 +47,35 @@ def test_a_drives_account_is_told_by_a_child_and_asked_for_again_only_after_minu
 def test_a_mount_that_only_repeats_the_machines_disk_says_nothing_of_the_account() -> None:
     look = DriveLook()
     assert look.look(Path("/"), wait=20) is None
-    assert not look.silent
+    assert look.state == "mounted"
 
 
 def test_no_call_waits_for_a_drive_that_hangs(hung: None) -> None:
     look = DriveLook(patience=0.3)
     assert look.look(OTHER_DISK) is None
-    assert not look.silent, "it may still answer"
+    assert look.state == "waiting", "it may still answer, and is not called healthy"
     assert look.look(OTHER_DISK, wait=5) is None
-    assert look.silent
+    assert look.state == "silent"
 
 
 def test_a_drive_that_is_gone_is_forgotten() -> None:
     look = DriveLook()
     look.found = Usage("Drive", 1, 2)
     assert look.look(None) is None
+
+
+@pytest.mark.skipif(not OTHER_DISK.is_dir(), reason="there is no second file system")
+def test_a_volume_that_outlives_the_session_is_told_where_the_notebook_is_on_another_disk(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    volume = Session(Platform("mine", "Mine", "2026-10-01", persistent=str(OTHER_DISK)))
+    found = facts(volume, wait=20).storage
+    assert found is not None
+    assert found.name == str(OTHER_DISK)
+    monkeypatch.chdir(OTHER_DISK)
+    assert facts(volume).storage is None, "it is the notebook's own disk"
+    assert facts(Session(replace(volume.platform, persistent="/content/drive/MyDrive"))).storage is None
 
 
 def test_a_notebook_on_a_network_has_its_disk_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

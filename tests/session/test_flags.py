@@ -56,6 +56,11 @@ def test_on_a_calm_machine_and_where_nothing_is_known_there_is_none() -> None:
          "30 min of this session are left, by an estimate."),
         ({"session": Session(FREE, age=9.5 * HOUR, limit=10 * HOUR, limit_from="set")}, "left",
          "30 min of this session are left, as you set it."),
+        ({"session": Session(FREE, age=13 * HOUR, limit=12 * HOUR, limit_from="passed")}, "left",
+         "This session is 13 h old, past the usual 12 h: it may end at any time."),
+        ({"session": Session(FREE, age=13 * HOUR, limit=10 * HOUR, limit_from="set", limit_key="kaggle.limit")}, "left",
+         "The limit that you set passed 3 h ago: a run stops after its first step. %session unset kaggle.limit"),
+        ({"storage": Usage("/storage", 4.9 * GB, 5 * GB)}, "disk", "The disk of /storage: 4.9 of 5.0 GB are used. A"),
         ({"session": Session(replace(KAGGLE, weekly=4 * HOUR), age=3.5 * HOUR, limit=12 * HOUR)}, "weekly",
          "This session has used 3.5 h of the week's 4 h of GPU."),
     ],
@@ -83,8 +88,7 @@ def test_a_paid_drive_is_flagged_when_it_is_nearly_full_or_past_what_you_set() -
     assert [flag.key for flag in flags(paid, {**OURS, "drive": 40 * GB}, frozenset({"drive"}))] == ["drive"]
 
 
-def test_a_session_that_has_outlived_its_estimate_or_has_no_limit_is_not_called_ending() -> None:
-    assert raised(replace(CALM, session=Session(FREE, age=13 * HOUR, limit=12 * HOUR, limit_from="passed"))) == []
+def test_a_session_without_a_limit_is_not_called_ending() -> None:
     assert raised(replace(CALM, session=Session(replace(FREE, limit=None), age=100 * HOUR))) == []
 
 

@@ -145,6 +145,21 @@ def test_a_child_that_does_not_answer_is_left_behind_and_the_rest_is_looked_into
     assert search.find("none.jsonl", places[:1], timeout=0.2) == (None, f"{tmp_path} (it does not answer)")
 
 
+def test_of_a_mount_that_does_not_answer_no_other_folder_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr(search, "_asked", lambda _, place, __: asked.append(place.folder))
+    drive, other = Path("/content/drive/MyDrive"), Path("/datasets")
+    places = [Searched(one, "", may_hang=True) for one in (drive / "colab_magics/datasets", drive / "datasets", other)]
+    found, looked = search.find("rows.jsonl", places)
+    assert found is None
+    assert looked.split(", ") == [
+        f"{drive}/colab_magics/datasets (it does not answer)",
+        f"{drive}/datasets (not asked: on the same mount)",
+        "/datasets (it does not answer)",
+    ]
+    assert asked == [places[0].folder, other]
+
+
 def test_a_file_beside_the_notebook_and_a_variable_come_first_and_a_hub_id_is_not_looked_for(tmp_path: Path) -> None:
     def looked(text: str) -> tuple[Path | None, str]:
         raise AssertionError(f"{text} was looked for")

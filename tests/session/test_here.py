@@ -146,11 +146,67 @@ def test_a_session_older_than_the_tables_limit_shows_that_the_table_is_wrong(her
 
 
 def test_a_session_older_than_the_users_own_limit_has_nothing_left(
+    here: Here, clock: PretendedClock, say: Callable[[str, str], object]
+) -> None:
+    say("limit", "3h")
+    clock.passes(2 * HOUR)
+    session = here(**KAGGLE)
+    assert (session.left, session.limit_from, session.limit_key) == (0, "set", "limit")
+
+
+@pytest.mark.parametrize("ended", ["2026-11-19T22:00Z", "2026-11-20T05:59Z"])
+def test_a_date_before_this_boot_is_of_another_session_and_is_forgotten(here: Here, path: Path, ended: str) -> None:
+    path.write_text(f'[session]\nlimit = "{ended}"\nstart = "2026-11-19T10:00Z"\n')
+    session = here(**KAGGLE)
+    assert (session.age, session.left, session.limit_from) == (2 * HOUR, 10 * HOUR, "table")
+
+
+def test_a_date_within_this_boot_counts_also_where_it_is_past(here: Here, path: Path) -> None:
+    path.write_text('[session]\nlimit = "2026-11-20T07:00Z"\n')
+    session = here(**KAGGLE)
+    assert (session.limit, session.left, session.limit_from) == (HOUR, 0, "set")
+
+
+def test_a_date_of_another_boot_is_not_made_one_of_this_boot_by_what_is_set_now(
+    here: Here, path: Path, say: Callable[[str, str], object]
+) -> None:
+    path.write_text('[session]\nlimit = "2026-11-19T22:00Z"\n')
+    say("start", "1h")
+    assert (here(**KAGGLE).age, here(**KAGGLE).left) == (HOUR, 11 * HOUR)
+
+
+def test_a_start_to_come_that_somebody_wrote_himself_is_told_with_its_line(here: Here, path: Path) -> None:
+    path.write_text('# mine\n[session]\nstart = "2026-11-20T09:00Z"\n')
+    with pytest.raises(ColabMagicsError, match=r"^line 3: start = 2026-11-20T09:00:00.* is to come\.") as raised:
+        here(**KAGGLE)
+    assert str(path) in raised.value.why
+    assert "08:00" in raised.value.why
+
+
+def test_what_is_left_is_kept_as_the_end_and_a_correction_of_the_start_moves_it_not(
+    here: Here, clock: PretendedClock, say: Callable[[str, str], object]
+) -> None:
+    say("left", "90 min")
+    assert here(**KAGGLE).left == 1.5 * HOUR
+    say("start", "5h")
+    clock.passes(HOUR)
+    assert (here(**KAGGLE).age, here(**KAGGLE).left) == (6 * HOUR, 0.5 * HOUR)
+
+
+def test_what_is_said_of_kaggle_counts_for_its_saved_versions_unless_they_are_spoken_of(
     here: Here, say: Callable[[str, str], object]
 ) -> None:
-    say("limit", "90min")
-    session = here(**KAGGLE)
-    assert (session.left, session.limit_from) == (0, "set")
+    batch = {"KAGGLE_KERNEL_RUN_TYPE": "Batch"}
+    say("kaggle.limit", "9h")
+    say("kaggle.weekly", "6h")
+    say("kaggle.idle", "1h")
+    session = here(**batch)
+    assert (session.limit, session.limit_from, session.limit_key) == (9 * HOUR, "set", "kaggle.limit")
+    assert (session.platform.weekly, session.platform.idle) == (6 * HOUR, None)
+    assert {"limit", "weekly"} <= set(session.platform.certain)
+    say("kaggle-batch.limit", "11h")
+    session = here(**batch)
+    assert (session.limit, session.limit_key, here(**KAGGLE).limit) == (11 * HOUR, "kaggle-batch.limit", 9 * HOUR)
 
 
 def test_a_limit_holds_at_once_and_until_the_machine_is_another(
@@ -196,6 +252,7 @@ def test_the_users_word_on_the_platform_wins_over_the_variable_and_the_marks(
 
 
 def test_a_variable_that_names_no_platform_is_told_with_the_nearest(here: Here) -> None:
+    assert here(**{VARIABLE: "Kaggle"}).platform.key == "kaggle"
     with pytest.raises(ColabMagicsError) as raised:
         here(**{VARIABLE: "kagle"})
     assert raised.value.lines() == [

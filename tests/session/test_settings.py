@@ -180,7 +180,18 @@ def test_every_kind_of_value_is_set_and_taken_back(mine: Mine, key: str, text: s
                                         "→ Or how long ago it was: 2h."]),
         ("limit", "2026-11-20T07:00Z", ["limit 2026-11-20T07:00Z is past.", "Here it is 2026-11-20T08:00+00:00.",
                                         "→ Write the offset where your clock is another: 2026-11-20T10:00+01:00.",
-                                        "→ Or how long the session lives in all: 12h."]),
+                                        "→ Or how long it lives from now on: %session set left 2h."]),
+        ("limit", "45 min", ["45 min in all is past.",
+                             "A limit counts from the session's start, and this one is 60 min old.",
+                             "→ Until 45 min from now: %session set left 45min."]),
+        ("limit", "10", ["limit 10 would be 10 seconds.", "Nothing was changed.", "→ Write 10h or 10min."]),
+        ("left", "2", ["left 2 would be 2 seconds.", "Nothing was changed.", "→ Write 2h or 2min."]),
+        ("kaggle.limit", "9", ["kaggle.limit 9 would be 9 seconds.", "Nothing was changed.", "→ Write 9h or 9min."]),
+        ("limit", "22:00", ["limit 22:00 is no time.", "Nothing was changed.",
+                            "→ For 22:00 write 2026-11-20T22:00."]),
+        ("left", "7:30", ["left 7:30 is no time.", "Nothing was changed.", "→ For 7:30 write 2026-11-21T07:30."]),
+        ("start", "22:00", ["start 22:00 is no time.", "Nothing was changed.",
+                            "→ For 22:00 write 2026-11-19T22:00."]),
         ("boot", "x", ["There is no key boot.", "Nothing was changed.",
                        "→ It is like limit, kaggle.limit, or thresholds.drive."]),
         ("", "x", ["There is no key .", "Nothing was changed.", "→ It is like limit,"]),
@@ -232,6 +243,32 @@ def test_a_limit_and_a_start_are_of_this_boot_and_the_file_says_which(mine: Mine
     assert "boot" in mine.text
     mine.unset("start")
     assert "boot" not in mine.text
+
+
+def test_what_is_left_is_written_as_the_end_of_this_boot_and_taken_back_by_either_name(mine: Mine) -> None:
+    assert mine.set("left", "90 min") == Change(
+        mine.path, "session.limit", '"2026-11-20T09:30:00+00:00"', for_this_boot=True
+    )
+    assert "boot" in mine.text
+    mine.unset("left")
+    assert load_table(mine.path).own == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "written"),
+    [
+        ("LIMIT", "10h", "session.limit"),
+        ("Left", "2h", "session.limit"),
+        ("Platform", "Colab-Pro", "session.platform"),
+        ("KAGGLE.Limit", "9h", "platforms.kaggle.limit"),
+        ("t4.Flops.FP16", "60e12", "accelerators.T4.flops.fp16"),
+        ("Colab-Pro.units.t4", "1.2", "platforms.colab-pro.units.T4"),
+    ],
+)
+def test_upper_and_lower_case_are_alike(mine: Mine, key: str, text: str, written: str) -> None:
+    assert mine.set(key, text).key == written
+    load_table(mine.path)
+    mine.unset(key)
 
 
 def test_what_another_boot_set_is_gone_when_this_one_sets_something(mine: Mine) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from colab_magics.errors import ColabMagicsError
-from colab_magics.session.times import AS_DURATION, AS_END, LONGEST, duration, end, moment_of, seconds_of
+from colab_magics.session.times import AS_DURATION, AS_END, LONGEST, dated, duration, end, moment_of, seconds_of
 
 pytestmark = pytest.mark.face
 
@@ -117,12 +117,33 @@ def test_a_date_that_is_past_is_said_to_be_past() -> None:
     assert raised.value.what == "--deadline 2026-11-20T08:00+00:00 is past."
 
 
-@pytest.mark.parametrize("written", ["tomorrow", "2026-11-31T10:00", "2026-11-20T25:00", "20:00", "9999-99-99"])
+@pytest.mark.parametrize("written", ["tomorrow", "2026-11-31T10:00", "2026-11-20T25:00", "24:00", "9999-99-99"])
 def test_what_is_neither_a_duration_nor_a_date_is_explained(written: str) -> None:
     with pytest.raises(ColabMagicsError) as raised:
         end(written, "--deadline", NOW)
     assert raised.value.what == f"--deadline {written} is no time."
     assert raised.value.next_steps == (AS_END,)
+
+
+@pytest.mark.parametrize(
+    ("written", "past", "advised"),
+    [
+        ("22:00", False, "For 22:00 write 2026-11-20T22:00."),
+        ("7:30", False, "For 7:30 write 2026-11-21T07:30."),
+        ("22:00", True, "For 22:00 write 2026-11-19T22:00."),
+        ("7:30", True, "For 7:30 write 2026-11-20T07:30."),
+        ("24:00", False, ""),
+        ("22", False, ""),
+    ],
+)
+def test_a_time_of_day_is_answered_with_its_date(written: str, past: bool, advised: str) -> None:
+    assert dated(written, NOW, past=past) == advised
+
+
+def test_an_end_that_is_a_time_of_day_is_answered_with_its_date() -> None:
+    with pytest.raises(ColabMagicsError) as raised:
+        end("22:00", "--deadline", NOW)
+    assert raised.value.next_steps == ("For 22:00 write 2026-11-20T22:00.",)
 
 
 def test_digits_alone_are_seconds_and_never_a_date() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from colab_magics.errors import ColabMagicsError
 from colab_magics.session.here import Session
+from colab_magics.session.settings import user_file
 from colab_magics.session.table import Platform
 from colab_magics.training.deadline import Deadline
 
@@ -92,6 +93,16 @@ def test_a_limit_that_is_set_while_it_trains_counts_within_a_second(clock):
     assert deadline.origin == "set"
 
 
+def test_a_limit_that_is_taken_back_while_it_trains_leaves_no_end_behind(clock):
+    session = PretendedSession(clock, 11 * HOUR)
+    session.limit(11.5)
+    deadline = deadline_of(session)
+    assert deadline.left() == 0.5 * HOUR
+    session.now = Session(KAGGLE, limit=None)
+    clock.seconds += 1
+    assert (deadline.left(), deadline.origin) == (None, None)
+
+
 def test_between_two_looks_time_passes_and_the_session_is_not_asked(clock):
     session = PretendedSession(clock, 11 * HOUR)
     deadline = deadline_of(session)
@@ -151,9 +162,17 @@ def test_where_there_is_time_nothing_is_told(clock):
     assert deadline_of(PretendedSession(clock, 11.7 * HOUR)).warning() is None
 
 
-def test_who_has_said_the_end_himself_is_not_told_how_to(clock):
+def test_who_has_said_the_end_on_the_line_is_not_told_how_to(clock):
     said = "This session ends in about 12 min. The training will be stopped in about 7 min, in good order."
     assert deadline_of(PretendedSession(clock, HOUR), given=720.0).warning() == said
+
+
+@pytest.mark.parametrize(("limit", "ends", "when"), [(1.2, "ends in about 12 min", "in about 7 min"),
+                                                     (0.5, "is past its limit", "after its first step")])  # fmt: skip
+def test_an_end_that_was_set_is_told_with_the_file_and_how_it_is_forgotten(clock, limit, ends, when):
     session = PretendedSession(clock, HOUR)
-    session.limit(1.2)
-    assert deadline_of(session).warning() == said
+    session.limit(limit)
+    assert deadline_of(session).warning() == (
+        f"This session {ends}. The training will be stopped {when}, in good order. "
+        f"{user_file()} says so; %session unset limit forgets it."
+    )
