@@ -13,6 +13,7 @@ from colab_magics.errors import ColabMagicsError
 from colab_magics.magics import session_words as words_of
 from colab_magics.magics.grid import Grid, Page
 from colab_magics.magics.session_plan import root_of
+from colab_magics.session.budget import evaluations_left, seconds_of_evaluation
 from colab_magics.session.duration import Duration
 from colab_magics.session.forecast import Forecast, forecast
 from colab_magics.session.offers import quota, rate
@@ -252,7 +253,19 @@ def rest(events: Sequence[Event], attempt: int) -> Forecast | None:
     seconds = [float(event["seconds"]) for event in steps]
     step, total = int(steps[-1]["step"]), int(steps[-1].get("total_steps") or steps[-1]["step"])
     left = max(0, total - step)
-    # evaluations and saves come as often as they came
-    beside = sum(float(event.get("seconds") or 0.0) for event in mine if event["kind"] == "eval")
-    beside += sum(float(event.get("stall") or 0.0) for event in mine if event["kind"] == "checkpoint")
-    return forecast(seconds, left, other=beside / len(steps) * left)
+    # saves come as often as they came
+    stalls = sum(float(event.get("stall") or 0.0) for event in mine if event["kind"] == "checkpoint")
+    return forecast(seconds, left, other=stalls / len(steps) * left + _evaluating(mine, steps[-1], step, total))
+
+
+def _evaluating(mine: Sequence[Event], newest: Event, step: int, total: int) -> float:
+    """Seconds of the evaluations that are still to come."""
+    plan: Event = next((event for event in reversed(mine) if event["kind"] == "plan"), {})
+    evals = [event for event in mine if event["kind"] == "eval"]
+    tokens = plan.get("eval_tokens")
+    if not evals and not tokens:
+        return 0.0
+    every = (plan.get("choices") or {}).get("eval_every", {}).get("value")
+    took = [float(event["seconds"]) for event in evals if event.get("seconds")]
+    left = evaluations_left(total, every, step, int(evals[-1]["step"]) if evals else 0)
+    return left * seconds_of_evaluation(took, tokens, newest.get("tokens_per_second"))

@@ -124,6 +124,7 @@ def _plan(state: PanelState, event: Mapping[str, Any]) -> PanelState:
     planned = count(mapping(choices.get("total_steps")), "value")
     # A plan that was settled after a measurement repeats the choices alone: what was estimated before still holds.
     estimate = amount(mapping(event.get("estimate")), "peak")
+    told_tokens = count(event, "eval_tokens")
     guess = mapping(event.get("duration"))
     low, mid, high = (amount(guess, key) for key in ("low", "mid", "high"))
     prior = state.prior if low is None or mid is None or high is None else Prior(low, mid, high)
@@ -132,6 +133,8 @@ def _plan(state: PanelState, event: Mapping[str, Any]) -> PanelState:
         plan=plan,
         device=shown(event.get("device"), 120) or state.device,
         total_steps=planned if planned is not None else state.total_steps,
+        eval_every=count(mapping(choices.get("eval_every")), "value") or None,
+        eval_tokens=state.eval_tokens if told_tokens is None else told_tokens,
         estimate=state.estimate if estimate is None else estimate,
         prior=prior,
     )
@@ -196,13 +199,11 @@ def _eval(state: PanelState, event: Mapping[str, Any]) -> PanelState:
         return state
     step, seconds = count(event, "step") or 0, amount(event, "seconds")
     one = Eval(step, loss, number(event, "perplexity"), number(event, "token_accuracy"), seconds)
-    since = step - state.evals[-1].step if state.evals else step
     return replace(
         state,
         evals=(*state.evals, one)[-_EVALS:],
         best_eval=_best((one,) if state.best_eval is None else (state.best_eval, one)),
         eval_curve=state.eval_curve.add(step, loss),
-        eval_every=since if since > 0 else state.eval_every,
         evaluated_for=state.evaluated_for + (seconds or 0.0),
         progress=None,
     )
@@ -214,11 +215,12 @@ def _best(evals: tuple[Eval, ...]) -> Eval | None:
 
 def _memory(state: PanelState, event: Mapping[str, Any]) -> PanelState:
     before = state.memory or Memory()
+    totals = {gpu.index: gpu.total for gpu in before.gpus}  # a GPU that falls off the bus tells nothing any more
     gpus = tuple(
         Gpu(
             index=count(one, "index") or 0,
             name=shown(one.get("name"), 60),
-            total=amount(one, "total"),
+            total=amount(one, "total") or totals.get(count(one, "index") or 0),
             used=amount(one, "used"),
             utilisation=amount(one, "utilisation"),
             temperature=number(one, "temperature"),

@@ -22,7 +22,7 @@ from colab_magics.panel.parts import (
     Progress,
     Saved,
 )
-from colab_magics.session.duration import evaluations_left, seconds_of_evaluation
+from colab_magics.session.budget import evaluations_left, seconds_of_evaluation
 from colab_magics.session.forecast import Forecast, forecast
 
 ENDED = ("finished", "stopped", "unfinished", "failed")

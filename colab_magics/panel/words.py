@@ -40,6 +40,8 @@ def number(value: float | None) -> str:
         return "n/a"
     if not math.isfinite(value):
         return str(value)
+    if 0 < abs(value) < 1e-3 or abs(value) >= 1e6:
+        return f"{value:.4g}"
     return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"
 
 
@@ -194,7 +196,8 @@ def footer(state: PanelState) -> list[str]:
         return []
     if state.ended and state.copied is not None and waits:
         left = f"{size(state.copied.left)} are" if state.copied.left else "something is"
-        told = f"The training has ended; {left} still to be copied to {state.copied.where}. It is tried for up to 30 minutes."
+        told = f"The training has ended; {left} still to be copied to {state.copied.where}."
+        told += " It is tried for up to 30 minutes."
         if state.reason == "detached":
             return [told]
         return [told, "Interrupt this cell to leave that to the background: it ends with the machine."]

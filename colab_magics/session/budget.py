@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,3 +71,25 @@ def sessions_for(seconds: float, limit: float | None) -> int | None:
         return 1
     useful = limit - STOP_BEFORE
     return max(1, math.ceil(seconds / useful)) if useful > 0 else None
+
+
+def evaluations_left(total: int, every: int | None, step: int = 0, scored: int = 0) -> int:
+    """How many evaluations are still to come: one every so many steps, and one after the last.
+
+    Parameters
+    ----------
+    total : steps of the run
+    every : steps between two; None: only the one after the last
+    step : the newest
+    scored : the step of the newest evaluation: that of the newest step comes after it, and is to come until it is told
+    """
+    after = step if scored >= step else step - 1
+    at_the_end = after < total and (not every or total % every != 0)
+    return at_the_end + (max(0, total // every - after // every) if every else 0)
+
+
+def seconds_of_evaluation(took: Sequence[float], tokens: int | None, tokens_per_second: float | None) -> float:
+    """What one evaluation takes: as those before, and until there is one a third of training on its tokens."""
+    if took:
+        return sum(took) / len(took)
+    return tokens / tokens_per_second / 3 if tokens and tokens_per_second else 0.0

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from colab_magics.plan import ModelShape, Plan
+from colab_magics.session.budget import evaluations_left
 from colab_magics.session.table import Accelerator
 
 MODELLED = 2.0  # times and divided by: between public logs of the same card
@@ -52,9 +53,7 @@ def work_of(plan: Plan, lengths: npt.NDArray[np.int32], *, documents: int, token
     held = np.asarray(lengths, np.float64)
     length = float((held**2).sum() / held.sum()) if held.size and held.sum() else 0.0
     total, every = int(plan["total_steps"]), plan["eval_every"]
-    evaluations = 0
-    if eval_tokens:  # every so many steps, and after the last
-        evaluations = math.ceil(total / every) if every else 1
+    evaluations = evaluations_left(total, every) if eval_tokens else 0
     steps = max(1, math.ceil(documents / int(plan["effective_batch"])))
     return Work(tokens * total / steps, float(eval_tokens * evaluations), length, float(total * plan["accumulation"]))
 

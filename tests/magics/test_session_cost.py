@@ -87,12 +87,23 @@ def test_what_is_to_come_has_a_time_and_a_price() -> None:
 
 def test_evaluations_and_saves_are_counted_in_what_is_to_come() -> None:
     bare = events(1, "units", 0, 1, 50)
+    bare[1]["choices"]["eval_every"] = {"value": 10, "reason": ""}
     slow = [*bare, *({"kind": "eval", "attempt": 1, "step": step, "seconds": 3600.0} for step in (10, 20, 30, 40, 50))]
     slow += [{"kind": "checkpoint", "attempt": 1, "action": "saved", "stall": 50.0}]
     without, with_them = rest(bare, 1), rest(slow, 1)
     assert without is not None
     assert with_them is not None
     assert with_them.p50 - without.p50 == pytest.approx(5 * HOUR + 50)
+
+
+def test_an_evaluation_that_nobody_has_seen_yet_is_a_third_of_training_on_its_tokens() -> None:
+    told = events(1, "units", 0, 1, 90, total=250)
+    told[1] |= {"eval_tokens": 3600}
+    told[1]["choices"]["eval_every"] = {"value": 100, "reason": ""}
+    told[-1]["tokens_per_second"] = 1.0
+    made = rest(told, 1)
+    assert made is not None
+    assert made.p50 == pytest.approx(160 * 360 + 3 * 1200)
 
 
 def test_a_run_at_work_counts_up_to_now() -> None:

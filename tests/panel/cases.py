@@ -148,7 +148,7 @@ def fifty_thousand_points() -> tuple[PanelState, Moment]:
     state = folded(*prepared(name="long", total=total), sampled(0, gpu()), *steps(1, 50_000, total=total, each=each))
     state = state.fold_all(evaluations(*range(500, 50_001, 500), total=total, each=each))
     state = state.fold_all([saved(49_800, 24_900.0), copied(49_000, 24_600.0)])
-    return state, at(25_001.0, age=7.2 * HOURS)
+    return replace(state, eval_every=500), at(25_001.0, age=7.2 * HOURS)
 
 
 def cpu() -> tuple[PanelState, Moment]:
@@ -159,7 +159,7 @@ def cpu() -> tuple[PanelState, Moment]:
 
 
 def four_gpus() -> tuple[PanelState, Moment]:
-    cards = [gpu(index, 61.2 + index, "NVIDIA A100-SXM4-80GB", 79.3) for index in range(4)]
+    cards = [gpu(index, 61.2 + index, "NVIDIA A100-SXM4-80GB", 79.3) | {"power": 66.0 + index} for index in range(4)]
     torch = {"allocated": 48 * GIB, "reserved": 58 * GIB, "peak": 52.5 * GIB}
     events = prepared(name="four", device="4 x NVIDIA A100-SXM4-80GB", model="Qwen/Qwen3-32B")
     state = folded(*events, *steps(1, 40, gpu=False), sampled(240, *cards, **torch), saved(40, 230.0))
@@ -211,6 +211,54 @@ def not_a_number() -> tuple[PanelState, Moment]:
     return folded(*prepared(), sampled(0, gpu()), *in_order(*good, *odd)), at(332)
 
 
+def lost_gpu() -> tuple[PanelState, Moment]:
+    """Its driver answers no more; torch's own numbers still come."""
+    gone = dict.fromkeys(("total", "used", "utilisation", "temperature", "power"))
+    return folded(*told(55), sampled(331, {"index": 0, **gone})), at(332)
+
+
+def mig() -> tuple[PanelState, Moment]:
+    """A MIG instance tells its memory, and no utilisation."""
+    instance = gpu(used=4.1, name="NVIDIA A100-SXM4-40GB MIG 1g.5gb", total=4.75) | {"utilisation": None}
+    torch = {"allocated": 2.2 * GIB, "reserved": 3.6 * GIB, "peak": 2.4 * GIB}
+    device = "NVIDIA A100-SXM4-40GB MIG 1g.5gb, 4.8 GiB"
+    state = folded(*prepared(device=device), *steps(1, 30, gpu=False), sampled(181, instance, **torch))
+    return replace(state, estimate=2.6 * GIB), at(182)
+
+
+def cached() -> tuple[PanelState, Moment]:
+    """A bar that is full of what torch keeps and nobody uses."""
+    torch = {"allocated": 4.4 * GIB, "reserved": 13.9 * GIB, "peak": 4.9 * GIB}
+    return folded(*told(55), sampled(331, gpu(used=14.3), **torch)), at(332)
+
+
+def spiked() -> tuple[PanelState, Moment]:
+    """One step of 120 with a loss of 400 times the usual."""
+    events = [one if one["step"] != 77 else {**one, "loss": 244.7} for one in steps(1, 110)]
+    return folded(*prepared(), sampled(0, gpu()), *in_order(*events, *evaluations(40, 80))), at(662)
+
+
+def tiny_losses() -> tuple[PanelState, Moment]:
+    events = [{**one, "loss": one["loss"] * 2e-5} for one in steps(1, 100)]
+    return folded(*prepared(), sampled(0, gpu()), *events), at(602)
+
+
+def no_finite_loss() -> tuple[PanelState, Moment]:
+    """As a cell that waits draws it: the error itself is the cell's own."""
+    error = ColabMagicsError("The loss is not a finite number at step 56; the weights were not touched by it.")
+    state = folded(*told(55), event("failed", at=332, error=error.to_dict(), phase="training"))
+    return replace(state, failure=()), Moment()
+
+
+def crowded() -> tuple[PanelState, Moment]:
+    """More warnings than there is room for."""
+    long = "<&ä>" * 100
+    warnings = [event("warning", at=300, message=f"Warning {number}: {long}") for number in range(8)]
+    cards = [gpu(index, 10.0, total=14.6) for index in range(8)]
+    resumed = event("resumed", step=3, checkpoint="00000003-a1", differs=["the device is another GPU"])
+    return folded(*prepared(), resumed, *steps(4, 60), *warnings, sampled(361, *cards)), at(362)
+
+
 def does_not_finish() -> tuple[PanelState, Moment]:
     state = folded(*prepared(total=3000), sampled(0, gpu()), *steps(1, 200, total=3000, each=30.0))
     return state.fold_all([saved(195, 5900.0), copied(180, 5600.0)]), at(6001.0, age=2.1 * HOURS)
@@ -235,6 +283,7 @@ CASES: dict[str, Callable[[], tuple[PanelState, Moment]]] = {
     for case in (
         starting, downloading, one_point, fifty_points, fifty_thousand_points, cpu, four_gpus, resumed,
         recovered_from_oom, failed, interrupted, not_a_number, does_not_finish, silent, finished, detached,
+        lost_gpu, mig, cached, spiked, tiny_losses, no_finite_loss, crowded,
     )
 }  # fmt: skip
 

@@ -221,7 +221,7 @@ def test_a_cell_that_waits_for_its_copy_says_how_long_and_how_to_leave(end: str)
     going = event("replica", state="full", step=80, where="/drive", message="/drive is full. The training goes on.")
     state = PanelState().fold(going).fold(event(end, reason="completed", step=80, error={"what": "It broke."}))
     assert "Interrupt this cell to leave" in words.footer(state)[1]
-    assert f"tried for {BOUND / 60:.0f} minutes" in words.footer(state)[0]
+    assert f"tried for up to {BOUND / 60:.0f} minutes" in words.footer(state)[0]
     state = state.fold(event("replica", state="full", where="/drive", message="/drive is full. It is tried again."))
     assert [notice.text for notice in state.notices] == ["Replica: /drive is full. It is tried again."]
 
@@ -272,11 +272,21 @@ def test_each_of_several_gpus_has_a_bar_and_the_fullest_is_named() -> None:
 def test_evaluations_and_what_they_take_are_in_the_forecast() -> None:
     told = steps(1, 40, each=2.0)
     without = PanelState().fold_all(told).forecast
+    plan = event("plan", choices={"total_steps": {"value": 100}, "eval_every": {"value": 20}}, eval_tokens=5000)
     evals = [event("eval", step=step, loss=1.0, seconds=7.0) for step in (20, 40)]
-    with_them = PanelState().fold_all([*told[:20], evals[0], *told[20:], evals[1]]).forecast
+    with_them = PanelState().fold_all([plan, *told[:20], evals[0], *told[20:], evals[1]]).forecast
     assert without is not None
     assert with_them is not None
     assert with_them.p50 == pytest.approx(without.p50 + 3 * 7.0, rel=0.05)  # 60 steps left, one each 20
+
+
+def test_evaluations_are_in_the_forecast_before_there_has_been_one_and_so_is_the_last() -> None:
+    told = [event("step", at=10.0 * step, step=step, total_steps=250, loss=1.0, seconds=10.0, tokens_per_second=400.0)
+            for step in range(1, 91)]  # fmt: skip
+    plan = event("plan", choices={"total_steps": {"value": 250}, "eval_every": {"value": 100}}, eval_tokens=720_000)
+    made = PanelState().fold_all([plan, *told]).forecast
+    assert made is not None
+    assert made.p50 == pytest.approx(160 * 10 + 3 * 600, rel=0.02)  # after steps 100, 200 and 250
 
 
 def test_before_the_first_step_the_plan_tells_how_long_it_would_take() -> None:

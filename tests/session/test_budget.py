@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colab_magics.session.budget import SAVE_BEFORE, STOP_BEFORE, Budget, budget, sessions_for
+from colab_magics.session.budget import (
+    SAVE_BEFORE,
+    STOP_BEFORE,
+    Budget,
+    budget,
+    evaluations_left,
+    seconds_of_evaluation,
+    sessions_for,
+)
 from colab_magics.session.forecast import Forecast
 from colab_magics.session.here import Session
 from colab_magics.session.table import Platform
@@ -85,3 +93,31 @@ def test_a_longer_session_never_makes_it_worse(p50, age, limit):
     assert order.index(long.answer) >= order.index(short.answer)
     reached = [100 if made.stops_at is None else made.stops_at for made in (short, long)]
     assert reached == sorted(reached)
+
+
+@pytest.mark.parametrize(
+    ("total", "every", "step", "scored", "left"),
+    [
+        (250, 100, 0, 0, 3),
+        (250, 100, 90, 0, 3),
+        (250, 100, 100, 0, 3),  # it is under way
+        (250, 100, 100, 100, 2),
+        (250, 100, 249, 200, 1),
+        (250, 100, 250, 200, 1),
+        (250, 100, 250, 250, 0),
+        (200, 100, 150, 100, 1),
+        (200, 100, 200, 200, 0),
+        (50, None, 10, 0, 1),
+        (50, None, 50, 50, 0),
+    ],
+)
+def test_there_is_an_evaluation_every_so_many_steps_and_one_after_the_last(
+    total: int, every: int | None, step: int, scored: int, left: int
+) -> None:
+    assert evaluations_left(total, every, step, scored) == left
+
+
+def test_an_evaluation_takes_what_those_before_took_and_until_then_a_third_of_training() -> None:
+    assert seconds_of_evaluation([10.0, 20.0], 9000, 100.0) == 15
+    assert seconds_of_evaluation([], 9000, 100.0) == 30
+    assert seconds_of_evaluation([], None, 100.0) == seconds_of_evaluation([], 9000, None) == 0

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from shapes import GPT2, LLAMA_1B, QWEN3_4B, QWEN3_14B
 
 from colab_magics.plan import Choice, ModelShape, Plan
-from colab_magics.session.duration import MEASURED, MODELLED, Duration, Work, from_measured, operations, prior
+from colab_magics.session.duration import (
+    MEASURED,
+    MODELLED,
+    Duration,
+    Work,
+    from_measured,
+    operations,
+    prior,
+    work_of,
+)
 from colab_magics.session.table import load_table
 
 pytestmark = [pytest.mark.face, pytest.mark.colab]
@@ -87,6 +97,14 @@ def test_the_research_s_arithmetic_of_a_token_at_2048_is_ours() -> None:
 def test_attention_counts_for_long_documents() -> None:
     short, long = (operations(QWEN3_4B, _plan(), Work(1e6, length=length)) for length in (128, 8192))
     assert 1.2 < long / short < 2
+
+
+@pytest.mark.parametrize(("every", "evaluations"), [(40, 3), (50, 2), (None, 1)])
+def test_the_work_of_a_run_has_its_evaluations_in_it(every: int | None, evaluations: int) -> None:
+    chosen = {"total_steps": 100, "eval_every": every, "effective_batch": 4, "accumulation": 2}
+    plan = Plan({key: Choice(value, "") for key, value in chosen.items()})
+    made = work_of(plan, np.array([100, 300], np.int32), documents=40, tokens=8000, eval_tokens=500)
+    assert made == Work(tokens=80_000, scored=500 * evaluations, length=250, micro_batches=200)
 
 
 def test_evaluations_count() -> None:
