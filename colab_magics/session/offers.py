@@ -119,6 +119,8 @@ class Offer:
         How many weeks' or days' worth of GPU time it uses, as (0.1, "week").
     units, dollars : float, optional
         What the hours come to at the platform's rate; None where that is not known.
+    most : float, optional
+        The dollars if it takes as long as the band allows.
     """
 
     platform: Platform
@@ -135,6 +137,7 @@ class Offer:
     quota: tuple[float, str] | None = None
     units: float | None = None
     dollars: float | None = None
+    most: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -155,6 +158,16 @@ class Offer:
     def outlay(self) -> float | None:
         """Dollars to be paid where the job is all that is done in that month."""
         return None if self.beyond is None else (self.platform.monthly or 0.0) + self.beyond
+
+    @property
+    def most_beyond(self) -> float | None:
+        """As `beyond`, if it takes as long as the band allows."""
+        return None if self.most is None else max(0.0, self.most - self.allowance)
+
+    @property
+    def most_outlay(self) -> float | None:
+        """As `outlay`, if it takes as long as the band allows."""
+        return None if self.most_beyond is None else (self.platform.monthly or 0.0) + self.most_beyond
 
     @property
     def possible(self) -> bool:
@@ -284,11 +297,13 @@ def _priced(offer: Offer) -> Offer:
     limit = None if platform.limit is None else platform.limit - offer.set_up
     offer = replace(offer, sessions=sessions_for(offer.hours.mid, limit))
     seconds = offer.seconds
+    longest = offer.hours.high + offer.set_up * (sessions_for(offer.hours.high, limit) or 1)
     return replace(
         offer,
         quota=quota(platform, offer.accelerator, seconds),
         units=None if units is None else units * seconds / 3600,
         dollars=None if dollars is None else dollars * seconds / 3600,
+        most=None if dollars is None else dollars * longest / 3600,
     )
 
 

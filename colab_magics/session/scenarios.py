@@ -41,7 +41,8 @@ class Outcome:
     first, second : Offer, optional
         The best offers of its places; None where none fits.
     usual, most : float, optional
-        Dollars in a month with this job: where the first place does it all, and where the second has to do it again.
+        Dollars in a month with this job: where the first place does it all, as likely; and where it takes as long as
+        the band allows, and the second has to do it again.
     times : float, optional
         How many such jobs a month's free hours or units hold at the first place; None where nothing bounds them.
     """
@@ -74,15 +75,15 @@ def outcome(scenario: Scenario, offers: Sequence[Offer]) -> Outcome:
     """What the scenario comes to, given all offers in their order.
 
     At the first place the fastest device is taken of those that cost nothing beyond the plan, else the cheapest; at
-    the second the fastest that what is left of the money pays for, else the cheapest.
+    the second the fastest that what is left of the money pays for, else the cheapest. It must do so also where the job
+    takes as long as the band allows.
     """
     first = _best(offers, scenario.first, 0.0)
     fee = (first.platform.monthly or 0.0) if first is not None else 0.0
     second = _best(offers, scenario.second, scenario.dollars - fee, but=first)
     usual = first.outlay if first is not None else second.outlay if second is not None else None
-    most = usual
-    if first is not None and second is not None and usual is not None and second.outlay is not None:
-        most = usual + second.outlay
+    outlays = [place.most_outlay for place in (first, second) if place is not None]
+    most = sum(one for one in outlays if one is not None) if outlays else None
     return Outcome(scenario, first, second, usual, most, _times(first) if first is not None else None)
 
 
@@ -98,10 +99,10 @@ def _best(offers: Sequence[Offer], places: Sequence[str], dollars: float, but: O
         and (but is None or offer.platform.key != but.platform.key)
     ]
     certain = [offer for offer in there if offer.fits != "tight" and not offer.caution] or there
-    paid = [offer for offer in certain if offer.beyond is not None and offer.beyond <= max(0.0, dollars)]
+    paid = [offer for offer in certain if (offer.most_beyond or 0.0) <= max(0.0, dollars)]
     if paid:
         return min(paid, key=lambda offer: (offer.seconds, offer.dollars, places.index(offer.platform.key)))
-    return min(certain, key=lambda offer: (offer.beyond, offer.seconds), default=None)
+    return min(certain, key=lambda offer: (offer.most_beyond, offer.seconds), default=None)
 
 
 def _times(offer: Offer) -> float | None:

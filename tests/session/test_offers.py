@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from colab_magics.recipe import Recipe
 from colab_magics.session.budget import STOP_BEFORE
 from colab_magics.session.duration import Duration
 from colab_magics.session.offers import Offer, job_of, offers, quota, rate
-from colab_magics.session.scenarios import FILE, outcome, scenarios
+from colab_magics.session.scenarios import FILE, Scenario, outcome, scenarios
 from colab_magics.session.table import Accelerator, Platform, Table, load_table
 
 from .jobs import gpt2_full, job, plan_event, qwen_on_colab_free
@@ -123,6 +124,22 @@ def test_a_long_job_takes_several_sessions_and_leaves_each_time_to_stop():
     assert found(None, hours=Duration(exact, exact, exact))["free", "T4"].sessions == 1
 
 
+def test_each_session_s_set_up_is_taken_from_its_time_and_paid():
+    short = replace(FREE, limit=HOUR, dollars={"T4": 1.0})
+    made = found(
+        job(Recipe(model="m", data="d", num_train_epochs=4), QWEN3_4B, [600] * 1000),
+        replace(TABLE, platforms={"free": short}),
+    )["free", "T4"]
+    assert made.hours is not None
+    useful = HOUR - STOP_BEFORE - made.set_up
+    assert made.set_up > 180
+    assert made.sessions == math.ceil(made.hours.mid / useful) > math.ceil(made.hours.mid / (HOUR - STOP_BEFORE))
+    assert made.seconds == made.hours.mid + made.sessions * made.set_up
+    assert made.dollars == pytest.approx(made.seconds / HOUR)
+    longest = made.hours.high + math.ceil(made.hours.high / useful) * made.set_up
+    assert made.most == pytest.approx(longest / HOUR)
+
+
 def test_what_fits_and_is_free_comes_first_and_what_has_no_price_after_what_has_one():
     order = list(found(job(Recipe(model="m", data="d"), QWEN3_4B, [300] * 256)))
     assert order[0] == ("free", "T4")
@@ -204,7 +221,7 @@ def test_free_and_a_little_paid_has_a_rented_card_in_reserve_for_less_than_was_m
     made = outcomes["little"]
     assert made.usual == 0
     assert made.second is not None
-    assert made.second.platform.key in ("runpod", "thunder-compute")
+    assert made.second.platform.key in ("runpod", "thunder-compute", "colab-payg")
     assert 0 < made.most <= made.scenario.dollars == 3
     assert made.within
 
@@ -215,7 +232,8 @@ def test_pro_and_a_backup_costs_the_plan_and_at_most_one_job_elsewhere(outcomes)
     assert made.second is not None
     assert made.first.platform.key == "colab-pro"
     assert made.usual == pytest.approx(made.first.platform.monthly)
-    assert made.most == pytest.approx(made.usual + made.second.outlay)
+    assert made.most == pytest.approx(made.first.most_outlay + made.second.most_outlay)
+    assert made.most > made.usual + made.second.outlay, "the band's end, and not its middle"
     assert made.within
     assert made.times is not None
     assert made.times > 1
@@ -227,6 +245,44 @@ def test_pro_plus_costs_the_plan_and_holds_five_times_the_jobs_of_pro(outcomes):
     assert made.usual == made.most == pytest.approx(made.first.platform.monthly)
     assert made.within
     assert made.times == pytest.approx(5 * outcomes["pro"].times)
+
+
+def three_to_twelve_hours():
+    return offers(TABLE, None, peak, hours=Duration(3 * HOUR, 6 * HOUR, 12 * HOUR))
+
+
+def test_the_second_place_is_another_than_the_first():
+    way = Scenario("w", "W", first=("free", "units"), second=("free", "rented"), dollars=30)
+    made = outcome(way, three_to_twelve_hours())
+    assert made.first is not None
+    assert made.second is not None
+    assert (made.first.platform.key, made.second.platform.key) == ("free", "rented")
+    assert (made.usual, made.most) == (0, pytest.approx(24)), "12 hours at $2"
+    assert outcome(replace(way, second=("free",)), three_to_twelve_hours()).second is None
+
+
+def test_a_device_whose_longest_time_is_beyond_the_plan_s_units_is_not_the_first_place():
+    # the A100's 6 h are 48 of the 100 units; its 18 h would be 144, the T4's 36
+    long = offers(TABLE, None, peak, hours=Duration(3 * HOUR, 6 * HOUR, 18 * HOUR))
+    way = Scenario("w", "W", first=("units",), second=(), dollars=10)
+    made = outcome(way, long)
+    assert made.first is not None
+    assert made.first.accelerator.key == "T4"
+    assert (made.usual, made.most, made.within) == (10, 10, True)
+    (a100,) = (one for one in long if (one.platform.key, one.accelerator.key) == ("units", "A100"))
+    assert (a100.outlay, a100.most_outlay) == (10, pytest.approx(14.4))
+    most = outcome(way, [a100])
+    assert (most.usual, most.most, most.within) == (10, pytest.approx(14.4), False)
+
+
+def test_pay_as_you_go_costs_its_units_and_no_month():
+    made = {
+        one.accelerator.key: one for one in offers(load_table(), qwen_on_colab_free(), peak, platforms=["colab-payg"])
+    }
+    t4 = made["T4"]
+    assert t4.dollars is not None
+    assert t4.outlay == t4.dollars == pytest.approx(0.0999 * t4.units)
+    assert "colab-payg" in next(way for way in scenarios()[1] if way.key == "little").second
 
 
 def test_a_scenario_in_which_nothing_fits_says_so():
