@@ -161,9 +161,8 @@ class Notebook:
     def finish(self, state: PanelState, moment: Moment = Moment()) -> None:  # noqa: B008
         self.draw(state, moment)
         if self._buttons is not None:
+            self._buttons.hide()  # for a page that was loaded again, which does not hear of the output's end
             self._row.show(_EMPTY)
-            # a page that was loaded again does not hear of that, but of this
-            self._buttons.hide()
             self._buttons = None
 
 

@@ -27,6 +27,10 @@ HAS_KERNEL = """
 }
 """
 PLAIN = {"text/html", "text/plain"}
+VIEW = "application/vnd.jupyter.widget-view+json"
+PANEL = ".cm-panel:not(.cm-more)"
+ROW = ".widget-hbox"
+ERROR = "Error displaying widget"
 CELL = ".jp-CodeCell"
 
 
@@ -110,8 +114,43 @@ def test_save_and_stop_work_in_the_background_and_a_plain_frame_stays(lab: Serve
     page.locator(".jupyter-widgets").first.wait_for(state="detached")
     do(page, "docmanager:save")
     notebook = saved(path, "behind: stopped")
-    assert [set(data) for data in outputs(notebook)] == [PLAIN]
+    assert all(set(data) == PLAIN for data in outputs(notebook))
 
     opened(page, lab, "behind")
     shows(page, "behind", "stopped")
-    assert page.get_by_text("Error displaying widget").count() == 0
+    assert page.get_by_text(ERROR).count() == 0
+
+
+@pytest.mark.parametrize("kind", ["auto", "widget"])
+def test_a_page_that_is_loaded_again_while_a_run_trains_and_after_its_end_always_shows_numbers(
+    lab: Server, page: Any, home: Home, kind: str
+) -> None:
+    run = f"reloaded-{kind}"
+    path = lab.write(run, f"%%finetune {run} --background --panel {kind}\n{ENDLESS}")
+    opened(page, lab, run)
+    do(page, "notebook:run-all-cells")
+    page.get_by_role("button", name="Stop", exact=True).wait_for()
+    moves(page)
+    do(page, "docmanager:save")
+    saved(path, VIEW)
+
+    # in mid-run: a frame that says of when it is (widgets go on by themselves), and buttons that are heard
+    opened(page, lab, run)
+    shows(page, run, "training")
+    assert "As of" in page.locator(PANEL).inner_text()
+    save = page.get_by_role("button", name="Save", exact=True)
+    save.click()
+    wait_for(lambda: any(event["kind"] == "checkpoint" for event in home.events(run)), timeout=30)
+    save.wait_for()
+    page.goto("about:blank")
+    assert home.terminal("stop", run).returncode == 0
+    wait_for(lambda: not worker.is_alive(home.runs / run), timeout=30)
+
+    # after its end, which no page has heard of
+    opened(page, lab, run)
+    page.locator(PANEL).first.wait_for()
+    assert re.search(r"step [\d,]+ of 100,000", page.locator(PANEL).inner_text())
+    page.locator(ROW).wait_for(state="hidden")
+    assert page.get_by_text(ERROR).count() == 0
+    if kind == "widget":
+        shows(page, run, "stopped")

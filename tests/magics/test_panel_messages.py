@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
+import re
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -129,7 +132,7 @@ def test_all_messages_belong_to_the_cell_and_none_comes_after_it(
     sent = listen(kernel, cell_ends(cell))
     assert {message["parent_header"]["msg_id"] for message in sent.of(*DRAWN, *COMMS)} == {cell}
     check_pace(sent.frames())
-    check_pace([*sent.html_of_widgets(), {}])
+    check_pace(sent.html_of_widgets())
     check_sizes(sent)
     assert not silence(kernel).of(*DRAWN, *COMMS, "stream")
 
@@ -139,11 +142,11 @@ def test_all_messages_belong_to_the_cell_and_none_comes_after_it(
     assert end in last["text/plain"]
     assert end in last["text/html"]
     assert bool(sent.of("error")) == (end != "finished"), [one["content"] for one in sent.of("error")]
-    opened, closed = (
-        {message["content"]["comm_id"] for message in sent.of(action)} for action in ("comm_open", "comm_close")
-    )
-    assert opened == closed
-    assert bool(opened) == (kind == "widget")
+    # the widgets stay, with the last frame in them: a page that was loaded again shows these
+    assert bool(sent.of("comm_open")) == (kind == "widget")
+    assert not sent.of("comm_close")
+    if kind == "widget":
+        assert end in state_in(sent.html_of_widgets()[-1])["value"]
 
 
 def test_plan_and_data_are_sent_once_and_again_only_if_they_change(kernel: Kernel) -> None:
@@ -154,38 +157,89 @@ def test_plan_and_data_are_sent_once_and_again_only_if_they_change(kernel: Kerne
     assert all(one != other for one, other in pairwise(settled))
 
 
-def test_a_run_in_the_background_moves_on_as_widgets_hears_its_buttons_and_ends_as_plain_output(
+def test_a_run_in_the_background_moves_on_hears_its_buttons_and_ends_as_plain_output(
     kernel: Kernel, home: Home
 ) -> None:
     cell = kernel.send(f"%%finetune behind --background --out behind\n{ENDLESS}")
     sent = listen(kernel, cell_ends(cell))
-    (shown,) = sent.of("display_data")
-    assert VIEW in shown["content"]["data"]
+    assert [VIEW in shown["content"]["data"] for shown in sent.of("display_data")] == [False, False, True]
     assert worker.is_alive(home.runs / "behind")
 
-    # while the kernel is free, only the widgets move
-    listen(kernel, lambda sent: len(sent.html_of_widgets()) >= 5, sent)
+    # while the kernel is free, only the frame moves
+    before = len(sent.frames())
+    assert "Interrupt this cell" not in sent.frames()[-1]["content"]["data"]["text/html"]
+    listen(kernel, lambda sent: len(sent.frames()) >= before + 5, sent)
     idle = next(place for place, message in enumerate(sent.messages) if is_idle(message, cell))
-    assert {message["msg_type"] for message in sent.messages[idle + 1 :]} == {"comm_msg"}
-    check_pace([*sent.html_of_widgets(), {}])
+    assert {message["msg_type"] for message in sent.messages[idle + 1 :]} == {"update_display_data"}
+    assert {message["parent_header"]["msg_id"] for message in sent.of(*DRAWN)} == {cell}
+    check_pace([*sent.frames(), {}])
     check_sizes(sent)
+    for frame in sent.frames()[before:]:
+        assert re.search(r"As of \d\d:\d\d UTC", frame["content"]["data"]["text/plain"])
+        assert "Interrupt this cell" not in frame["content"]["data"]["text/html"]
 
     # %panel shows it once more, without waiting
     again = listen(kernel, cell_ends(kernel.send("%panel behind")))
-    assert VIEW in again.of("display_data")[0]["content"]["data"]
+    assert [VIEW in shown["content"]["data"] for shown in again.of("display_data")] == [False, False, True]
 
-    # Save and Stop are heard between two cells
-    click(kernel, sent.button("Save"))
+    # Save and Stop are heard between two cells, and say so
+    saved = sent.button("Save")
+    click(kernel, saved)
+    listen(kernel, lambda sent: says(sent, saved, "Saving…"), again)
     wait_for(lambda: any(event["kind"] == "checkpoint" for event in home.events("behind")))
+    listen(kernel, lambda sent: says(sent, saved, "Save"), again)
+    listen(kernel, lambda sent: "saved just now" in str(sent.of("update_display_data")[-1]["content"]), again)
     click(kernel, again.button("Stop"))
-    ended = listen(kernel, lambda sent: len(sent.of("update_display_data")) == 2, timeout=60)
+    ended = listen(kernel, lambda sent: len(plain_ends(sent)) == 2 and len(emptied(sent)) == 2, timeout=60)
     assert home.events("behind")[-1]["reason"] == "stopped"
-    for message in ended.of("update_display_data"):
+    for message in plain_ends(ended):
         assert set(message["content"]["data"]) == {"text/html", "text/plain"}
-        assert "stopped" in message["content"]["data"]["text/plain"]
+        assert "%checkpoint resume behind goes on from step" in message["content"]["data"]["text/plain"]
     check_sizes(ended)
-    assert not any("Interrupt this cell" in state_in(one).get("value", "") for one in ended.of("comm_msg"))
+    assert not ended.of("comm_close")
     assert not silence(kernel).of(*DRAWN, "comm_msg", "stream")
+
+
+def says(sent: Sent, button: str, label: str) -> bool:
+    """Whether the button's label is that now."""
+    labels = [
+        state_in(one)["description"]
+        for one in sent.of("comm_msg")
+        if one["content"]["comm_id"] == button and "description" in state_in(one)
+    ]
+    return labels[-1:] == [label]
+
+
+def plain_ends(sent: Sent) -> list[dict[str, Any]]:
+    """The frames that say that the run was stopped."""
+    frames = sent.of("update_display_data")
+    return [one for one in frames if ": stopped" in one["content"]["data"]["text/plain"].partition("\n")[0]]
+
+
+def emptied(sent: Sent) -> list[dict[str, Any]]:
+    return [one for one in sent.of("update_display_data") if not any(one["content"]["data"].values())]
+
+
+def test_a_run_in_the_background_that_is_killed_says_where_why_and_how_to_go_on(kernel: Kernel, home: Home) -> None:
+    sent = listen(kernel, cell_ends(kernel.send(f"%%finetune lost --background\n{ENDLESS}\nsave_every: 5 steps")))
+    wait_for(lambda: any(event["kind"] == "checkpoint" for event in home.events("lost")))
+    pid = worker.alive_pid(home.runs / "lost")
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    listen(kernel, lambda sent: "unfinished" in sent.frames()[-1]["content"]["data"]["text/plain"], sent)
+    last = sent.frames()[-1]["content"]["data"]
+    for words in (
+        "The worker of lost ended without a word at step",
+        "It was killed (signal 9)",
+        "worker-01.log",
+        "%checkpoint resume lost goes on from step",
+    ):
+        assert words in last["text/plain"]
+        assert words in last["text/html"]
+    assert re.search(r"ended \d{4}-\d\d-\d\d \d\d:\d\d UTC", last["text/plain"])
+
+    again = kernel.run("%panel lost")
+    assert "The worker of lost ended without a word at step" in again.panel[-1]["text/plain"]
 
 
 def click(kernel: Kernel, comm: str) -> None:
@@ -197,29 +251,41 @@ def click(kernel: Kernel, comm: str) -> None:
 def test_unloading_ends_what_moves_and_leaves_a_plain_frame(kernel: Kernel, home: Home) -> None:
     listen(kernel, cell_ends(kernel.send(f"%%finetune left --background\n{ENDLESS}")))
     gone = listen(kernel, cell_ends(kernel.send("%unload_ext colab_magics")))
-    (last,) = gone.of("update_display_data")
-    assert set(last["content"]["data"]) == {"text/html", "text/plain"}
+    last, buttons = gone.of("update_display_data")[-2:]
+    assert "As of" in last["content"]["data"]["text/html"]
+    assert emptied(Sent([buttons]))
     assert not silence(kernel).of(*DRAWN, *COMMS)
     assert worker.is_alive(home.runs / "left")
     kernel.run("%load_ext colab_magics")
 
 
-def test_still_frames_where_no_widgets_are_wanted(kernel: Kernel, home: Home) -> None:
-    """`left` is still alive: it is shown as it is now, and then as it ended."""
-    for kind in ("html", "text"):
-        still = kernel.run(f"%panel left --panel {kind}")
-        assert still.status == "ok"
-        assert "training" in still.panel[-1]["text/plain"]
-        assert ("text/html" in still.panel[-1]) == (kind == "html")
-    begun = kernel.run(f"%%finetune quiet --background --panel html\n{ENDLESS}")
-    assert "%panel quiet shows it again" in begun.text
-    assert set(begun.panel[-1]) == {"text/html", "text/plain"}
-    assert not silence(kernel).of(*DRAWN, *COMMS)
+@pytest.mark.parametrize(("kind", "forms"), [("html", {"text/html", "text/plain"}), ("text", {"text/plain"})])
+def test_html_and_text_move_in_the_background_too_and_end_with_their_last_frame(
+    kernel: Kernel, home: Home, kind: str, forms: set[str]
+) -> None:
+    run = f"quiet-{kind}"
+    sent = listen(kernel, cell_ends(kernel.send(f"%%finetune {run} --background --panel {kind}\n{ENDLESS}")))
+    before = len(sent.frames())
+    listen(kernel, lambda sent: len(sent.frames()) >= before + 3, sent)
+    assert "training" in sent.frames()[-1]["content"]["data"]["text/plain"]
+    again = listen(kernel, cell_ends(kernel.send(f"%panel {run} --panel {kind}")))
+    later = listen(kernel, cell_ends(kernel.send(f"%panel {run} --panel {kind}")))
+    assert any("shown again below" in one["content"]["data"]["text/plain"] for one in later.of(*DRAWN))
+    listen(kernel, lambda sent: len(sent.frames()) >= 3, later)
+    worker.kill(home.runs / run)
+    ended = listen(kernel, lambda sent: len(plain_ends(sent)) == 2)
+    for one in (sent, again, later, ended):
+        assert {form for shown in one.of(*DRAWN) for form in shown["content"]["data"]} == forms
+        assert not one.of(*COMMS)
+    assert not silence(kernel).of(*DRAWN)
 
+
+def test_of_several_that_are_alive_one_must_be_named(kernel: Kernel, home: Home) -> None:
+    kernel.run(f"%%finetune other --background --panel off\n{ENDLESS}")  # `left` is still alive
     several = kernel.run("%panel")
     assert several.error == "ColabMagicsError"
     assert "%panel" in several.traceback[-1]
-    for run in ("left", "quiet"):
+    for run in ("left", "other"):
         worker.kill(home.runs / run)
     ended = kernel.run("%panel left")
     assert "stopped" in ended.panel[-1]["text/plain"]
