@@ -102,7 +102,7 @@ def _time(known: Known) -> Iterator[Row]:
         yield (
             "time limit",
             f"past since {_moment(since, known.now)}",
-            f"{_as_set(here)}; a run stops after its first step. %session unset {here.limit_key} forgets it",
+            f"{_as_set(here)}; a run stops after its first step",
         )
     else:
         yield "time limit", said(here.limit), _as_set(here) or _how_sure(here.platform, "limit")

@@ -112,10 +112,10 @@ def test_a_limit_that_you_set_is_no_estimate_and_one_that_is_past_is_believed_no
 def test_a_limit_of_yours_that_is_past_is_told_with_since_when_and_how_it_is_forgotten() -> None:
     for age, limit in ((5 * HOUR, 4 * HOUR), (HOUR, 0.0)):
         told = shown("colab-free", age=age, limit=limit, limit_from="set")
-        assert told["time limit"] == (
-            "past since 13:05 UTC as you set it; a run stops after its first step. %session unset limit forgets it"
-        )
+        assert told["time limit"] == "past since 13:05 UTC as you set it; a run stops after its first step"
         assert "left" not in told
+    flagged = text(known("colab-free", age=age, limit=limit, limit_from="set")).splitlines()[1]
+    assert flagged.endswith("%session unset limit forgets it; %session set left 2h sets another.")
 
 
 def test_what_the_platform_itself_publishes_is_no_estimate() -> None:
