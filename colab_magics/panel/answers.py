@@ -10,7 +10,7 @@ from colab_magics.panel.fields import shown
 from colab_magics.panel.moment import Moment
 from colab_magics.panel.parts import Copied
 from colab_magics.panel.state import PanelState
-from colab_magics.panel.words import age, count, duration, instant, number, rate, size, span, when
+from colab_magics.panel.words import age, count, duration, instant, number, phase, rate, size, span, when
 from colab_magics.session.budget import budget
 from colab_magics.session.forecast import Forecast
 from colab_magics.session.here import Session
@@ -47,6 +47,11 @@ class Answer:
     def parts(self) -> list[str]:
         """All that is said, in reading order."""
         return [part for part in (self.said, self.verdict, *self.behind) if part]
+
+
+def standing(state: PanelState) -> str:
+    """What the run is doing; of one that failed, when."""
+    return f"{phase(state)} after step {state.step:,}" if state.phase == "failed" and state.step else phase(state)
 
 
 def learning(state: PanelState) -> Answer | None:
@@ -89,7 +94,7 @@ def memory(state: PanelState, moment: Moment) -> Answer | None:
     verdict, mind = bands.verdict(state, bars)
     about = "CPU memory" if bars[0].label.startswith("CPU") else "GPU memory"
     stays = moment.now is None or state.ended
-    behind = () if stays else tuple(bands.beside(state.memory))
+    behind = () if stays else tuple(bands.beside(state.memory, bars))
     return Answer(about, bands.headline(bars, stays=stays), verdict, behind, "mind" if mind else "fine")
 
 

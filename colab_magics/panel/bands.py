@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from colab_magics.panel.state import PanelState
 from colab_magics.panel.words import size
 
 _NEARLY_FULL = 0.05  # of the total
+_OTHERS = "others + CUDA"
 _GIB = 2**30
 
 
@@ -21,6 +23,8 @@ class Bar:
     ----------
     peak, estimate : float, optional
         On the scale of the first bands: the most that torch had allocated, and what was predicted of that.
+    unknown : tuple of str
+        What else is in the device, and how much of it could not be told.
     """
 
     label: str
@@ -28,11 +32,17 @@ class Bar:
     bands: tuple[tuple[str, float], ...]
     peak: float | None = None
     estimate: float | None = None
+    unknown: tuple[str, ...] = ()
 
     @property
     def used(self) -> float:
-        """All bands together."""
+        """All bands together, of which the amount is known."""
         return sum(amount for _, amount in self.bands)
+
+    @property
+    def cached(self) -> float:
+        """What torch holds and nobody uses."""
+        return sum(amount for name, amount in self.bands if name == "cached")
 
 
 def memory_bars(state: PanelState) -> tuple[Bar, ...]:
@@ -44,24 +54,30 @@ def memory_bars(state: PanelState) -> tuple[Bar, ...]:
         several = len(memory.gpus) > 1
         return tuple(_of_gpu(state, memory, gpu, place == 0, several) for place, gpu in enumerate(memory.gpus))
     if memory.allocated is not None or memory.reserved is not None:  # a GPU whose driver tells nothing
-        return (Bar("GPU memory", None, _of_torch(memory), memory.peak, state.estimate),)
+        return (Bar("GPU memory", _planned(state), _of_torch(memory), memory.peak, state.estimate, (_OTHERS,)),)
     if memory.host_total is not None or memory.host_used is not None:
         return (Bar("CPU memory", memory.host_total, _of_host(memory)),)
     return ()
 
 
+def fullest(bars: tuple[Bar, ...]) -> int:
+    """Which of them is used the most, as a share of its total."""
+    shares = [bar.used / bar.total if bar.total else 0.0 for bar in bars]
+    return shares.index(max(shares))
+
+
 def headline(bars: tuple[Bar, ...], *, stays: bool = False) -> str:
     """How much of how much is in use, of several GPUs on the fullest; in a frame that stays, the peak."""
-    known = [bar for bar in bars if bar.bands]
-    if not known:
-        return "not known"
-    bar = max(known, key=lambda one: one.used / one.total if one.total else 0.0)
+    bar = bars[fullest(bars)]
     used, before = (bar.peak, "peak ") if stays and bar.peak is not None else (bar.used, "")
-    where = f" on {bar.label}, the fullest" if len(bars) > 1 and not before else ""
+    where = f" on {bar.label}, the fullest" if len(bars) > 1 and not before and bar.used else ""
+    if not bar.bands and not before:
+        return f"n/a of {size(bar.total)}" if bar.total else "n/a"
     if not bar.total:
         return f"{before}{size(used)}" if before else f"{size(used)} in use"
     total = size(bar.total)
-    return f"{before}{near(used, bar.total).removesuffix(total[-4:])} of {total}{where}"
+    whose = " by torch" if bar.unknown and not before else ""
+    return f"{before}{near(used, bar.total).removesuffix(total[-4:])} of {total}{whose}{where}"
 
 
 def verdict(state: PanelState, bars: tuple[Bar, ...]) -> tuple[str, bool]:
@@ -79,7 +95,14 @@ def verdict(state: PanelState, bars: tuple[Bar, ...]) -> tuple[str, bool]:
         return f"does not fit {where}: {size(-spare)} too much", True
     if full:
         return f"nearly full {where}", True
-    return f"{'' if state.ended else 'fits, '}{size(spare)} to spare {where}", False
+    # a full bar beside a calm word: torch keeps what it has once held, and gives it back where it is needed
+    held = bar.cached if bar.peak is None else bar.cached - max(0.0, bar.peak - _allocated(bar))
+    told = f", {size(held)} of it cached" if state.step and 2 * held > spare else ""
+    return f"{'' if state.ended else 'fits, '}{size(spare)} to spare {where}{told}", False
+
+
+def _allocated(bar: Bar) -> float:
+    return sum(amount for name, amount in bar.bands if name == "allocated")
 
 
 def _spare(state: PanelState, bar: Bar) -> float | None:
@@ -88,8 +111,9 @@ def _spare(state: PanelState, bar: Bar) -> float | None:
         return None
     highest = bar.peak if state.step else bar.estimate
     if highest is None:
-        return bar.total - bar.used if bar.label != "GPU memory" else None
-    return bar.total - highest - sum(amount for name, amount in bar.bands if name.startswith("others"))
+        return bar.total - bar.used if bar.label != "GPU memory" and not bar.unknown else None
+    spare = bar.total - highest - sum(amount for name, amount in bar.bands if name.startswith("others"))
+    return None if bar.unknown and spare >= _NEARLY_FULL * bar.total else spare
 
 
 def legend(bar: Bar) -> tuple[list[str], list[str]]:
@@ -99,7 +123,7 @@ def legend(bar: Bar) -> tuple[list[str], list[str]]:
     def told(pairs: Sequence[tuple[str, float]]) -> list[str]:
         return [f"{name} {near(at, bar.total).removesuffix(' GiB') if bar.total else size(at)}" for name, at in pairs]
 
-    return told(bar.bands), told(ticks)
+    return [*told(bar.bands), *(f"{name} n/a" for name in bar.unknown)], told(ticks)
 
 
 def near(amount: float, total: float | None) -> str:
@@ -109,17 +133,17 @@ def near(amount: float, total: float | None) -> str:
     return "<0.1 GiB" if 0 < amount < 0.05 * _GIB else f"{amount / _GIB:.1f} GiB"
 
 
-def beside(memory: Memory) -> list[str]:
-    """What else the device and the host tell."""
+def beside(memory: Memory, bars: tuple[Bar, ...]) -> list[str]:
+    """What else the fullest device and the host tell; what a device cannot tell is n/a."""
     lines = []
-    for gpu in memory.gpus[:1]:
+    if memory.gpus:
+        gpu = memory.gpus[fullest(bars)]
         parts = [
-            f"{gpu.utilisation:.0f}% busy" if gpu.utilisation is not None else "",
-            f"{gpu.temperature:.0f} °C" if gpu.temperature is not None else "",
-            f"{gpu.power:.0f} W" if gpu.power is not None else "",
+            f"{gpu.utilisation:.0f}% busy" if gpu.utilisation is not None else "utilisation n/a",
+            f"{gpu.temperature:.0f} °C" if gpu.temperature is not None else "temperature n/a",
+            f"{gpu.power:.0f} W" if gpu.power is not None else "power n/a",
         ]
-        if any(parts):
-            lines.append("GPU " + ", ".join(part for part in parts if part))
+        lines.append(f"GPU {gpu.index}: {', '.join(parts)}" if len(bars) > 1 else f"GPU {', '.join(parts)}")
     if not memory.gpus and memory.cores is not None and memory.cores >= 0.05:  # the first look sees none
         lines.append(f"{memory.cores:.1f} cores busy")
     if memory.gpus and memory.host_used is not None and memory.host_total:
@@ -130,15 +154,22 @@ def beside(memory: Memory) -> list[str]:
 
 def _of_gpu(state: PanelState, memory: Memory, gpu: Gpu, first: bool, several: bool) -> Bar:
     label = f"GPU {gpu.index}" if several else "GPU memory"
-    bands: tuple[tuple[str, float], ...] = ()
-    if first and (memory.reserved is not None or memory.allocated is not None):
-        bands = _of_torch(memory)
-        held = sum(amount for _, amount in bands)
-        if gpu.used is not None:
-            bands = (*bands, ("others + CUDA", max(0.0, gpu.used - held)))
-    elif gpu.used is not None:
-        bands = (("in use", gpu.used),)
-    return Bar(label, gpu.total, bands, memory.peak if first else None, state.estimate if first else None)
+    total = gpu.total if gpu.total is not None else _planned(state)
+    if not first or (memory.reserved is None and memory.allocated is None):
+        whole = (("in use", gpu.used),) if gpu.used is not None else ()
+        peak, estimate = (memory.peak, state.estimate) if first else (None, None)
+        return Bar(label, total, whole, peak, estimate, () if whole else ("in use",))
+    bands = _of_torch(memory)
+    if gpu.used is None:
+        return Bar(label, total, bands, memory.peak, state.estimate, (_OTHERS,))
+    others = max(0.0, gpu.used - sum(amount for _, amount in bands))
+    return Bar(label, total, (*bands, (_OTHERS, others)), memory.peak, state.estimate)
+
+
+def _planned(state: PanelState) -> float | None:
+    """The device's memory as the plan wrote it: "Tesla T4, 14.6 GiB"."""
+    found = re.search(r"([\d.]+) GiB$", state.device)
+    return float(found[1]) * _GIB if found and not state.device.startswith("CPU") else None
 
 
 def _of_torch(memory: Memory) -> tuple[tuple[str, float], ...]:

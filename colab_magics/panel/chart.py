@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from colab_magics.panel.curve import ceiling
 from colab_magics.panel.state import PanelState
 from colab_magics.panel.words import number
 
@@ -22,7 +23,8 @@ def chart(state: PanelState) -> str:
     if len(points) < 2:
         return ""
     evals = state.eval_curve.drawn()
-    ys = ticks(min(y for _, y in (*points, *evals)), max(y for _, y in (*points, *evals)), 4)
+    top = _top(state)
+    ys = ticks(min(y for _, y in (*points, *evals)), top, 4)
     end = points[-1][0]  # not the last step to come: the progress bar shows that
     xs = ticks(0, end, 6 if end < 1000 else 4, whole=True)
     plot = _Plot(end, ys[0], ys[-1])
@@ -34,9 +36,11 @@ def chart(state: PanelState) -> str:
         f'<path class="cm-nan" d="M{plot.x(first)} {_HEIGHT}h{max(0, plot.x(last) - plot.x(first))}"/>'
         for first, last in state.curve.gaps
     )
+    if state.phase == "failed":
+        body += f'<path class="cm-f" d="M{plot.x(state.step)} 0v{_HEIGHT}"/>'
     raw = plot.line(points, state.curve.gaps)
-    if _window(len(points), state.curve.stride) > 1:
-        mean = plot.line(smooth(points, state.curve.stride), state.curve.gaps)
+    if _window(len(points)) > 1:
+        mean = plot.line(smooth(points, top), state.curve.gaps)
         body += f'<path class="cm-raw" d="{raw}"/><path class="cm-l" d="{mean}"/>'
     else:
         body += f'<path class="cm-l" d="{raw}"/>'
@@ -45,6 +49,9 @@ def chart(state: PanelState) -> str:
             body += f'<path class="cm-e" d="{plot.line(evals, ())}"/>'
         # lines of no length with round ends: dots that the stretched viewBox cannot squash
         body += f'<path class="cm-d" d="{"".join(f"M{plot.x(x)} {plot.y(y)}h0" for x, y in evals)}"/>'
+    above = cut_off(state)
+    if above:
+        body += f'<path class="cm-c" d="{"".join(f"M{plot.x(x)} 0h0" for x, _ in above)}"/>'
     down = "".join(f'<i data-v="{told}"></i>' for told in ticks_written(ys))
     across = "".join(
         f'<i data-v="{x:,.0f}" style="left:{100 * x / end:.1f}%"{" class=cm-end" if x > 0.94 * end else ""}></i>'
@@ -70,24 +77,34 @@ def described(state: PanelState) -> str:
 
 def smoothing(state: PanelState) -> int:
     """Of how many steps each place of the heavy line is the mean; 1: the line is every step as it was."""
-    return _window(len(state.curve.drawn()), state.curve.stride) * state.curve.stride
+    return _window(len(state.curve.drawn())) * state.curve.stride
 
 
-def smooth(points: Sequence[_Point], stride: int) -> list[_Point]:
-    """The mean around each point. The window is cut off at the end, where one step says little, and shrinks at the
-    beginning, where the curve is steep."""
-    half = _window(len(points), stride) // 2
+def cut_off(state: PanelState) -> list[_Point]:
+    """The points that are far above all others, and beyond the top of the axis."""
+    top = _top(state)
+    return [point for point in (*state.curve.drawn(), *state.eval_curve.drawn()) if point[1] > top]
+
+
+def _top(state: PanelState) -> float:
+    return ceiling([y for _, y in (*state.curve.drawn(), *state.eval_curve.drawn())])
+
+
+def smooth(points: Sequence[_Point], top: float) -> list[_Point]:
+    """The mean around each point, of what is not beyond the top. The window is cut off at the end, where one step says
+    little, and shrinks at the beginning, where the curve is steep."""
+    half = _window(len(points)) // 2
     smoothed = []
     for place, (x, _) in enumerate(points):
         reach = min(half, place)
-        around = points[place - reach : place + reach + 1]
-        smoothed.append((x, math.fsum(y / len(around) for _, y in around)))
+        around = [y for _, y in points[place - reach : place + reach + 1] if y <= top] or [top]
+        smoothed.append((x, math.fsum(y / len(around) for y in around)))
     return smoothed
 
 
-def _window(points: int, stride: int) -> int:
-    # a point that is the mean of many steps needs no more smoothing
-    return 1 if points < _SMOOTHED_FROM else 2 * (points // (24 * stride)) + 1
+def _window(points: int) -> int:
+    # a share of the points, however many steps each is of: as they are merged, the window in steps stays as it is
+    return 1 if points < _SMOOTHED_FROM else 2 * (points // 24) + 1
 
 
 def ticks(low: float, high: float, most: int, *, whole: bool = False) -> list[float]:
@@ -111,11 +128,16 @@ def ticks(low: float, high: float, most: int, *, whole: bool = False) -> list[fl
 
 
 def ticks_written(values: Sequence[float]) -> list[str]:
-    """The figures of an axis, as short as they are round, all with as many decimals."""
-    if max(map(abs, values)) >= 1e6:
-        return [f"{value:.1e}" for value in values]
-    decimals = max(len(f"{value:.6g}".partition(".")[2]) for value in values)
-    return [f"{value:.{decimals}f}" for value in values]
+    """The figures of an axis, as short as they are round, all with as many decimals, and no two alike."""
+    step = values[1] - values[0]
+    largest = max(map(abs, values))
+    kind = "e" if largest >= 1e6 or largest < 1e-4 else "f"
+    written: list[str] = []
+    for decimals in range(16):
+        written = [f"{value:.{decimals}{kind}}" if value else "0" for value in values]
+        if all(abs(float(one) - value) <= 1e-3 * step for one, value in zip(written, values, strict=True)):
+            break
+    return written if kind == "e" else [f"{value:.{decimals}f}" for value in values]
 
 
 class _Plot:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 LIMIT = 200
 _GAPS = 12
+_FEW = 8  # values: nobody knows yet what is usual
+_USUAL, _FAR = 0.9, 4.0  # so many of the values are usual; so many times their range is far from them
 _LARGEST = 1e30  # a loss beyond it is as lost as an infinite one, and spoils the arithmetic of the axes
 
 
@@ -66,6 +70,21 @@ class Curve:
             near = min(range(len(gaps) - 1), key=lambda i: gaps[i + 1][0] - gaps[i][1])
             gaps = (*gaps[:near], (gaps[near][0], gaps[near + 1][1]), *gaps[near + 2 :])
         return replace(self, gaps=gaps)
+
+
+def ceiling(values: Sequence[float]) -> float:
+    """Above it a value is drawn cut off, so that one spike does not flatten all others; the largest where none is.
+
+    How high a curve begins is no spike.
+    """
+    low, high = min(values), max(values)
+    if len(values) < _FEW:
+        return high
+    usual = sorted(values)[int(_USUAL * (len(values) - 1))]
+    if high - low <= max(_FAR * (usual - low), abs(usual) / 2):
+        return high
+    top = usual + (usual - low) / 2
+    return max([top, *takewhile(lambda value: value > top, values)])
 
 
 def _mean(points: tuple[tuple[float, float], ...]) -> tuple[float, float]:

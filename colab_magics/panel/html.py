@@ -10,7 +10,7 @@ from html import escape
 
 from colab_magics.panel import answers, bands, words
 from colab_magics.panel.answers import Answer
-from colab_magics.panel.chart import chart, smoothing
+from colab_magics.panel.chart import chart, cut_off, smoothing
 from colab_magics.panel.moment import Moment
 from colab_magics.panel.state import PanelState
 from colab_magics.panel.style import MOST_BYTES, STYLE
@@ -27,7 +27,8 @@ def html(state: PanelState, moment: Moment = _NOWHEN) -> str:
     begin = f'<div class="cm-panel"><style>{STYLE}</style>{_head(state)}{_progress(state)}{_body(state, moment)}'
     end = _foot(state) + "</div>"
     frame = ""
-    for rest in (_notices(state, moment), _notices(state, moment, short=True), ""):
+    left_out = '<div class="cm-note">What else there is to say is in the event log.</div>'
+    for rest in (_notices(state, moment), _notices(state, moment, short=True), left_out):
         frame = begin + rest + end
         if len(frame.encode()) < MOST_BYTES:
             break
@@ -35,11 +36,11 @@ def html(state: PanelState, moment: Moment = _NOWHEN) -> str:
 
 
 def _head(state: PanelState) -> str:
-    subject = words.subject(state)
+    subject, standing = words.subject(state), answers.standing(state)
     attempt = f' <span class="cm-dim">attempt {state.attempt}</span>' if state.attempt > 1 else ""
     return (
         f'<div class="cm-row"><div><span class="cm-name">{escape(state.name or "run")}</span> '
-        f'<span class="cm-dot {_DOTS.get(state.phase, "")}">{escape(words.phase(state))}</span></div>{attempt}</div>'
+        f'<span class="cm-dot {_DOTS.get(state.phase, "")}">{escape(standing)}</span></div>{attempt}</div>'
         + (f'<div class="cm-dim">{escape(subject)}</div>' if subject else "")
     )
 
@@ -101,6 +102,11 @@ def _learning(state: PanelState) -> str:
             keys.append(("k-r", "each step" if stride == 1 else f"mean of {stride:,}"))
         if state.curve.gaps:
             keys.append(("k-n", "not finite"))
+        above = cut_off(state)
+        if above:
+            keys.append(("k-c", f"{len(above)} cut off, up to {words.number(max(y for _, y in above))}"))
+        if state.phase == "failed":
+            keys.append(("k-f", "failed here"))
     evaluation = answers.evaluation(state)
     if evaluation is not None:
         keys.append(("k-d", "evaluation " + ", ".join(evaluation.parts)))
@@ -134,7 +140,7 @@ def _bar(bar: bands.Bar) -> str:
     parts = "".join(
         f'<i{kind} style="width:{100 * amount / whole:.1f}%"></i>'
         for kind, (_, amount) in zip(
-            (f' class="{kind}"' if kind else "" for kind in _kinds(bar)), bar.bands, strict=True
+            (f' class="{kind}"' if kind else "" for kind in _kinds(bar)), bar.bands, strict=False
         )
     )
     ticks = "".join(
@@ -148,7 +154,8 @@ def _bar(bar: bands.Bar) -> str:
 
 
 def _kinds(bar: bands.Bar) -> list[str]:
-    return [("k-o" if name.startswith("others") else "k-b" if name == "cached" else "") for name, _ in bar.bands]
+    names = [*(name for name, _ in bar.bands), *bar.unknown]
+    return [("k-o" if name.startswith("others") else "k-b" if name == "cached" else "") for name in names]
 
 
 def _legend(bar: bands.Bar) -> str:
@@ -161,9 +168,11 @@ def _notices(state: PanelState, moment: Moment, *, short: bool = False) -> str:
     notes = [f'<div class="cm-note">{escape(flag)}</div>' for flag in answers.flags(moment)]
     if state.resumed:
         notes.append(f'<div class="cm-note cm-told">{"<br>".join(escape(line) for line in state.resumed)}</div>')
-    if state.notices_left_out:
-        notes.append(f'<div class="cm-dim">{state.notices_left_out} earlier warnings are in the event log.</div>')
-    for notice in state.notices[-2:] if short else state.notices:
+    said = state.notices[-2:] if short else state.notices
+    left_out = state.notices_left_out + len(state.notices) - len(said)
+    if left_out:
+        notes.append(f'<div class="cm-dim">{left_out} earlier warnings are in the event log.</div>')
+    for notice in said:
         good = " cm-good" if notice.kind == "recovered" else ""
         notes.append(f'<div class="cm-note{good}">{escape(notice.text)}</div>')
     if state.failure:

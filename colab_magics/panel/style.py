@@ -54,7 +54,8 @@ border-radius:4px;margin:0 7px 1px 0;background:var(--cm-a)}
 .cm-g{stroke:var(--cm-line)}.cm-l{stroke:var(--cm-a);stroke-width:2}
 .cm-raw{stroke:var(--cm-a);opacity:.38}
 .cm-e{stroke:currentColor;opacity:.6}.cm-d{stroke:currentColor;stroke-width:6}
-.cm-nan{stroke:var(--cm-r);stroke-width:6}
+.cm-nan{stroke:var(--cm-r);stroke-width:6}.cm-f{stroke:var(--cm-r);stroke-width:2}
+.cm-c{stroke:var(--cm-w);stroke-width:6}
 .cm-x{grid-column:2;position:relative;height:16px;margin-top:5px}
 .cm-x i{position:absolute;transform:translateX(-50%)}
 .cm-x .cm-end{transform:translateX(-100%)}
@@ -65,6 +66,8 @@ background:var(--cm-a)}
 .cm-keys>.k-r::before{height:1px;opacity:.5}
 .cm-keys>.k-d::before,.cm-keys>.k-n::before{width:7px;height:7px;border-radius:4px;background:currentColor}
 .cm-keys>.k-n::before{background:var(--cm-r)}
+.cm-keys>.k-c::before{width:7px;height:7px;border-radius:4px;background:var(--cm-w)}
+.cm-keys>.k-f::before{width:2px;height:11px;background:var(--cm-r);vertical-align:-1px}
 .cm-keys>.k-b::before,.cm-bar .k-b{background:repeating-linear-gradient(135deg,var(--cm-a) 0 2px,transparent 2px 4px)}
 .cm-keys>.k-o::before,.cm-bar .k-o{background:var(--cm-o)}
 .cm-keys>.k-p::before{width:2px;height:11px;border-radius:0;background:currentColor;vertical-align:-1px}

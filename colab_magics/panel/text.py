@@ -7,6 +7,7 @@ from itertools import pairwise
 from textwrap import wrap
 
 from colab_magics.panel import answers, bands, words
+from colab_magics.panel.curve import ceiling
 from colab_magics.panel.moment import Moment
 from colab_magics.panel.state import PanelState
 
@@ -22,7 +23,7 @@ _WIDTH = 110
 def text(state: PanelState, moment: Moment = _NOWHEN) -> str:
     """The whole panel, a few lines; no ANSI, no control characters."""
     attempt = f", attempt {state.attempt}" if state.attempt > 1 else ""
-    lines = [f"{state.name or 'run'}: {words.phase(state)}{attempt}"]
+    lines = [f"{state.name or 'run'}: {answers.standing(state)}{attempt}"]
     subject = words.subject(state)
     lines += [subject] if subject else []
     for about, parts in _rows(state, moment):
@@ -67,7 +68,8 @@ def _memory(memory: answers.Answer, bars: tuple[bands.Bar, ...]) -> list[str]:
         return [memory.said]
     legend = ", ".join(part for row in bands.legend(bars[0]) for part in row)
     if len(bars) == 1:
-        return [f"{_shaded(bars[0])}{memory.said}", *memory.parts[1:2], legend, *memory.parts[2:]]
+        told = (f"{_shaded(bars[0])}{memory.said}", memory.verdict, legend, *memory.behind)
+        return [part for part in told if part]
     cards = [f"{bar.label} {_shaded(bar, 10)}{bands.headline((bar,))}" for bar in bars]
     return [memory.said, *cards, f"{bars[0].label}: {legend}", *memory.parts[1:]]
 
@@ -91,7 +93,7 @@ def _shaded(bar: bands.Bar, width: int = _BAR) -> str:
 def line(state: PanelState, moment: Moment = _NOWHEN) -> str:
     """The run in one line, for a terminal that redraws in place."""
     fraction, done = words.progress(state)
-    parts = [f"{state.name or 'run'}: {words.phase(state)}"]
+    parts = [f"{state.name or 'run'}: {answers.standing(state)}"]
     if fraction is not None:
         parts.append(f"{fraction:.0%}")
     if done:
@@ -112,6 +114,8 @@ def sparkline(state: PanelState, width: int = _CHART) -> str:
     points = [y for _, y in state.curve.drawn()]
     if len(points) < 2:
         return ""
+    top = ceiling(points)
+    points = [min(y, top) for y in points]
     columns = min(width, len(points))
     edges = [len(points) * i // columns for i in range(columns + 1)]
     means = [math.fsum(y / (b - a) for y in points[a:b]) for a, b in pairwise(edges)]

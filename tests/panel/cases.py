@@ -252,10 +252,10 @@ def no_finite_loss() -> tuple[PanelState, Moment]:
 
 def crowded() -> tuple[PanelState, Moment]:
     """More warnings than there is room for."""
-    long = "<&ä>" * 100
+    long = "&" * 400
     warnings = [event("warning", at=300, message=f"Warning {number}: {long}") for number in range(8)]
     cards = [gpu(index, 10.0, total=14.6) for index in range(8)]
-    resumed = event("resumed", step=3, checkpoint="00000003-a1", differs=["the device is another GPU"])
+    resumed = event("resumed", step=3, checkpoint="00000003-a1", differs=[f"{number}{long}" for number in range(4)])
     return folded(*prepared(), resumed, *steps(4, 60), *warnings, sampled(361, *cards)), at(362)
 
 

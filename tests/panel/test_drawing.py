@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import statistics
+import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -23,14 +26,18 @@ from .cases import (
     CASES,
     at,
     cpu,
+    crowded,
     evaluations,
     fifty_points,
+    fifty_thousand_points,
     finished,
     gpu,
     hostile,
+    no_finite_loss,
     one_point,
     prepared,
     sampled,
+    spiked,
     steps,
 )
 from .events_of import event
@@ -115,6 +122,43 @@ def test_the_largest_frame_is_below_20_kb() -> None:
     assert len(details(state).encode()) < 20_000
 
 
+def test_what_there_is_no_room_for_is_left_out_and_counted() -> None:
+    state, moment = crowded()
+    frame = html(state, moment)
+    assert 16_000 < len(frame.encode()) < 20_000
+    assert [number for number in range(8) if f"Warning {number}:" in frame] == [6, 7]
+    assert "6 earlier warnings are in the event log." in frame
+    assert [number for number in range(8) if f"Warning {number}:" in text(state, moment)] == list(range(2, 8))
+
+
+def test_a_run_that_failed_says_when_and_where_on_the_chart() -> None:
+    state, moment = no_finite_loss()
+    assert "failed after step 55" in text(state, moment).splitlines()[0]
+    frame = html(state, moment)
+    assert "failed after step 55" in frame
+    assert '<path class="cm-f" d="M1000 0v500"/>' in frame
+
+
+def test_a_spike_is_marked_and_its_height_told() -> None:
+    frame = html(*spiked())
+    assert 'class="cm-c"' in frame
+    assert "1 cut off, up to 244.70" in frame
+    assert 'data-v="3"' in frame
+    assert 'data-v="200"' not in frame
+
+
+def test_a_frame_of_50_000_steps_takes_little_of_the_processor() -> None:
+    """Of which `benchmarks/panel_kernel.py` has the figures; here a bar that no machine misses for its load."""
+    state, moment = fifty_thousand_points()
+    took = []
+    for _ in range(7):
+        before = time.process_time()
+        seen = replace(state)  # what it has worked out goes
+        html(seen, moment), text(seen, moment)
+        took.append(time.process_time() - before)
+    assert statistics.median(took) < 0.05
+
+
 def test_plan_and_data_are_apart_from_the_live_frame() -> None:
     for told in ("Plan: what was chosen", "Data: what is trained on"):
         assert told not in html(*finished())
@@ -141,12 +185,15 @@ def test_no_curve_is_drawn_below_two_points_and_a_flat_one_is_a_line() -> None:
         (1.7, 2.9, ["1.5", "2.0", "2.5", "3.0"]), (1e-4, 3e-4, ["0.00010", "0.00015", "0.00020", "0.00025", "0.00030"]),
         (2.0, 2.0, ["1.50", "1.75", "2.00", "2.25", "2.50"]),
         (-1.0, 1.0, ["-1.0", "-0.5", "0.0", "0.5", "1.0"]), (0.0, 0.0, ["-0.50", "-0.25", "0.00"]),
-        (0.0, 5e-324, ["-0.50", "-0.25", "0.00"]),
+        (0.0, 5e-324, ["-0.50", "-0.25", "0.00"]), (0.0, 8e-6, ["0", "2e-06", "4e-06", "6e-06", "8e-06"]),
+        (2.0, 2.0000008, ["2.0000000", "2.0000002", "2.0000004", "2.0000006", "2.0000008"]),
+        (1_000_000.0, 1_000_004.0, ["1.000000e+06", "1.000001e+06", "1.000002e+06"]),
     ],
 )  # fmt: skip
 def test_the_figures_of_an_axis_are_round_and_few(low: float, high: float, figures: list[str]) -> None:
     values = ticks(low, high, 4)
     assert ticks_written(values)[: len(figures)] == figures
+    assert len(set(ticks_written(values))) == len(values)
     assert values[0] <= low
     assert values[-1] >= high
     assert len(values) <= 6
@@ -172,6 +219,7 @@ def test_without_a_gpu_the_panel_says_cpu_and_nothing_of_a_gpu() -> None:
         (words.duration(42), "42 s"), (words.duration(252), "4:12 min"), (words.duration(3720), "1:02 h"),
         (words.count(9999), "9,999"), (words.count(48_211), "48.2K"), (words.count(1_235_814_400), "1.24B"),
         (words.count(999_900), "1M"), (words.size(5.1 * 2**30), "5.1 GiB"), (words.number(None), "n/a"),
+        (words.number(0.0001234567), "0.0001235"), (words.number(3.2e-7), "3.2e-07"), (words.number(0.0), "0.0000"),
     ],
 )  # fmt: skip
 def test_numbers_are_short_and_have_their_unit(written: str, as_shown: str) -> None:

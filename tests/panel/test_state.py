@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,8 +10,9 @@ import pytest
 from colab_magics.checkpoints.replica.process import BOUND
 from colab_magics.errors import ColabMagicsError, Interrupted
 from colab_magics.panel import answers, words
-from colab_magics.panel.bands import headline, memory_bars
-from colab_magics.panel.curve import LIMIT, Curve
+from colab_magics.panel.bands import beside, headline, legend, memory_bars, verdict
+from colab_magics.panel.chart import smoothing
+from colab_magics.panel.curve import LIMIT, Curve, ceiling
 from colab_magics.panel.moment import Moment
 from colab_magics.panel.state import PanelState
 from colab_magics.session.here import Session
@@ -154,6 +156,30 @@ def test_each_point_of_a_long_curve_is_the_mean_of_as_many_steps_as_is_said() ->
     assert curve.points[-1] == (1024, 1020.5)
 
 
+def test_the_smoothing_does_not_jump_where_points_are_merged() -> None:
+    state, windows = PanelState(), {}
+    for step in range(1, 3400):
+        state = replace(state, curve=state.curve.add(step, 1.0))
+        windows[step] = smoothing(state)
+    assert windows[100] >= 5
+    for limit in (200, 400, 800, 1600, 3200):
+        assert windows[limit + limit // 20] == pytest.approx(windows[limit - 1], rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("values", "top"),
+    [
+        ([2.0] * 9 + [800.0] + [2.0] * 9, 2.0),
+        ([2.0, 1.9, 1.8, 1.7, 1.6, 1.5, 1.4, 1.3, 1.2, 800.0], 2.4),
+        ([10.9, 4.0, *[3.0] * 20, 900.0], 10.9),  # how high it begins is no spike
+        ([2.0, 800.0, 2.0], 800.0),
+        ([1.0, 1.1, 0.9, 1.0, 1.2, 1.0, 0.8, 1.3, 1.0], 1.3),
+    ],
+)
+def test_one_spike_does_not_set_the_axis(values: list[float], top: float) -> None:
+    assert ceiling(values) == pytest.approx(top)
+
+
 def test_an_attempt_that_is_still_preparing_shows_no_figure_of_the_one_before_it() -> None:
     earlier = [event("started", name="a"), *(event("step", step=n, total_steps=9, loss=1 / n) for n in range(1, 7))]
     again = PanelState().fold_all([*earlier, event("started", name="a", attempt=2)])
@@ -259,7 +285,43 @@ def test_what_nobody_could_tell_is_left_out_and_not_called_zero(
     (bar,) = memory_bars(PanelState().fold(event("memory", **fields)))
     assert [name for name, _ in bar.bands] == bands
     assert bar.total == total
-    assert ("not known" in headline((bar,))) == (not bands)
+    assert ("n/a" in headline((bar,))) == (not bands)
+
+
+def test_a_gpu_that_falls_off_the_bus_keeps_its_total_and_its_figures_are_not_available() -> None:
+    told = {"index": 0, "name": "A", "total": 10 * 2**30, "used": 6 * 2**30, "utilisation": 97.0, "power": 66.0}
+    lost = event("memory", devices=[dict.fromkeys(told) | {"index": 0}])
+    state = PanelState().fold_all([event("memory", devices=[told]), *steps(1, 9), lost])
+    answer = answers.memory(state, Moment(now=BEGIN.timestamp() + 60))
+    assert answer is not None
+    assert answer.parts == ["n/a of 10.0 GiB", "GPU utilisation n/a, temperature n/a, power n/a"]
+    never = PanelState().fold_all([event("plan", device="Tesla T4, 14.6 GiB", choices={}), lost])
+    assert headline(memory_bars(never)) == "n/a of 14.6 GiB"
+
+
+def test_what_others_hold_is_not_taken_for_nothing_where_it_cannot_be_told() -> None:
+    device = {"index": 0, "total": 10 * 2**30, "used": None}
+    state = PanelState().fold_all([event("memory", devices=[device], allocated=2**30, peak=2**30), *steps(1, 9)])
+    (bar,) = memory_bars(state)
+    assert headline((bar,)) == "1.0 of 10.0 GiB by torch"
+    assert legend(bar)[0][-1] == "others + CUDA n/a"
+    assert verdict(state, (bar,)) == ("", False)
+
+
+@pytest.mark.parametrize(
+    ("reserved", "peak", "said", "mind"),
+    [
+        (5.3, 4.9, "fits, 9.3 GiB to spare at the peak", False),
+        (13.9, 4.9, "fits, 9.3 GiB to spare at the peak, 9.0 GiB of it cached", False),
+        (13.9, 13.9, "nearly full at the peak", True),
+    ],
+)
+def test_a_full_bar_is_explained_where_it_is_torchs_cache(reserved: float, peak: float, said: str, mind: bool) -> None:
+    gib = 2**30
+    device = {"index": 0, "total": 14.6 * gib, "used": (reserved + 0.4) * gib}
+    torch = {"allocated": 4.4 * gib, "reserved": reserved * gib, "peak": peak * gib}
+    state = PanelState().fold_all([event("memory", devices=[device], **torch), *steps(1, 9)])
+    assert verdict(state, memory_bars(state)) == (said, mind)
 
 
 def test_each_of_several_gpus_has_a_bar_and_the_fullest_is_named() -> None:
@@ -267,6 +329,16 @@ def test_each_of_several_gpus_has_a_bar_and_the_fullest_is_named() -> None:
     bars = memory_bars(PanelState().fold(event("memory", devices=devices)))
     assert [bar.label for bar in bars] == ["GPU 0", "GPU 1", "GPU 2", "GPU 3"]
     assert headline(bars) == "53.0 of 100.0 GiB on GPU 3, the fullest"
+
+
+def test_of_several_gpus_the_fullest_ones_figures_are_told_by_name() -> None:
+    devices = [
+        {"index": index, "total": 100, "used": used, "utilisation": 90.0 + index, "temperature": 60.0, "power": 50.0}
+        for index, used in enumerate((40, 80, 20))
+    ]
+    state = PanelState().fold(event("memory", devices=devices))
+    assert state.memory is not None
+    assert beside(state.memory, memory_bars(state)) == ["GPU 1: 91% busy, 60 °C, 50 W"]
 
 
 def test_evaluations_and_what_they_take_are_in_the_forecast() -> None:
@@ -381,7 +453,7 @@ def test_a_run_that_has_ended_tells_its_peak_and_not_what_the_card_does_now() ->
     live, ended = (answers.memory(one, now) for one in (state, state.fold(event("finished", reason="completed"))))
     assert live is not None
     assert ended is not None
-    assert (live.said, live.behind) == ("6.0 of 10.0 GiB", ("GPU 97% busy",))
+    assert (live.said, live.behind) == ("6.0 of 10.0 GiB", ("GPU 97% busy, temperature n/a, power n/a",))
     assert (ended.said, ended.behind) == ("peak 3.0 of 10.0 GiB", ())
 
 
