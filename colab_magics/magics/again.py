@@ -12,7 +12,7 @@ from colab_magics.checkpoints.foreign import imported_state
 from colab_magics.checkpoints.verify import Entry, Search, entries, newest_verified
 from colab_magics.errors import MOST_LINES, ColabMagicsError
 from colab_magics.magics.options import Options
-from colab_magics.magics.starting import INPUTS, living_run
+from colab_magics.magics.starting import INPUTS, living_run, written_in
 from colab_magics.recipe import Recipe
 from colab_magics.run import Run, family, following_name
 
@@ -126,7 +126,8 @@ def decide(
         if options.again:
             new = following_name(name, root, taken)
             return Begin(new, f"{run.name} is kept; the same is trained again as {new}.")
-        return Show(run, f"{run.name} has been trained with this recipe and data. --again trains it once more.")
+        said = f"{run.name} has been trained with this recipe and data. --again trains it once more."
+        return Show(run, said + _untold(run, recipe))
     if options.again:
         new = following_name(name, root, taken)
         return Begin(new, f"{run.name} is kept as it is; {new} starts at step 0.")
@@ -141,6 +142,7 @@ def decide(
             return Begin(run.name, said, replaced=run)
         raise _changed(run, changes, newest, say)
     if not changes:
+        _keep_untrained(run, recipe)
         return Continue(run, f"{run.name} {how}: it goes on from its newest checkpoint, step {newest.step:,}.")
     if not options.override:
         raise _changed(run, changes, newest, say)
@@ -152,6 +154,31 @@ def decide(
         replaced=run,
         resume=run.checkpoints,
     )
+
+
+def _untold(run: Run, recipe: Recipe) -> str:
+    """What to say of dashboards that the cell names and the finished run has never told anything."""
+    names = [name for name in recipe.report_to if name not in run.recipe.report_to] if _reports(recipe) else []
+    if not names:
+        return ""
+    return f" report_to changes nothing in a finished run: {', '.join(names)} will be told of one trained --again."
+
+
+def _reports(recipe: Recipe) -> bool:
+    return not isinstance(recipe.report_to, str)
+
+
+def _keep_untrained(run: Run, recipe: Recipe) -> None:
+    """A run that goes on takes from the cell what changes nothing in what is trained: dashboards, how often it saves.
+
+    All other keys are the same, or the cell would have been refused.
+    """
+    if run.recipe == recipe:
+        return
+    partial = run.folder / ".recipe.yaml.partial"
+    with written_in(run.folder.parent):
+        partial.write_text(recipe.to_yaml(), encoding="utf-8")
+        partial.replace(run.folder / "recipe.yaml")
 
 
 def newest_entry(run: Run) -> Entry | None:

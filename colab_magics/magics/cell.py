@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from colab_magics.magics.follow import (
 from colab_magics.magics.options import RESERVED, Options
 from colab_magics.magics.starting import keep_log_of, living_run, sweep, temporary_run, write_inputs, written_in
 from colab_magics.panel.state import PanelState
+from colab_magics.recipe import Recipe
 from colab_magics.run import Run, automatic_name, check_name
 from colab_magics.session.detect import is_batch, on_colab
 from colab_magics.session.here import for_worker, this_session
@@ -99,6 +101,8 @@ def train(cell: Cell) -> Run:
             durable.bring(found, cell.root, cell.say, need_whole=False)
     durable.complete(Run(cell.root / name), copies, cell.say)
     sweep(cell.root)
+    if Run(cell.root / name).state != "finished":  # before the rows of a variable are read, under a panel
+        _check_trackers(recipe)
     with temporary_run(cell.root, name) as temporary:
         panel = Panel(cell.screen)
         try:
@@ -167,6 +171,8 @@ def follow_worker(
         arguments = [*arguments, "--replica", where]
     environment = {**environment, **for_worker()}
     folder = starting or run.folder
+    with suppress(OSError):  # a recipe that is gone is the worker's to tell
+        _check_trackers(Run(folder).recipe)
     with interrupts() as presses:
         with written_in(run.folder.parent):
             process = worker.spawn(folder, attempt, arguments=tuple(arguments), env=environment)
@@ -174,6 +180,13 @@ def follow_worker(
         follower = Follower(run.folder, attempt, starting=starting, process=process, state=state)
         followed = follower.follow(panel, presses, until=_has_passed(cell, attempt), hand_over=background.go_on)
     return conclude(cell, run, followed, follower.folder, attempt)
+
+
+def _check_trackers(recipe: Recipe) -> None:
+    """Refuse a dashboard that cannot work; the worker would too, under a panel of a run that never was."""
+    from colab_magics.training.trackers import check_trackers
+
+    check_trackers(recipe)
 
 
 def _has_passed(cell: Cell, attempt: int) -> Callable[[PanelState], bool]:

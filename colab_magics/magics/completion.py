@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from colab_magics.magics.checkpoint_line import ALWAYS, COMMANDS
-from colab_magics.magics.options import OWN, PANELS, SUBCOMMANDS
+from colab_magics.magics.options import OWN, PANELS, SUBCOMMANDS, TAKES
 from colab_magics.magics.panel import OPTIONS as PANEL_OPTIONS
 
 _NAMES_A_RUN = ("recipe", "status", "attach", "detach", "stop")
@@ -31,6 +31,8 @@ def _of_finetune(shell: Any, before: list[str], symbol: str) -> list[str]:
     if symbol.startswith("-"):
         from colab_magics.recipe.fields import rules
 
+        if before and before[0] in SUBCOMMANDS and before[0] not in ("recipe", "data"):
+            return [f"--{name}" for name in (*sorted(TAKES[before[0]]), "help")]
         return [f"--{name.replace('_', '-')}" for name in (*OWN, *rules())]
     if before and before[-1] == "--panel":
         return list(PANELS)

@@ -7,7 +7,8 @@ from typing import Any
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 from traitlets import Enum, Unicode
 
-from colab_magics.magics.options import PANELS, SUBCOMMANDS, Options, read_line
+from colab_magics.errors import ColabMagicsError, nearest
+from colab_magics.magics.options import PANELS, SUBCOMMANDS, TAKES, Options, read_line
 
 HELP = """\
 %%finetune [NAME] [options]      fine-tune a model; the cell's body is the recipe, in YAML
@@ -47,11 +48,39 @@ Runs, also from another notebook or a terminal: python -m colab_magics ...
 """
 
 
+class NoPanelKind(BaseException):
+    """`%config` asks for a kind of panel that there is not. No Exception: `%config` would log that and go on."""
+
+    def __init__(self, kind: object) -> None:
+        super().__init__(kind)
+        close = nearest(str(kind), PANELS)
+        self._error = ColabMagicsError(
+            f"FinetuneMagics.panel cannot be {kind!r}.",
+            f"It can be {', '.join(PANELS)}.",
+            f"Did you mean %config FinetuneMagics.panel = {close!r}?" if close else "'auto' lets the place decide.",
+        )
+
+    def __str__(self) -> str:
+        return str(self._error)
+
+    def _render_traceback_(self) -> list[str]:
+        return self._error.lines()
+
+
+class _Kind(Enum):  # type: ignore[misc]
+    """One of the kinds; another is refused in our words, before it is taken."""
+
+    def validate(self, _obj: Any, value: Any) -> Any:
+        if value not in PANELS:
+            raise NoPanelKind(value)
+        return value
+
+
 @magics_class
 class FinetuneMagics(Magics):  # type: ignore[misc]
     """Fine-tune a language model from one cell."""
 
-    panel = Enum(PANELS, default_value="auto", help="How a run is shown: auto, widget, html, text, off.").tag(
+    panel = _Kind(PANELS, default_value="auto", help="How a run is shown, by %panel and %checkpoint resume too.").tag(
         config=True
     )
     root = Unicode("", help="Where runs are kept; else COLAB_MAGICS_ROOT, else ./runs.").tag(config=True)
@@ -63,7 +92,7 @@ class FinetuneMagics(Magics):  # type: ignore[misc]
         """Fine-tune a language model; %finetune --help shows all options."""
         options = read_line(line, _recipe_keys)
         if options.help or (cell is None and options == Options()):
-            print(HELP, end="")
+            print(HELP if options.command is None else usage(options.command), end="")
             return None
         from colab_magics.errors import Interrupted
 
@@ -75,8 +104,6 @@ class FinetuneMagics(Magics):  # type: ignore[misc]
 
     def _run(self, options: Options, body: str | None) -> Any:
         if options.command is not None and body is not None and not SUBCOMMANDS[options.command]:
-            from colab_magics.errors import ColabMagicsError
-
             raise ColabMagicsError(
                 f"{options.command} is a subcommand and takes no cell body.",
                 "Only recipe and data read one.",
@@ -154,9 +181,15 @@ class FinetuneMagics(Magics):  # type: ignore[misc]
         return screen_for(kind, in_kernel=in_kernel, free=options.background)
 
 
-def _no_command(options: Options) -> Exception:
-    from colab_magics.errors import ColabMagicsError, nearest
+def usage(command: str) -> str:
+    """The lines of `HELP` that are about one subcommand, and about the options that it takes."""
+    lines = HELP.splitlines(keepends=True)
+    what = [line.strip(" ") for line in lines if line.startswith(f"  %finetune {command} ")]
+    options = [f"--{name} " for name in sorted(TAKES[command])]
+    return "".join([*what, *(line for line in lines if line.strip(" ").startswith(tuple(options)))])
 
+
+def _no_command(options: Options) -> Exception:
     close = nearest(str(options.name), SUBCOMMANDS)
     return ColabMagicsError(
         f"{options.name} is no subcommand of %finetune, and a line that trains needs --model and --data.",

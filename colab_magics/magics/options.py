@@ -27,7 +27,7 @@ PANELS = ("auto", "widget", "html", "text", "off")
 _WITH_VALUE = ("preset", "out", "fork", "root", "panel", "deadline")
 _REPORTS = frozenset({"preset", "root", "quiet", "traceback"})
 # subcommand -> the magic's own options that it takes, apart from --help; None stands for training
-_TAKES: dict[str | None, frozenset[str]] = {
+TAKES: dict[str | None, frozenset[str]] = {
     "recipe": _REPORTS,
     "data": _REPORTS,
     "status": frozenset({"root", "panel", "quiet"}),
@@ -134,7 +134,7 @@ _SWITCHES = ("allow_pickle", "trust_remote_code")
 
 
 def _checked(options: Options) -> Options:
-    takes = _TAKES.get(options.command, frozenset(OWN) - {"now"}) | {"help"}
+    takes = TAKES.get(options.command, frozenset(OWN) - {"now"}) | {"help"}
     given = [name for name in OWN if name not in takes and getattr(options, name) not in (None, False)]
     if options.command not in (None, "recipe", "data"):
         given += options.recipe

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 from colab_magics.errors import ColabMagicsError
@@ -24,8 +25,11 @@ DTYPES = {
 
 # what transformers and other trainers can report to besides
 OTHER_TRACKERS = frozenset(
-    "all azure_ml clearml codecarbon comet comet_ml dagshub dvclive flyte neptune swanlab kubeflow otel aim".split()
+    "azure_ml clearml codecarbon comet comet_ml dagshub dvclive flyte neptune swanlab kubeflow otel aim".split()
 )
+
+
+_NEEDS = {"mlflow": ("mlflow", "sqlalchemy")}  # without a server it keeps its runs in a database
 
 
 def as_it_is(_layer: Layer, _entry: Entry, value: Any) -> Any:
@@ -83,11 +87,19 @@ def _tracker(layer: Layer, entry: Entry, value: Any) -> Any:
     names = value.strip("[] ").split(",") if isinstance(value, str) else value
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return "none" if value in (None, False) else value
-    names = [name.strip().strip("'\"").lower() for name in names]
-    others = sorted(OTHER_TRACKERS.intersection(names))
+    names = [name.strip().strip("'\"").lower().replace("-", "_") for name in names]
+    if "all" in names:
+        found = [name for name in TRACKERS if all(map(find_spec, _NEEDS.get(name, (name,))))]
+        names = [name for name in names if name != "all"] + found
+        of_ours = f"of {', '.join(TRACKERS)}"
+        is_there = f"{', '.join(found)} (installed {of_ours})" if found else f"none: nothing {of_ours} is installed"
+        layer.notes.say(f"{entry.key}: all → {is_there}")
+    others = [name for name in dict.fromkeys(names) if name in OTHER_TRACKERS]
+    ours = [name for name in names if name not in OTHER_TRACKERS and name not in ("none", "")]
     if others:
-        layer.notes.say(f"{entry.key}: {', '.join(others)} → nothing: it takes {', '.join(TRACKERS)}")
-    return [name for name in names if name not in OTHER_TRACKERS and name not in ("none", "")] or "none"
+        told = f"it reports to {', '.join(ours)} alone" if ours else f"it can report to {', '.join(TRACKERS)}"
+        layer.notes.say(f"{entry.key}: {', '.join(others)} left out, which colab_magics does not know; {told}")
+    return ours or "none"
 
 
 def _data(layer: Layer, entry: Entry, value: Any) -> Any:

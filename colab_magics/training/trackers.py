@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import invalidate_caches
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -54,13 +55,16 @@ def chosen(recipe: Recipe) -> list[str]:
 
 
 def check_trackers(recipe: Recipe, environ: Mapping[str, str] = os.environ) -> None:
-    """Find out before anything is loaded that a tracker cannot work.
+    """Find out that a tracker cannot work: in the kernel before a worker is started, and in the worker.
+
+    Imports nothing that is looked for.
 
     Raises
     ------
     ColabMagicsError
         When its package is missing, or it would ask for a login: a worker has nobody to ask.
     """
+    invalidate_caches()  # a cell above may have installed it in this very second
     for name in chosen(recipe):
         needs = (name, "sqlalchemy") if name == "mlflow" and not environ.get("MLFLOW_TRACKING_URI") else (name,)
         if not all(map(find_spec, needs)):  # mlflow-skinny has no database to keep a local run in
@@ -76,6 +80,7 @@ def check_trackers(recipe: Recipe, environ: Mapping[str, str] = os.environ) -> N
                 "It would ask for one, and the process that trains has no keyboard.",
                 "Put your key into the variable WANDB_API_KEY in a cell above, from the secrets of Colab or Kaggle.",
                 "Or %env WANDB_MODE=offline: wandb sync uploads the run's wandb folder later.",
+                "Or name trackers that need no key, as in report_to: tensorboard.",
             )
 
 

@@ -13,10 +13,12 @@ import pytest
 from colab_magics import worker
 from colab_magics.errors import ColabMagicsError
 from colab_magics.events import EventLog
-from colab_magics.magics.again import Attach, Begin, Show, decide
+from colab_magics.magics.again import Attach, Begin, Continue, Show, decide
 from colab_magics.magics.options import Options
 from colab_magics.recipe import Recipe
 from colab_magics.run import Run
+
+from .checkpointed import Left
 
 pytestmark = pytest.mark.face
 
@@ -62,6 +64,24 @@ def test_finished_with_the_same_recipe_shows_the_result_and_names_again(tmp_path
     assert isinstance(decision, Show)
     assert decision.run == run
     assert "--again" in decision.said
+
+
+def test_a_dashboard_that_a_finished_run_gets_late_is_said_to_change_nothing(tmp_path: Path) -> None:
+    a_run(tmp_path, "finished")
+    shown = decided(tmp_path, replace(RECIPE, report_to=["tensorboard"]))
+    assert isinstance(shown, Show)
+    assert shown.said.endswith(
+        " report_to changes nothing in a finished run: tensorboard will be told of one trained --again."
+    )
+
+
+def test_an_unfinished_run_goes_on_with_the_dashboards_and_the_saves_of_the_cell(tmp_path: Path) -> None:
+    left = Left(tmp_path, recipe=RECIPE)
+    (left.folder / "inputs.json").write_text(json.dumps(INPUTS))
+    left.save(4)
+    cell = replace(RECIPE, report_to=["tensorboard"], save_every=60)
+    assert isinstance(decided(tmp_path, cell), Continue)
+    assert left.run.recipe == cell
 
 
 def test_finished_and_again_trains_under_the_next_name_and_keeps_the_old_run(tmp_path: Path) -> None:

@@ -94,8 +94,17 @@ def test_config_sets_where_runs_live_and_how_they_are_shown(shell: Any, tmp_path
     shell.run_line_magic("config", f"FinetuneMagics.root = '{tmp_path}'")
     shell.run_line_magic("finetune", "list")
     assert str(tmp_path) in capsys.readouterr().out
-    with pytest.raises(Exception, match="panel"):
-        shell.magics_manager.registry["FinetuneMagics"].panel = "neon"
+
+
+def test_config_with_a_misspelt_kind_ends_the_cell_names_the_nearest_and_changes_nothing(
+    shell: Any, capsys: Any
+) -> None:
+    shell.run_line_magic("load_ext", "colab_magics")
+    result = shell.run_cell("%config FinetuneMagics.panel = 'htm'")
+    assert not result.success
+    assert str(result.error_in_exec).splitlines()[-1] == "→ Did you mean %config FinetuneMagics.panel = 'html'?"
+    assert shell.magics_manager.registry["FinetuneMagics"].panel == "auto"
+    assert "Traceback" not in "".join(capsys.readouterr())
 
 
 def test_help_is_printed_for_help_and_for_an_empty_line(shell: Any, capsys: Any) -> None:
@@ -103,6 +112,22 @@ def test_help_is_printed_for_help_and_for_an_empty_line(shell: Any, capsys: Any)
     for line in ("--help", "-h", ""):
         shell.run_line_magic("finetune", line)
         assert "--background" in capsys.readouterr().out
+
+
+def test_the_help_of_a_subcommand_is_of_that_alone(shell: Any, capsys: Any) -> None:
+    shell.run_line_magic("load_ext", "colab_magics")
+    shell.run_line_magic("finetune", "stop --help")
+    said = capsys.readouterr().out
+    assert said.startswith("%finetune stop [RUN] [--now] ")
+    assert "--root" in said
+    assert "--background" not in said
+
+
+def test_every_subcommand_has_its_help() -> None:
+    from colab_magics.magics.finetune import usage
+    from colab_magics.magics.options import SUBCOMMANDS
+
+    assert all(usage(command).startswith(f"%finetune {command} ") for command in SUBCOMMANDS)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +138,7 @@ def test_help_is_printed_for_help_and_for_an_empty_line(shell: Any, capsys: Any)
         ("%%finetune --ba", "--ba", "--background"),
         ("%%finetune kwanzaa --learn", "--learn", "--learning-rate"),
         ("%finetune attach ", "", "kwanzaa"),
+        ("%finetune stop --", "--", "--now"),
         ("%%finetune kw", "kw", "kwanzaa"),
         ("%%finetune x --panel h", "h", "html"),
         ("%panel ", "", "kwanzaa"),

@@ -51,6 +51,19 @@ def test_bad_input_ends_the_cell_in_a_few_lines_and_leaves_no_trace(
     assert not home.runs.exists()
 
 
+@pytest.mark.parametrize("data", [str(ROWS), "rows"])
+def test_a_dashboard_that_cannot_work_is_told_and_no_panel_drawn(kernel: Kernel, home: Home, data: str) -> None:
+    kernel.run(
+        "rows = [{'text': f'ahoy {n}'} for n in range(9)]\n"
+        "import os\nos.environ['NETRC'] = '/nowhere'\n"
+        "for name in ('WANDB_API_KEY', 'WANDB_MODE'):\n    os.environ.pop(name, None)"
+    )
+    reply = kernel.run(f"%%finetune kwanzaa\nmodel: demo\ndata: {data}\nreport_to: wandb")
+    assert reply.traceback[0].startswith("report_to: wandb ")
+    assert reply.displays == {}
+    assert not home.runs.exists()
+
+
 def test_a_row_on_which_the_format_function_fails_is_named_and_leaves_no_trace(kernel: Kernel, home: Home) -> None:
     kernel.run("def shape(row):\n    return {'text': row['nope']}")
     reply = kernel.run(f"%%finetune kwanzaa\nmodel: demo\ndata: {ROWS}\nformat: shape")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from colab_magics.errors import MOST_LINES, ColabMagicsError
-from colab_magics.recipe import Parsed, Recipe, parse
+from colab_magics.recipe import Parsed, Recipe, parse, values
 
 pytestmark = pytest.mark.face
 
@@ -274,7 +274,7 @@ def test_other_trainers_flags_become_a_method(lines: str, method: str) -> None:
         ("report_to: [TensorBoard, trackio]", "report_to", ["tensorboard", "trackio"]),
         ("report_to: tensorboard, mlflow", "report_to", ["tensorboard", "mlflow"]),
         ("report_to: [wandb, comet_ml]", "report_to", ["wandb"]),
-        ("report_to: all", "report_to", "none"),
+        ("report_to: comet-ml", "report_to", "none"),
         ("report_to: [none]", "report_to", "none"),
         ("report_to:", "report_to", "none"),
         ("report_to: []", "report_to", "none"),
@@ -424,9 +424,45 @@ def test_a_tracker_is_reported_to_and_nothing_is_said() -> None:
     assert parse(TWO + "report_to: tensorboard").notes == ()
 
 
-def test_a_tracker_of_another_trainer_is_left_out_and_said() -> None:
-    parsed = parse(TWO + "report_to: [tensorboard, swanlab]")
-    assert "report_to: swanlab → nothing: it takes tensorboard, wandb, trackio, mlflow" in parsed.notes
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            "[tensorboard, swanlab]",
+            "swanlab left out, which colab_magics does not know; it reports to tensorboard alone",
+        ),
+        (
+            "[comet_ml, neptune]",
+            (
+                "comet_ml, neptune left out, which colab_magics does not know; "
+                "it can report to tensorboard, wandb, trackio, mlflow"
+            ),
+        ),
+    ],
+)
+def test_a_tracker_of_another_trainer_is_left_out_and_said(line: str, said: str) -> None:
+    assert f"report_to: {said}" in parse(TWO + f"report_to: {line}").notes
+
+
+@pytest.mark.parametrize(
+    ("installed", "reported_to", "said"),
+    [
+        (
+            {"trackio", "wandb"},
+            ["wandb", "trackio"],
+            "wandb, trackio (installed of tensorboard, wandb, trackio, mlflow)",
+        ),
+        ({"mlflow"}, "none", "none: nothing of tensorboard, wandb, trackio, mlflow is installed"),
+        ({"mlflow", "sqlalchemy"}, ["mlflow"], "mlflow (installed of tensorboard, wandb, trackio, mlflow)"),
+    ],
+)
+def test_all_trackers_are_those_that_are_installed(
+    monkeypatch: pytest.MonkeyPatch, installed: set[str], reported_to: object, said: str
+) -> None:
+    monkeypatch.setattr(values, "find_spec", lambda name: name if name in installed else None)
+    parsed = parse(TWO + "report_to: all")
+    assert parsed.recipe.report_to == reported_to
+    assert f"report_to: all → {said}" in parsed.notes
 
 
 @pytest.mark.parametrize("line", ["report_to: tensorbord", "report_to: [wandb, tensorbord]"])
