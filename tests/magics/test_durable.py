@@ -94,6 +94,24 @@ def test_on_colab_without_a_replica_one_line_says_so_and_gives_the_line_that_pro
     assert colab.asked == 0
 
 
+@pytest.mark.parametrize(
+    ("platform", "told"),
+    [
+        ("kaggle", "/kaggle/working outlives the session only if Persistence is on"),
+        ("kaggle-batch", "/kaggle/working outlives the session only if the version ends in good order"),
+        ("lightning", ""),
+        ("plain", ""),
+    ],
+)
+def test_where_storage_stays_only_on_a_condition_a_run_without_a_replica_says_on_which(
+    monkeypatch: pytest.MonkeyPatch, said: list[str], platform: str, told: str
+) -> None:
+    monkeypatch.setenv("COLAB_MAGICS_PLATFORM", platform)
+    durable.protect(None, HERE, said.append)
+    assert len(said) == (1 if told else 0)
+    assert all(line.startswith(told) and "add: replica: " in line for line in said)
+
+
 def test_elsewhere_nothing_is_said(said: list[str]) -> None:
     durable.protect(None, HERE, said.append)
     assert not said
