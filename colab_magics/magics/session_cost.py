@@ -12,7 +12,7 @@ from typing import Any
 from colab_magics.errors import ColabMagicsError
 from colab_magics.magics import session_words as words_of
 from colab_magics.magics.grid import Grid, Page
-from colab_magics.magics.session_plan import root_of
+from colab_magics.magics.session_plan import root_of, steps_kept
 from colab_magics.session.budget import evaluations_left, seconds_of_evaluation
 from colab_magics.session.duration import Duration
 from colab_magics.session.forecast import Forecast, forecast
@@ -79,7 +79,8 @@ def cost(words: Sequence[str], root: Path) -> dict[str, str]:
     run = find_run(name, root_of(given, root))
     table = load_table(user_file())
     state = run.state
-    return page_of(run.name, run.events(), table, state=state, now=time.time()).bundle()
+    events = run.events()
+    return page_of(run.name, events, table, state=state, now=time.time(), kept=steps_kept(run, events)).bundle()
 
 
 def _read(words: Sequence[str]) -> tuple[str | None, str | None]:
@@ -102,13 +103,14 @@ def _read(words: Sequence[str]) -> tuple[str | None, str | None]:
     return name, root
 
 
-def page_of(name: str, events: Sequence[Event], table: Table, *, state: str, now: float) -> Page:
+def page_of(name: str, events: Sequence[Event], table: Table, *, state: str, now: float, kept: int = 0) -> Page:
     """The page of a run's events.
 
     Parameters
     ----------
     state : `running`, `finished`, `failed` or `unfinished`
     now : seconds since the epoch; counted up to where the run is at work
+    kept : the steps that need not be taken again
     """
     attempts = spent(events, table, now=now if state == "running" else None)
     if not attempts:
@@ -116,7 +118,7 @@ def page_of(name: str, events: Sequence[Event], table: Table, *, state: str, now
     rows = [_row(one) for one in attempts]
     if len(attempts) > 1:
         rows.append(_total(attempts))
-    lines = [_expected(events), *_to_come(events, attempts[-1], state)]
+    lines = [_expected(events), *_to_come(events, attempts[-1], state, kept)]
     dates = sorted({one.as_of for one in attempts if one.as_of})
     foot = ["Counted from each worker's start to its end. The platform counts the whole session."]
     if dates:
@@ -229,33 +231,38 @@ def _expected(events: Sequence[Event]) -> str:
     return f"{line}; at the speed of its {done:,} steps it is {words_of.spoken(whole)}."
 
 
-def _to_come(events: Sequence[Event], last: Spent, state: str) -> list[str]:
+def _to_come(events: Sequence[Event], last: Spent, state: str, kept: int) -> list[str]:
     """What is still to be spent where the newest attempt was, or is."""
     if state not in ("running", "unfinished"):
         return []
-    made = rest(events, last.attempt)
+    made = rest(events, last.attempt, kept)
     if made is None:
         return ["What is to come is known after two steps."]
+    again = last.last - kept if state == "unfinished" and last.last is not None else 0
     line = f"To come: {words_of.spoken(made.p50)}, with nine chances in ten under {words_of.spoken(made.p90)}"
     if last.dollars is not None and last.seconds > 0:
         further = last.dollars / last.seconds * made.p50
         units = f"{words_of.count(last.units / last.seconds * made.p50)} units, " if last.units else ""
         line += f" ({units}{words_of.dollars(further)} there)"
-    return [f"{line}."]
+    lost = f", {again:,} steps that no checkpoint holds among it" if again > 0 else ""
+    return [f"{line}{lost}."]
 
 
-def rest(events: Sequence[Event], attempt: int) -> Forecast | None:
-    """When the run ends, from the steps, evaluations and saves of one attempt; None below two steps."""
+def rest(events: Sequence[Event], attempt: int, kept: int) -> Forecast | None:
+    """When the run ends that goes on after step `kept`, from the steps, evaluations and saves of one attempt.
+
+    None below two steps.
+    """
     mine = [event for event in events if event.get("attempt") == attempt]
     steps = [event for event in mine if event["kind"] == "step" and event.get("seconds")]
     if not steps:
         return None
     seconds = [float(event["seconds"]) for event in steps]
-    step, total = int(steps[-1]["step"]), int(steps[-1].get("total_steps") or steps[-1]["step"])
-    left = max(0, total - step)
+    total = int(steps[-1].get("total_steps") or steps[-1]["step"])
+    left = max(0, total - kept)
     # saves come as often as they came
     stalls = sum(float(event.get("stall") or 0.0) for event in mine if event["kind"] == "checkpoint")
-    return forecast(seconds, left, other=stalls / len(steps) * left + _evaluating(mine, steps[-1], step, total))
+    return forecast(seconds, left, other=stalls / len(steps) * left + _evaluating(mine, steps[-1], kept, total))
 
 
 def _evaluating(mine: Sequence[Event], newest: Event, step: int, total: int) -> float:
@@ -267,5 +274,6 @@ def _evaluating(mine: Sequence[Event], newest: Event, step: int, total: int) -> 
         return 0.0
     every = (plan.get("choices") or {}).get("eval_every", {}).get("value")
     took = [float(event["seconds"]) for event in evals if event.get("seconds")]
-    left = evaluations_left(total, every, step, int(evals[-1]["step"]) if evals else 0)
+    scored = max((int(event["step"]) for event in evals if int(event["step"]) <= step), default=0)
+    left = evaluations_left(total, every, step, scored)
     return left * seconds_of_evaluation(took, tokens, newest.get("tokens_per_second"))

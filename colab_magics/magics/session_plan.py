@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from colab_magics.errors import ColabMagicsError, nearest
 from colab_magics.magics import session_words as words_of
@@ -14,6 +14,9 @@ from colab_magics.session.duration import Duration
 from colab_magics.session.offers import Job, Offer, job_of, offers
 from colab_magics.session.scenarios import Outcome, outcome, scenarios
 from colab_magics.session.table import Table
+
+if TYPE_CHECKING:
+    from colab_magics.run import Run
 
 USAGE = "%session plan [RUN] [--hours 3] [--platform NAME] [--gpu NAME] [--markdown]"
 HELP = """\
@@ -95,7 +98,7 @@ def plan(
     if line.run is None and body is not None and body.strip():
         asked = _of_recipe(body, root, namespace if namespace is not None else {}, say)
     elif line.run is None and line.hours is not None:
-        asked = _Asked(f"{words_of.band(line.hours)} of GPU on each platform")
+        asked = _Asked(f"{words_of.hours(line.hours)} of GPU on each platform")
     else:
         asked = _of_run(line.run, root)
     found = offers(
@@ -108,6 +111,7 @@ def plan(
         table,
         narrowed=bool(line.platforms or line.accelerators),
         here=this_session().platform.key,
+        given=line.hours,
     )
     return {"text/plain": page.markdown()} if line.markdown else page.bundle()
 
@@ -170,16 +174,15 @@ def _hours(value: str) -> Duration:
     """`3`, `6-8`, `90min`: hours where no unit is given."""
     from colab_magics.session.times import duration
 
-    ends = [end for end in value.replace("–", "-").split("-") if end.strip()]
-    if not 1 <= len(ends) <= 2:
-        ends = [value]
+    ends = value.replace("–", "-").split("-")
     seconds = []
-    for end in ends:
-        try:
-            seconds.append(float(end) * 3600)
-        except ValueError:
-            seconds.append(duration(end, "--hours"))
-    low, high = min(seconds), max(seconds)
+    if len(ends) <= 2 and all(end.strip() for end in ends):
+        for end in ends:
+            try:
+                seconds.append(float(end) * 3600)
+            except ValueError:
+                seconds.append(duration(end, "--hours"))
+    low, high = min(seconds, default=0.0), max(seconds, default=0.0)
     if not 0 < low <= high < 1e9:
         raise ColabMagicsError(
             f"--hours {value} is no time.", "It is how long a GPU is used.", "Write --hours 3, or --hours 6-8."
@@ -212,7 +215,7 @@ def _of_run(name: str | None, root: Path) -> _Asked:
 
     run = find_run(name, root)
     events = run.events()
-    job = _job(run.recipe, events, _steps_done(events) if run.state in ("running", "unfinished") else 0)
+    job = _job(run.recipe, events, steps_kept(run, events))
     if job is None:
         raise ColabMagicsError(
             f"{run.name} has no plan from which another could be made.",
@@ -225,8 +228,14 @@ def _of_run(name: str | None, root: Path) -> _Asked:
     return _Asked(whole, job, _here(events, job))
 
 
-def _steps_done(events: Sequence[Mapping[str, Any]]) -> int:
-    return next((int(event["step"]) for event in reversed(events) if event["kind"] == "step"), 0)
+def steps_kept(run: Run, events: Sequence[Mapping[str, Any]]) -> int:
+    """The steps that need not be taken again: of a run that is unfinished those in its newest checkpoint."""
+    from colab_magics.magics.again import newest_entry
+
+    if run.state == "running":
+        return next((int(event["step"]) for event in reversed(events) if event["kind"] == "step"), 0)
+    newest = newest_entry(run) if run.state == "unfinished" else None
+    return newest.step if newest is not None else 0
 
 
 def _of_recipe(
@@ -264,34 +273,55 @@ def _here(events: Sequence[Mapping[str, Any]], job: Job) -> tuple[str, ...]:
 
 
 def page_of(
-    title: str, lines: Sequence[str], found: Sequence[Offer], table: Table, *, narrowed: bool = False, here: str = ""
+    title: str,
+    lines: Sequence[str],
+    found: Sequence[Offer],
+    table: Table,
+    *,
+    narrowed: bool = False,
+    here: str = "",
+    given: Duration | None = None,
 ) -> Page:
-    """The offers, with the platform marked on which this is; and the scenarios where nothing was left out."""
+    """The offers, with the platform marked on which this is; and the scenarios where nothing was left out.
+
+    Parameters
+    ----------
+    narrowed : only some platforms or devices were asked for
+    here : the platform on which this is: it comes first, then what costs nothing
+    given : the hours, where the user said them
+    """
     shown = [offer for offer in found if narrowed or offer.dollars is not None or offer.hours is None]
-    grids = [_offer_grid(shown, here)]
+    bare = given is not None and all(offer.need is None for offer in found)  # there is no job that might not fit
+    useless = [offer for offer in shown if bare and not offer.possible]
+    shown = [offer for offer in shown if offer not in useless]
+    first = sorted(shown, key=lambda offer: (not offer.possible, offer.platform.key != here, offer.outlay != 0))
+    grids = [_offer_grid(first, here, given)]
     as_of, ways = scenarios()
     foot = []
     if not found:
         foot.append("No platform of those has such a device.")
-    if unpriced := [offer for offer in found if offer not in shown]:
+    for why in dict.fromkeys(offer.why for offer in useless):
+        them = _devices_by_platform(offer for offer in useless if offer.why == why)
+        foot.append(f"Left out, as {why}: {'; '.join(them)}.")
+    if unpriced := [offer for offer in found if offer not in shown and offer not in useless]:
         foot.append(f"The table has no price for {'; '.join(_devices_by_platform(unpriced))}.")
     if set_up := max((offer.set_up for offer in found), default=0.0):
         foot.append(f"Costs and quotas count {words_of.spoken(set_up)} of set-up for each session.")
     if not narrowed:
-        grids.append(_scenario_grid([outcome(way, found) for way in ways]))
+        grids.append(_scenario_grid([outcome(way, found) for way in ways], given))
         foot.append(
             "A scenario's first place is the fastest that costs nothing beyond its plan; the most is what it comes to "
-            f"if the second has to do the whole job again. The scenarios are of {as_of}."
+            f"if all takes as long as it may, and the second does the whole job again. The scenarios are of {as_of}."
         )
-    return Page(title, lines, grids, [*foot, _as_of(found, table)])
+    return Page(title, lines, grids, [*foot, _as_of(found, table, estimated=given is None)])
 
 
-def _offer_grid(found: Sequence[Offer], here: str) -> Grid:
+def _offer_grid(found: Sequence[Offer], here: str, given: Duration | None) -> Grid:
     """A row an offer; what a platform cannot do for one reason is one row."""
     rows: list[tuple[str, ...]] = []
     off: dict[tuple[str, str], int] = {}
     for offer in found:
-        row = _row(offer, here)
+        row = _row(offer, here, given)
         key = (offer.platform.key, offer.why)
         if offer.possible or offer.need is not None:
             if not offer.possible:
@@ -306,14 +336,14 @@ def _offer_grid(found: Sequence[Offer], here: str) -> Grid:
     return Grid(HEAD, tuple(rows), off=set(off.values()), whole=_WHOLE)
 
 
-def _devices_by_platform(found: Sequence[Offer]) -> list[str]:
+def _devices_by_platform(found: Iterable[Offer]) -> list[str]:
     by_platform: dict[str, list[str]] = {}
     for offer in found:
         by_platform.setdefault(offer.platform.title, []).append(offer.accelerator.title)
     return [f"{platform} ({', '.join(devices)})" for platform, devices in by_platform.items()]
 
 
-def _row(offer: Offer, here: str) -> tuple[str, ...]:
+def _row(offer: Offer, here: str, given: Duration | None) -> tuple[str, ...]:
     number = offer.platform.count.get(offer.accelerator.key, 1)
     device = offer.accelerator.title + (f", one of {number}" if number > 1 else "")
     made = offer.hours
@@ -322,11 +352,15 @@ def _row(offer: Offer, here: str) -> tuple[str, ...]:
         device,
         _fit(offer),
         _trained_as(offer),
-        words_of.band(made) if made is not None else "not known" if offer.possible else "",
+        _time(made, given) if made is not None else "not known" if offer.possible else "",
         words_of.sessions(offer),
         "" if offer.quota is None else words_of.share(*offer.quota),
         words_of.money(offer),
     )
+
+
+def _time(made: Duration, given: Duration | None) -> str:
+    return words_of.band(made) if given is None else words_of.hours(given)
 
 
 def _fit(offer: Offer) -> str:
@@ -345,14 +379,17 @@ def _trained_as(offer: Offer) -> str:
     return f"{chosen}, checkpointing" if offer.plan["gradient_checkpointing"] else chosen
 
 
-def _scenario_grid(outcomes: Sequence[Outcome]) -> Grid:
+def _scenario_grid(outcomes: Sequence[Outcome], given: Duration | None) -> Grid:
     head = ("scenario", "first", "time", "sessions", "such jobs a month", "then", "a month", "at most", "meant")
     return Grid(
-        head, tuple(map(_scenario_row, outcomes)), "What it comes to, by how a project is paid for", whole=_WHOLE
+        head,
+        tuple(_scenario_row(made, given) for made in outcomes),
+        "What it comes to, by how a project is paid for",
+        whole=_WHOLE,
     )
 
 
-def _scenario_row(made: Outcome) -> tuple[str, ...]:
+def _scenario_row(made: Outcome, given: Duration | None) -> tuple[str, ...]:
     way, first, second = made.scenario, made.first, made.second
     most = "" if made.most is None else words_of.dollars(made.most)
     if made.within is False:
@@ -360,7 +397,7 @@ def _scenario_row(made: Outcome) -> tuple[str, ...]:
     return (
         way.title,
         _place(first) or "nothing there holds it",
-        words_of.band(first.hours) if first is not None and first.hours is not None else "",
+        _time(first.hours, given) if first is not None and first.hours is not None else "",
         words_of.sessions(first) if first is not None else "",
         "" if made.times is None else words_of.count(made.times) if made.times >= 1 else "less than one",
         _place(second),
@@ -374,10 +411,11 @@ def _place(offer: Offer | None) -> str:
     return f"{offer.platform.title}, {offer.accelerator.title}" if offer is not None else ""
 
 
-def _as_of(found: Sequence[Offer], table: Table) -> str:
+def _as_of(found: Sequence[Offer], table: Table, *, estimated: bool) -> str:
     dates = sorted({offer.platform.as_of for offer in found if offer.platform.as_of})
     when = table.as_of if not dates else dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    times = "; times are within a factor of two" if estimated else ""
     return (
-        f"All of this is an estimate, from prices, limits and rates as of {when}; times are within a factor of two. "
+        f"All of this is an estimate, from prices, limits and rates as of {when}{times}. "
         "%session set KEY VALUE corrects the table."
     )

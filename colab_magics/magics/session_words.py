@@ -25,6 +25,13 @@ def band(made: Duration) -> str:
     return f"{_figures(value)} {unit} ({_figures(made.low / size)} to {_figures(made.high / size)})"
 
 
+def hours(given: Duration) -> str:
+    """A time that the user gave: always in hours, `100 h`, `7 h (6 to 8)`."""
+    if given.low == given.high:
+        return f"{_figures(given.mid / 3600)} h"
+    return f"{_figures(given.mid / 3600)} h ({_figures(given.low / 3600)} to {_figures(given.high / 3600)})"
+
+
 def _in_its_unit(seconds: float) -> tuple[float, str]:
     for size, least, unit in _UNITS:
         if seconds >= least * size:

@@ -291,13 +291,14 @@ def _planned(offer: Offer, job: Job, estimate: Estimate) -> Offer:
 def _priced(offer: Offer) -> Offer:
     """The offer with what its hours come to."""
     platform, key = offer.platform, offer.accelerator.key
-    if offer.hours is None:
+    hours = offer.hours
+    if hours is None:
         return offer
     units, dollars = rate(platform, key)
     limit = None if platform.limit is None else platform.limit - offer.set_up
-    offer = replace(offer, sessions=sessions_for(offer.hours.mid, limit))
+    offer = replace(offer, sessions=sessions_for(hours.mid, limit))
     seconds = offer.seconds
-    longest = offer.hours.high + offer.set_up * (sessions_for(offer.hours.high, limit) or 1)
+    longest = hours.high + offer.set_up * (sessions_for(hours.high, limit) or 1)
     return replace(
         offer,
         quota=quota(platform, offer.accelerator, seconds),

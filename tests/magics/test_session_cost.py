@@ -77,7 +77,7 @@ def test_what_was_expected_stands_beside_what_it_took() -> None:
 
 
 def test_what_is_to_come_has_a_time_and_a_price() -> None:
-    text = page_of("k", events(1, "units", 0, 1, 40), TABLE, state="unfinished", now=0).text()
+    text = page_of("k", events(1, "units", 0, 1, 40), TABLE, state="unfinished", now=0, kept=40).text()
     (line,) = (line for line in text.splitlines() if line.startswith("To come"))
     assert "6 h" in line
     assert "12 units, $1.20 there" in line
@@ -85,12 +85,22 @@ def test_what_is_to_come_has_a_time_and_a_price() -> None:
     assert "known after two steps" in early
 
 
+def test_steps_that_no_checkpoint_holds_are_to_come_again(left: Left) -> None:
+    text = page_of("k", events(1, "units", 0, 1, 40), TABLE, state="unfinished", now=0, kept=30).text()
+    assert "To come: 7 h" in text
+    assert "10 steps that no checkpoint holds among it" in text
+    for event in events(1, "units", 0, 1, 40):
+        left.tell(**{key: value for key, value in event.items() if key not in ("time", "attempt")})
+    left.save(20)
+    assert "To come: 8 h" in cost([left.name], left.root)["text/plain"]
+
+
 def test_evaluations_and_saves_are_counted_in_what_is_to_come() -> None:
     bare = events(1, "units", 0, 1, 50)
     bare[1]["choices"]["eval_every"] = {"value": 10, "reason": ""}
     slow = [*bare, *({"kind": "eval", "attempt": 1, "step": step, "seconds": 3600.0} for step in (10, 20, 30, 40, 50))]
     slow += [{"kind": "checkpoint", "attempt": 1, "action": "saved", "stall": 50.0}]
-    without, with_them = rest(bare, 1), rest(slow, 1)
+    without, with_them = rest(bare, 1, 50), rest(slow, 1, 50)
     assert without is not None
     assert with_them is not None
     assert with_them.p50 - without.p50 == pytest.approx(5 * HOUR + 50)
@@ -101,7 +111,7 @@ def test_an_evaluation_that_nobody_has_seen_yet_is_a_third_of_training_on_its_to
     told[1] |= {"eval_tokens": 3600}
     told[1]["choices"]["eval_every"] = {"value": 100, "reason": ""}
     told[-1]["tokens_per_second"] = 1.0
-    made = rest(told, 1)
+    made = rest(told, 1, 90)
     assert made is not None
     assert made.p50 == pytest.approx(160 * 360 + 3 * 1200)
 
