@@ -42,7 +42,9 @@ def _consequence(done: Change) -> list[str]:
         if here.limit_from == "passed":
             return [f"This session is {said(here.age)} old, past the usual {said(here.limit)}: it may end at any time."]
         told = f"This session is {said(here.age)} old, and past its limit: a run that trains now stops after its step."
-        return [f"{told} %session unset {here.limit_key} takes that back."]
+        return [
+            f"{told} %session unset {done.key.removeprefix('session.').removeprefix('platforms.')} takes that back."
+        ]
     return [f"This session is {said(here.age)} old and lives for {said(here.left)} more."]
 
 

@@ -222,6 +222,8 @@ def test_a_limit_that_is_past_says_what_becomes_of_a_run(shell: Any, capsys: Any
     told = said(shell, capsys, "set plain.limit 1s")
     assert "a run that trains now stops after its step. %session unset plain.limit takes that back." in told
     assert "past since " in said(shell, capsys, "  # and the panel?")
+    said(shell, capsys, "set plain.limit 1000h")
+    assert "%session unset start takes that back." in said(shell, capsys, "set start 999 days")
 
 
 def test_the_platform_can_be_named_and_its_facts_follow(shell: Any, capsys: Any) -> None:
