@@ -85,7 +85,11 @@ def preflight(cell: Cell, until: str) -> tuple[Recipe, frozenset[str], list[dict
             followed = follower.follow(Panel(Nowhere()), presses)
         if not _through(followed):
             conclude(cell, Run(Path(home) / "the preflight"), followed, folder, 1)
-        return parsed.recipe, parsed.given, read_events(folder / "events.jsonl")
+        events = read_events(folder / "events.jsonl")
+        for event in events:
+            if event["kind"] == "warning":
+                cell.say(str(event["message"]))
+        return parsed.recipe, parsed.given, events
 
 
 def _through(followed: Followed) -> bool:

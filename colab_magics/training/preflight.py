@@ -119,7 +119,9 @@ def preflight(folder: Path, wish: Wish, origin: Origin | None, log: EventLog, re
     inputs = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
     cache = cache_folder()
     report("reading the model's config", 0, None, "files")
-    source = open_model(recipe)
+    source = open_model(recipe, to_train=wish.until is None)
+    if not source.weight_bytes:
+        log.append("warning", message=f"{recipe.model} has no weights yet: it can be planned, and not trained.")
     tokenizer = load_tokenizer(source, recipe)
     if origin is not None and origin.saved.imported is not None:
         imported.check_recipe(origin.saved, source, recipe)

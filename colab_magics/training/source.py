@@ -21,6 +21,7 @@ Report = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all."""
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_WEIGHTS = (".safetensors", ".gguf", *(pattern.removeprefix("*") for pattern in _PICKLES))
 # What neither a tokenizer nor a causal LM reads: other frameworks' weights and copies of the same ones.
 _NEVER = [
     "*.onnx*",
@@ -53,10 +54,14 @@ class ModelSource:
     missing: tuple[str, ...] = ()
 
 
-def open_model(recipe: Recipe) -> ModelSource:
+def open_model(recipe: Recipe, *, to_train: bool = True) -> ModelSource:
     """Find the model and read its config; no weight is read or downloaded.
 
     Tokens come from the environment or the Hub's own login file.
+
+    Parameters
+    ----------
+    to_train : without it a folder may lack its weights, which a plan does not need: they may not be uploaded yet
 
     Raises
     ------
@@ -73,7 +78,8 @@ def open_model(recipe: Recipe) -> ModelSource:
                 "Give a folder that save_pretrained wrote.",
             )
         files = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
-        weights = _weights(name, files, recipe)
+        planned = not to_train and not any(file.endswith(_WEIGHTS) for file in files)
+        weights = {} if planned else _weights(name, files, recipe)
         return ModelSource(name, folder.resolve(), None, _config(name, folder, recipe), sum(weights.values()))
     if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
         raise ColabMagicsError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -229,6 +230,11 @@ def test_a_recipe_goes_through_the_preflight(
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"prompt": "a b c", "completion": "d e f"}) + "\n" for _ in range(40)))
     said: list[str] = []
+    demo = Path(__file__).resolve().parents[2] / "colab_magics" / "demo" / "model"
+    shutil.copytree(demo, tmp_path / "soon", ignore=shutil.ignore_patterns("*.safetensors"))
+    shown = plan([], tmp_path / "runs", body=f"model: {tmp_path / 'soon'}\ndata: {rows}\n", say=said.append)
+    assert "Planned on " in shown["text/plain"]
+    assert f"{tmp_path / 'soon'} has no weights yet: it can be planned, and not trained." in said
     body = f"model: demo\ndata: {rows}\nepochs: 2\n"
     shown = plan([], tmp_path / "runs", body=body, say=said.append)
     assert shown["text/plain"].startswith("demo, 6 steps\n40 documents, ")

@@ -117,6 +117,18 @@ def test_a_hub_model_is_pinned_and_its_weights_come_last_with_progress(hub):
     assert told[-1] == (size, size)
 
 
+def test_a_folder_whose_weights_are_not_uploaded_yet_can_be_planned_and_not_trained(make_model, tmp_path):
+    folder = Path(shutil.copytree(make_model("qwen3"), tmp_path / "soon"))
+    (folder / "model.safetensors").unlink()
+    recipe = Recipe(model=str(folder), data="rows")
+    assert open_model(recipe, to_train=False).weight_bytes == 0
+    with pytest.raises(ColabMagicsError, match="no weights that can be trained"):
+        open_model(recipe)
+    (folder / "model-q4.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ColabMagicsError, match="no weights that can be trained"):
+        open_model(recipe, to_train=False)
+
+
 def test_without_network_an_earlier_download_is_used(hub, monkeypatch, tmp_path):
     fetch_weights(_open("org/tiny"))
     _use(monkeypatch, "http://127.0.0.1:9", tmp_path / "cache")
