@@ -12,7 +12,8 @@ import pytest
 from session.jobs import plan_event
 
 from colab_magics.errors import ColabMagicsError
-from colab_magics.magics.session_plan import USAGE, plan, read_words
+from colab_magics.magics.session_plan import plan
+from colab_magics.magics.session_plan_line import USAGE, read_words
 from colab_magics.recipe import Recipe
 from colab_magics.session.table import load_table
 
