@@ -386,6 +386,18 @@ def test_an_unmounted_drive_is_waited_for(tmp_path: Path) -> None:
     assert not Path("/content/drive/MyDrive").exists()
 
 
+@pytest.mark.parametrize("end", ["finished", "failed"])
+def test_near_the_session_s_end_it_gives_up_and_names_what_is_not_copied(tmp_path: Path, end: str) -> None:
+    folder = copies.make_run(tmp_path / "runs")
+    copies.say(folder, end, session_left=60.5)
+    assert process(folder, "/content/drive/MyDrive/colab_magics").wait(60) == 1
+    told = copies.news(folder)[-1]
+    assert told["state"] == "given up"
+    assert told["message"] == (
+        "The session ends: the last checkpoint (00000010-a1) is not copied: /content/drive/MyDrive/colab_magics."
+    )
+
+
 def test_a_copy_that_is_refused_goes_on_when_the_other_session_is_gone(tmp_path: Path) -> None:
     folder = copies.make_run(tmp_path / "runs")
     store = FolderStore(tmp_path / "copy")
