@@ -34,10 +34,14 @@ def _read(arguments: list[str]) -> argparse.Namespace | Line | SessionLine:
         from colab_magics.magics.session_line import read
 
         return read(arguments[1:])
+    from colab_magics.magics.checkpoint_line import COMMANDS as CHECKPOINT
+    from colab_magics.magics.session_line import COMMANDS as SESSION
+
     parser = argparse.ArgumentParser(
         prog="python -m colab_magics",
         description=__doc__,
-        epilog="checkpoint COMMAND, session COMMAND: see checkpoint --help, session --help",
+        epilog=f"checkpoint {', '.join(CHECKPOINT)}: see checkpoint --help; "
+        f"session shows this session, session {', '.join(SESSION)}: see session --help",
     )
     commands = ("status", "attach", "detach", "save", "stop", "list", "checkpoint", "session")
     parser.add_argument("command", choices=commands)
