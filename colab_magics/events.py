@@ -107,7 +107,7 @@ class EventReader:
         if self._file is None:
             try:
                 self._file = self._path.open("rb")
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 return []
         *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
         return [event for line in lines if (event := _parse(line)) is not None]

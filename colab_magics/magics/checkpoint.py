@@ -8,6 +8,7 @@ from IPython.core.magic import Magics, line_magic, magics_class
 from traitlets import Unicode
 
 from colab_magics.magics.checkpoint_line import Line, read_line, usage
+from colab_magics.magics.options import check_panel
 
 HELP = """\
 %checkpoint COMMAND [RUN] [options]        without RUN: the living run, else the newest
@@ -87,9 +88,15 @@ class CheckpointMagics(Magics):  # type: ignore[misc]
 
 
 def configured_panel(shell: Any) -> str:
-    """What `%config FinetuneMagics.panel` says: one choice for all panels."""
+    """What `%config FinetuneMagics.panel` says: one choice for all panels.
+
+    Raises
+    ------
+    ColabMagicsError
+        It is no kind of panel; the nearest is named.
+    """
     magics = shell.magics_manager.registry.get("FinetuneMagics")
-    return str(magics.panel) if magics is not None else "auto"
+    return check_panel(str(magics.panel), "%config FinetuneMagics.panel =") if magics is not None else "auto"
 
 
 def configured_replica(shell: Any) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
-from traitlets import Enum, Unicode
+from traitlets import Unicode
 
 from colab_magics.errors import ColabMagicsError, nearest
-from colab_magics.magics.options import PANELS, SUBCOMMANDS, TAKES, Options, read_line
+from colab_magics.magics.options import SUBCOMMANDS, TAKES, Options, read_line
 
 HELP = """\
 %%finetune [NAME] [options]      fine-tune a model; the cell's body is the recipe, in YAML
@@ -48,41 +48,12 @@ Runs, also from another notebook or a terminal: python -m colab_magics ...
 """
 
 
-class NoPanelKind(BaseException):
-    """`%config` asks for a kind of panel that there is not. No Exception: `%config` would log that and go on."""
-
-    def __init__(self, kind: object) -> None:
-        super().__init__(kind)
-        close = nearest(str(kind), PANELS)
-        self._error = ColabMagicsError(
-            f"FinetuneMagics.panel cannot be {kind!r}.",
-            f"It can be {', '.join(PANELS)}.",
-            f"Did you mean %config FinetuneMagics.panel = {close!r}?" if close else "'auto' lets the place decide.",
-        )
-
-    def __str__(self) -> str:
-        return str(self._error)
-
-    def _render_traceback_(self) -> list[str]:
-        return self._error.lines()
-
-
-class _Kind(Enum):  # type: ignore[misc]
-    """One of the kinds; another is refused in our words, before it is taken."""
-
-    def validate(self, _obj: Any, value: Any) -> Any:
-        if value not in PANELS:
-            raise NoPanelKind(value)
-        return value
-
-
 @magics_class
 class FinetuneMagics(Magics):  # type: ignore[misc]
     """Fine-tune a language model from one cell."""
 
-    panel = _Kind(PANELS, default_value="auto", help="How a run is shown, by %panel and %checkpoint resume too.").tag(
-        config=True
-    )
+    # a trait of its own kind would be refused by %config in a logged line, while Run All goes on
+    panel = Unicode("auto", help="How a run is shown, by %panel and %checkpoint resume too.").tag(config=True)
     root = Unicode("", help="Where runs are kept; else COLAB_MAGICS_ROOT, else ./runs.").tag(config=True)
 
     # no_var_expand: a {name} is the recipe's to look up, and a DataFrame is no text for a line
@@ -174,9 +145,10 @@ class FinetuneMagics(Magics):  # type: ignore[misc]
         )
 
     def _screen(self, options: Options) -> Any:
+        from colab_magics.magics.checkpoint import configured_panel
         from colab_magics.magics.display import screen_for
 
-        kind = "off" if options.quiet else options.panel or self.panel
+        kind = "off" if options.quiet else options.panel or configured_panel(self.shell)
         in_kernel = getattr(self.shell, "kernel", None) is not None
         return screen_for(kind, in_kernel=in_kernel, free=options.background)
 

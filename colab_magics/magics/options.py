@@ -156,15 +156,16 @@ def _checked(options: Options) -> Options:
     return options
 
 
-def check_panel(kind: str) -> None:
-    """Raise unless `--panel` may be `kind`."""
-    if kind not in PANELS:
-        close = nearest(kind, PANELS)
-        raise ColabMagicsError(
-            f"--panel {kind} is not known.",
-            f"It can be {', '.join(PANELS)}.",
-            f"Did you mean --panel {close}?" if close else "Leave --panel out, and the place decides.",
-        )
+def check_panel(kind: str, said: str = "--panel") -> str:
+    """`kind` if a panel may be so; `said` is where it was asked for."""
+    if kind in PANELS:
+        return kind
+    close = nearest(kind, PANELS)
+    raise ColabMagicsError(
+        f"{said} {kind} is not known.",
+        f"It can be {', '.join(PANELS)}.",
+        f"Did you mean {said} {close}?" if close else f"With {said} auto the place decides.",
+    )
 
 
 def _unknown(word: str, recipe_keys: Callable[[], frozenset[str]]) -> ColabMagicsError:
