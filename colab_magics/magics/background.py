@@ -47,7 +47,7 @@ class MovingPanel:
         """Stop moving; a frame stays that says of when it is, without the buttons, which nobody would hear."""
         with suppress(Exception):
             if self._ended():
-                self._panel.finish(self._follower.last_state())
+                self._panel.finish(self._follower.last_state().put_aside(time.time()))
             else:
                 self._panel.finish(self._follower.state.put_aside(time.time(), shown_again=shown_again))
         self._stop()
@@ -64,7 +64,7 @@ class MovingPanel:
                 self._screen.pending(given)
                 return
             self._stop()
-            self._panel.finish(self._follower.last_state())
+            self._panel.finish(self._follower.last_state().put_aside(time.time()))
         except Exception:  # nothing of a panel may reach the kernel's loop
             _log.debug("the panel stops moving", exc_info=True)
             self.leave()

@@ -15,6 +15,7 @@ from colab_magics.events import EventReader
 from colab_magics.magics import cell as cells
 from colab_magics.magics.died import ended
 from colab_magics.magics.display import Panel, Screen, state_of
+from colab_magics.magics.follow import exit_code_of
 from colab_magics.magics.starting import living_run, preparing_runs
 from colab_magics.panel import words
 from colab_magics.panel.state import PanelState
@@ -63,8 +64,9 @@ def status(name: str | None, root: Path) -> PanelState:
     place = find(name, root)
     state = state_of(place.folder, place.run.name)
     if worker.is_alive(place.folder):
-        return state if state.ended else state.put_aside(time.time())
-    return ended(place.run, state, place.folder)
+        return state.put_aside(time.time())
+    # no cell waits for what may still be copied
+    return ended(place.run, state, place.folder, exit_code=exit_code_of(place.folder)).put_aside(time.time())
 
 
 def listing(root: Path) -> str:

@@ -15,18 +15,17 @@ from colab_magics.run import Run
 def died(run: Run, exit_code: int | None, state: PanelState, folder: Path, attempt: int) -> ColabMagicsError:
     """At which step, by which signal, with which last lines in its log, and how to go on."""
     at = f"at step {state.step:,}" if state.marks else "before its first step"
-    if exit_code == -9:
-        why = "It was killed (signal 9); a machine whose memory has run out does that."
-    elif exit_code is not None and exit_code < 0:
-        why = f"It was ended by signal {-exit_code}; this is the end of its log:"
-    elif exit_code is not None:
-        why = f"It ended with code {exit_code}; this is the end of its log:"
-    else:
-        why = "This is the end of its log:"
     kept = worker.log_path(run.folder, attempt)
     # where a process aborts, what it said stands above a long list of frames, which tell the reader nothing
     noise = re.compile(r'  File "|.*\(most recent call (last|first)\):')
     tail = [line for line in worker.log_tail(folder, attempt, 60) if not noise.match(line)]
+    if exit_code == -9:
+        why = "It was killed (signal 9); a machine whose memory has run out does that."
+    elif exit_code is None:
+        why = "This is the end of its log:" if tail else "It left nothing in its log."
+    else:
+        why = f"It was ended by signal {-exit_code}" if exit_code < 0 else f"It ended with code {exit_code}"
+        why += "; this is the end of its log:" if tail else "; its log is empty."
     return ColabMagicsError(
         f"The worker of {run.name} ended without a word {at}.",
         why,

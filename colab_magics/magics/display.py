@@ -115,13 +115,18 @@ class Output:
         if frame == self._shown:
             return
         publisher = get_ipython().display_pub
+        how = {} if self._shown is None else {"update": True}
+        now = getattr(publisher, "parent_header", None)  # %%capture's has none
         if self._cell is None:
-            self._cell = publisher.parent_header if self._beside is None else self._beside._cell
-        now, publisher.parent_header = publisher.parent_header, self._cell
-        try:
-            display(frame, raw=True, display_id=self._id, **({} if self._shown is None else {"update": True}))
-        finally:
-            publisher.parent_header = now
+            self._cell = now if self._beside is None else self._beside._cell
+        if self._cell is None or now is None:
+            display(frame, raw=True, display_id=self._id, **how)
+        else:
+            publisher.parent_header = self._cell
+            try:
+                display(frame, raw=True, display_id=self._id, **how)
+            finally:
+                publisher.parent_header = now
         self._shown = frame
 
 

@@ -215,10 +215,7 @@ class Follower:
         return worker.is_alive(self.folder) or worker.is_alive(self.run)
 
     def _exit_code(self) -> int | None:
-        """Where this process started the worker, be it from another cell."""
-        pid = (worker.read_info(self.folder) or {}).get("pid")
-        process = self.process or next((process for process in _left if process.pid == pid), None)
-        return None if process is None else process.poll()
+        return exit_code_of(self.folder) if self.process is None else self.process.poll()
 
     def _ended(self, panel: Panel, presses: Interrupts) -> Followed:
         """The last word is there; the process has a moment to go, so that nothing is left when the cell ends."""
@@ -286,6 +283,12 @@ class Follower:
         worker.kill(self.folder)
         if self.process is not None:
             self.process.wait()
+
+
+def exit_code_of(folder: Path) -> int | None:
+    """Of the folder's worker, where another cell of this kernel started it and left it running."""
+    pid = (worker.read_info(folder) or {}).get("pid")
+    return next((process.poll() for process in _left if process.pid == pid), None)
 
 
 def reap() -> None:

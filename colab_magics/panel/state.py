@@ -76,7 +76,8 @@ class PanelState:
     path: str = ""
     reason: str = ""
     failure: tuple[str, ...] = ()
-    seen_clock: float | None = None  # when this was so, of a run that trains on and is no longer waited for
+    aside: bool = False  # no cell waits for it
+    seen_clock: float | None = None  # when this was so, where it may have gone on since
     shown_again: bool = False  # by a later panel, which moves on in the place of this one
 
     @property
@@ -132,9 +133,9 @@ class PanelState:
         """The state of a run whose worker is gone, and whose log has no end; `lines` say what is known of that."""
         # the last sign of life that the log holds
         clock = self.marks[-1].clock if self.marks else self.began_clock
-        ended = replace(self, progress=None, ended_clock=clock, reason="")
+        ended = replace(self, progress=None, ended_clock=clock)
         return replace(ended, phase="stopped") if stopped else replace(ended, phase="unfinished", failure=lines)
 
     def put_aside(self, clock: float | None = None, *, shown_again: bool = False) -> PanelState:
-        """The state at `clock` of a run that trains on, but that no cell waits for."""
-        return replace(self, reason="detached", seen_clock=clock, shown_again=shown_again)
+        """The state at `clock` of a run for which no cell waits."""
+        return replace(self, aside=True, seen_clock=clock, shown_again=shown_again)

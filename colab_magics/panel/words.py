@@ -189,6 +189,7 @@ def data_facts(data: Data) -> list[tuple[str, str]]:
 def footer(state: PanelState) -> list[str]:
     """What the person can do now."""
     name = state.name or "NAME"
+    seen = "" if state.seen_clock is None else as_of(state.seen_clock)
     waits = state.copied is not None and state.copied.state in ("copying", "waiting", "full")
     if state.phase == "unfinished":
         return [_resume(state)]
@@ -198,15 +199,14 @@ def footer(state: PanelState) -> list[str]:
         left = f"{size(state.copied.left)} are" if state.copied.left else "something is"
         told = f"The training has ended; {left} still to be copied to {state.copied.where}."
         told += " It is tried for up to 30 minutes."
-        if state.reason == "detached":
-            return [told]
+        if state.aside:
+            return [f"{seen}. {told}" if seen else told]
         return [told, "Interrupt this cell to leave that to the background: it ends with the machine."]
     if state.ended:
         lines = [f"The result is in {state.path}."] if state.path else []
         cut_short = state.phase == "stopped" and (state.total_steps is None or state.step < state.total_steps)
         return [*lines, _resume(state)] if cut_short else lines
-    if state.reason == "detached":
-        seen = "" if state.seen_clock is None else as_of(state.seen_clock)
+    if state.aside:
         if state.shown_again:
             return [f"{seen}; shown again below." if seen else "Shown again below."]
         told = f"It trains on without this cell: %panel {name} shows it, %finetune stop {name} ends it."

@@ -57,6 +57,15 @@ def theme(page: Any, which: str) -> None:
     page.locator(f"body[data-jp-theme-name='JupyterLab {which}']").wait_for(state="attached")
 
 
+def exported(notebook: dict[str, Any]) -> str:
+    """The panel in what nbconvert makes of the notebook."""
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    page, _ = HTMLExporter().from_notebook_node(nbformat.from_dict(notebook))
+    return str(page).partition('<div class="cm-panel">')[2].partition("</style>")[2][:5000]
+
+
 def test_the_panel_moves_while_the_cell_runs_and_its_last_frame_outlives_a_reload(lab: Server, page: Any) -> None:
     path = lab.write("blocking", f"%%finetune blocking\n{SHORT}")
     opened(page, lab, "blocking")
@@ -132,7 +141,9 @@ def test_a_page_that_is_loaded_again_while_a_run_trains_and_after_its_end_always
     page.get_by_role("button", name="Stop", exact=True).wait_for()
     moves(page)
     do(page, "docmanager:save")
-    saved(path, VIEW)
+    notebook = saved(path, VIEW)
+    if kind == "auto":
+        assert "step" in exported(notebook), "whoever gets the notebook now sees numbers too"
 
     # in mid-run: a frame that says of when it is (widgets go on by themselves), and buttons that are heard
     opened(page, lab, run)

@@ -150,6 +150,21 @@ def test_what_is_shown_after_another_cell_was_run_is_still_of_its_own(
     assert publisher.parent_header == {"msg_id": "another cell"}
 
 
+def test_a_panel_can_be_captured(shown: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    import IPython
+    import IPython.display
+
+    def display(frame: dict[str, Any], **_: Any) -> None:
+        shown.append(frame)
+
+    monkeypatch.setattr(IPython.display, "display", display)
+    monkeypatch.setattr(IPython, "get_ipython", lambda: SimpleNamespace(display_pub=object()))  # it knows no cell
+    screen = Notebook(as_html=True)
+    screen.draw(PLANNED, NEVER)
+    screen.finish(replace(PLANNED, step=2))
+    assert len(shown) == 3
+
+
 def test_an_output_is_shown_once_then_updated_and_never_sent_twice(shown: list[dict[str, Any]]) -> None:
     output = Output()
     for words in ("one", "one", "two", "two", "one"):

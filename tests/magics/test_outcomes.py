@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,10 +12,12 @@ import pytest
 
 from colab_magics.errors import ColabMagicsError, Interrupted
 from colab_magics.magics.cell import Cell, conclude
+from colab_magics.magics.died import ended
 from colab_magics.magics.display import Nowhere
 from colab_magics.magics.follow import Died, Failed, Finished, Followed, Killed, LeftRunning, Outcome
 from colab_magics.magics.options import Options
 from colab_magics.panel.state import PanelState
+from colab_magics.panel.words import footer
 from colab_magics.run import Run
 
 pytestmark = pytest.mark.face
@@ -113,6 +116,26 @@ def test_a_worker_that_died_is_told_with_the_end_of_its_log_and_no_token(
     assert "ImportError: hf_***" in text
     assert "worker-01.log" in text
     assert "\x1b" not in text
+
+
+@pytest.mark.parametrize(("exit_code", "reason"), [(-15, "log is empty"), (2, "log is empty"), (None, "left nothing")])
+def test_a_worker_that_died_with_an_empty_log_promises_no_lines_of_it(
+    tmp_path: Path, exit_code: int | None, reason: str
+) -> None:
+    with pytest.raises(ColabMagicsError) as raised:
+        Ended(tmp_path).conclude(Died(exit_code, 40))
+    assert reason in raised.value.why
+
+
+def test_the_panel_of_a_worker_that_died_says_what_the_cell_says_and_how_to_go_on(tmp_path: Path) -> None:
+    gone = Ended(tmp_path)
+    saved = AT_STEP_40.fold({"kind": "checkpoint", "action": "saved", "step": 30, "bytes": 9})
+    state = ended(gone.run, saved, gone.run.folder, exit_code=-9)
+    assert state.failure[0] == "The worker of kwanzaa ended without a word at step 40."
+    assert "signal 9" in state.failure[1]
+    assert state.ended_clock == AT_STEP_40.marks[-1].clock
+    assert footer(replace(state, name="kwanzaa")) == ["%checkpoint resume kwanzaa goes on from step 30."]
+    assert "starts over" in footer(replace(state, saved=None))[0]
 
 
 def test_background_says_how_to_come_back_and_warns_on_colab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
