@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -62,7 +63,7 @@ def exported(notebook: dict[str, Any]) -> str:
     import nbformat
     from nbconvert import HTMLExporter
 
-    page, _ = HTMLExporter().from_notebook_node(nbformat.from_dict(notebook))
+    page, _ = HTMLExporter().from_notebook_node(nbformat.reads(json.dumps(notebook), as_version=4))
     return str(page).partition('<div class="cm-panel">')[2].partition("</style>")[2][:5000]
 
 
