@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,8 +18,11 @@ import pytest
 
 from colab_magics import worker
 
-# What whoever runs the tests has set for his own sessions is not theirs.
-os.environ["COLAB_MAGICS_SESSION"] = str(Path(tempfile.gettempdir(), f"colab_magics-tests-{os.getpid()}.toml"))
+# What whoever runs the tests has set for his own sessions is not theirs; theirs is young, however old his machine is.
+_own = Path(tempfile.gettempdir(), f"colab_magics-tests-{os.getpid()}.toml")
+_own.write_text(f"[session]\nstart = {datetime.now(timezone.utc).isoformat()}\n")
+atexit.register(_own.unlink, missing_ok=True)
+os.environ["COLAB_MAGICS_SESSION"] = str(_own)
 os.environ.pop("COLAB_MAGICS_PLATFORM", None)
 
 # The environment of the notebook's face has no torch, and what trains is not asked there.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,12 @@ def kernel(warm: Any, kernel: Kernel) -> Kernel:
 def arrives(kernel: Kernel, home: Home, platform: str, working: Path, persistent: Path | None) -> None:
     """The notebook is opened on another platform, whose folders are the test's."""
     working.mkdir(parents=True, exist_ok=True)
-    own = home.folder / "session.toml"
-    own.unlink(missing_ok=True)
+    # a young session, however old the machine of the tests is
+    own = f"[session]\nstart = {datetime.now(timezone.utc).isoformat()}\n"
     if persistent is not None:
         persistent.mkdir(parents=True, exist_ok=True)
-        own.write_text(f'[platforms.{platform}]\npersistent = "{persistent}"\n')
+        own += f'[platforms.{platform}]\npersistent = "{persistent}"\n'
+    (home.folder / "session.toml").write_text(own)
     kernel.run(f"%cd {working}\n%env COLAB_MAGICS_PLATFORM={platform}")
 
 

@@ -294,6 +294,6 @@ def test_a_process_that_colabs_kernel_starts_knows_where_it_is(monkeypatch: pyte
 
 
 def test_this_very_session_has_an_age() -> None:
-    session = this_session()
+    session = this_session(environ={"COLAB_MAGICS_SESSION": "/absent/session.toml"})
     assert session.age is not None
     assert session.age == pytest.approx(BootClock().now() - BootClock().started(), abs=60)
