@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from disks import mount, small_disk
 
 from checkpoints.scenes import RUN, hidden, is_as_saved, save
 from colab_magics.checkpoints.commit import discard, sweep
@@ -18,26 +19,11 @@ from colab_magics.checkpoints.verify import newest_verified, verify
 NUMBERS = 10_000  # a checkpoint of some 160 KB
 
 
-def _mount(place: Path, kilobytes: int, *, again: bool = False) -> str:
-    """The error, if it cannot be."""
-    options = f"size={kilobytes}k{',remount' if again else ''}"
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True, text=True, check=False
-    )
-    return done.stderr.strip()
-
-
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """An empty disk of 400 KB."""
-    if not sys.platform.startswith("linux") or os.geteuid() != 0:
-        pytest.skip("mounting a small disk needs Linux and root")
-    place = tmp_path / "disk"
-    place.mkdir()
-    if error := _mount(place, 400):
-        pytest.skip(f"no small disk can be mounted: {error}")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    with small_disk(tmp_path / "disk", "400k") as place:
+        yield place
 
 
 def test_a_commit_that_runs_into_the_end_of_the_disk_leaves_the_old_ones_and_no_rubbish(disk: Path) -> None:
@@ -66,7 +52,7 @@ def test_a_disk_that_is_made_larger_takes_the_next(disk: Path) -> None:
         save(disk, step, numbers=NUMBERS)
     with pytest.raises(OSError, match="No space left"):
         save(disk, 3, numbers=NUMBERS)
-    assert _mount(disk, 4000, again=True) == ""
+    assert mount(disk, "size=4000k,remount") == ""
     verify(save(disk, 3, numbers=NUMBERS), run=RUN)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from disks import small_disk
 
 from colab_magics.session.settings import set_value
 
@@ -175,16 +176,8 @@ def test_what_the_line_says_wins(kernel: Kernel, home: Home, session: Session) -
 @pytest.fixture
 def full(tmp_path: Path) -> Iterator[Path]:
     """A small disk, too full for a checkpoint."""
-    if not sys.platform.startswith("linux") or os.geteuid() != 0:
-        pytest.skip("mounting a small disk needs Linux and root")
-    place = tmp_path / "full"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(place)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no small disk can be mounted: {done.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    with small_disk(tmp_path / "full", "400k", lazily=True) as place:
+        yield place
 
 
 def test_a_copy_that_cannot_be_made_is_given_up_before_the_session_ends_and_the_cell_ends_in_good_order(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from disks import small_disk
 from kills import SHORT, Course, Workers
 
 from colab_magics.run import Run
@@ -20,16 +21,8 @@ from colab_magics.run import Run
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """An empty disk of 128 MB."""
-    if not sys.platform.startswith("linux") or os.geteuid() != 0:
-        pytest.skip("mounting a small disk needs Linux and root")
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", str(place)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no small disk can be mounted: {done.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    with small_disk(tmp_path / "disk", "128m") as place:
+        yield place
 
 
 def _fill(disk: Path) -> Path:
