@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -65,7 +65,17 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Setup:
-    """What an estimate is asked about: `documents` of `length` tokens in memory at once."""
+    """What an estimate is asked about: `documents` of `length` tokens in memory at once.
+
+    Attributes
+    ----------
+    attention : str
+        `fused`: a kernel whose memory is linear in the length; `math`: torch's own composition, with fp32 scores of
+        heads × length × length; `eager`: transformers' own code, with scores in 16 bit as well.
+    loss : str
+        `hidden`: our head, in chunks of labelled rows; `head`: the model's own, on the labelled rows at once; `trl`:
+        TRL's fused head; `logits`: all logits, as in transformers' Trainer.
+    """
 
     method: str
     precision: str
@@ -75,6 +85,8 @@ class Setup:
     gradient_checkpointing: bool
     loss_chunk: int
     packed: bool = False
+    attention: Literal["fused", "math", "eager"] = "fused"
+    loss: Literal["hidden", "head", "trl", "logits"] = "hidden"
 
 
 Estimate = Callable[[ModelShape, Setup], int]

@@ -7,7 +7,7 @@ hands out; fragmentation and the CUDA context (0.13 GiB on a T4) come on top.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from colab_magics.plan import ModelShape, Setup
 
@@ -26,18 +26,37 @@ _STATES = {  # optimizer bytes a trainable fp32 parameter; paged states live in 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Predicted peak in bytes, by part. `activations` includes what only the backward pass holds."""
+    """Predicted peak in bytes, by what it is made of.
+
+    Attributes
+    ----------
+    weights : int
+        Of the model, with the copies in 16 bit that autocast keeps.
+    adapters, gradients, optimizer : int
+        Of what is trained: an adapter's weights (of a full model they are `weights`), gradients, optimizer states.
+    activations : int
+        What forward keeps for backward, and what one layer's backward holds beside it.
+    attention : int
+        Of that, what grows with the square of the length: scores, and the mask of packed documents.
+    dequantised : int
+        The weight of one layer, back in 16 bit, while it is multiplied.
+    head : int
+        Logits and what the loss makes of them.
+    """
 
     weights: int
-    trainable: int
+    adapters: int
+    gradients: int
     optimizer: int
     activations: int
+    attention: int
+    dequantised: int
     head: int
 
     @property
     def peak(self) -> int:
         """Peak bytes allocated on the device."""
-        return self.weights + self.trainable + self.optimizer + self.activations + self.head
+        return sum(astuple(self))
 
 
 def estimate(shape: ModelShape, setup: Setup) -> Estimate:
@@ -68,27 +87,25 @@ def estimate(shape: ModelShape, setup: Setup) -> Estimate:
     else:
         weights = shape.parameters * width
         trained = shape.lora_parameters
-    # an adapter's weights and gradients; of a full model the weights are counted above
-    trainable = trained * (4 if full else 8)
     optimizer = round(trained * _STATES.get(setup.optim, 8.0))
 
     per_layer = _saved_per_token(shape, full) * (width / 2)
     dequantised = round(2.0625 * shape.largest_linear * width / 2) if setup.method == "qlora" else 0
     if setup.gradient_checkpointing:
-        kept = tokens * shape.hidden * shape.layers * width
-        activations = kept + round(1.5 * tokens * per_layer) + dequantised
+        activations = tokens * shape.hidden * shape.layers * width + round(1.5 * tokens * per_layer)
     else:
-        activations = round((shape.layers + 0.6) * tokens * per_layer) + dequantised
+        activations = round((shape.layers + 0.6) * tokens * per_layer)
 
-    if setup.packed and setup.documents > 1:
-        # what documents packed on a GPU may see: true or false while it is made, then in the kernel's own dtype
-        activations += tokens * tokens * (1 + width)
+    # what documents packed on a GPU may see: true or false while it is made, then in the kernel's own dtype
+    attention = tokens * tokens * (1 + width) if setup.packed and setup.documents > 1 else 0
 
     # chunks of fp32 logits, twice (in place but for one copy in 16 bit), and the gradient of the hidden states
     head = 2 * 4 * min(setup.loss_chunk, tokens) * shape.vocabulary + 2 * 4 * tokens * shape.hidden
     if full:
         head += 4 * shape.vocabulary * shape.hidden
-    return Estimate(weights, trainable, optimizer, activations, head)
+    return Estimate(
+        weights, 0 if full else trained * 4, trained * 4, optimizer, activations, attention, dequantised, head
+    )
 
 
 def peak(shape: ModelShape, setup: Setup) -> int:

@@ -60,7 +60,7 @@ def test_a_prequantised_checkpoint_counts_its_own_files():
 
 def test_full_fine_tuning_of_1b_in_16_bit_needs_20_gib_of_states_and_8_bit_states_much_less():
     fused = estimate(LLAMA_1B, _setup(method="full", length=1))
-    states = fused.weights * 4 / 6 + fused.trainable + fused.optimizer  # without autocast's 16-bit copies
+    states = fused.weights * 4 / 6 + fused.gradients + fused.optimizer  # without autocast's 16-bit copies
     assert states / GIB == pytest.approx(19.8 * 1e9 / GIB, rel=0.01)
     paged = estimate(LLAMA_1B, _setup(method="full", length=1, optim="paged_adamw_8bit"))
     assert fused.optimizer > 3.9 * paged.optimizer
@@ -72,7 +72,7 @@ def test_more_in_memory_at_once_is_more(change):
 
 
 def test_the_mask_of_packed_documents_counts_and_one_alone_has_none():
-    packed, padded = (estimate(QWEN3_4B, _setup(documents=4, packed=way)).activations for way in (True, False))
+    packed, padded = (estimate(QWEN3_4B, _setup(documents=4, packed=way)).attention for way in (True, False))
     assert packed - padded == (4 * 2048) ** 2 * 3
     assert peak(QWEN3_4B, _setup(packed=True)) == peak(QWEN3_4B, _setup())
 
