@@ -79,15 +79,16 @@ class _LinearCrossEntropy(torch.autograd.Function):  # type: ignore[misc]
             shares.exp_().scatter_add_(1, wanted, shares.new_full((1, 1), -1.0).expand_as(wanted))
             if grad_bias is not None:
                 grad_bias += shares.sum(0)
-            if grad_hidden is not None and dtype == torch.float32:
-                torch.mm(shares, head, out=grad_hidden[rows])
-            elif grad_hidden is not None:
-                grad_hidden[rows].copy_((shares * scale).to(dtype) @ head).div_(scale)
             if grad_weight is not None and dtype == torch.float32:
                 grad_weight.addmm_(shares.T, piece)
             elif grad_weight is not None:
                 # not scaled: this sums over rows, and a frequent token's sum would leave the range of fp16
                 grad_weight += shares.to(dtype).T @ piece
+            if grad_hidden is not None and dtype == torch.float32:
+                torch.mm(shares, head, out=grad_hidden[rows])
+            elif grad_hidden is not None:
+                # in place, and last: the logits of a chunk are most of what the head takes
+                grad_hidden[rows].copy_(shares.mul_(scale).to(dtype) @ head).div_(scale)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.dtypes = hidden.dtype, weight.dtype, None if bias is None else bias.dtype
         return loss

@@ -138,7 +138,12 @@ def load_model(source: ModelSource, recipe: Recipe, plan: Plan, device: torch.de
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     _import_peft(bitsandbytes=plan["method"] == "qlora")
-    return _with_adapter(model, source, recipe)
+    adapted = with_adapter(model, recipe)
+    config = adapted.peft_config["default"]
+    # what `AutoPeftModelForCausalLM` will ask for: the model as the user named it, at the commit that was trained on
+    config.base_model_name_or_path = source.id if source.revision else os.fspath(source.folder)
+    config.revision = source.revision
+    return adapted
 
 
 def _import_peft(*, bitsandbytes: bool) -> None:
@@ -186,7 +191,8 @@ def _set_dtype(model: nn.Module, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
-def _with_adapter(model: nn.Module, source: ModelSource, recipe: Recipe) -> nn.Module:
+def with_adapter(model: nn.Module, recipe: Recipe) -> Any:
+    """The model with the recipe's adapter on it, in fp32."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -205,9 +211,6 @@ def _with_adapter(model: nn.Module, source: ModelSource, recipe: Recipe) -> nn.M
         if parameter.requires_grad:
             # peft does so for adapters alone: the copies that modules_to_save makes keep the base's 16 bit
             parameter.data = parameter.data.float()
-    # what `AutoPeftModelForCausalLM` will ask for: the model as the user named it, at the commit that was trained on
-    config.base_model_name_or_path = source.id if source.revision else os.fspath(source.folder)
-    config.revision = source.revision
     return adapted
 
 

@@ -23,6 +23,7 @@ from colab_magics.errors import ColabMagicsError
 from colab_magics.plan import Verdict
 from colab_magics.training import attention
 from colab_magics.training.attention import packed_documents
+from colab_magics.training.layers import computed_kinds, keep_layers, layer_count, layer_kinds
 
 TOLERANCE = 1e-4
 _REVISION = 1  # of this probe: a new one forgets what the old one found
@@ -30,8 +31,6 @@ _LENGTHS = (11, 7, 13)
 _WINDOW = 4  # shorter than the documents, so that a window or chunk which is not honoured shows
 _VOCABULARY = 128
 
-_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
-_KINDS = ("layer_types", "layers_block_type")
 _SMALL = {
     "intermediate_size": 64,
     "moe_intermediate_size": 64,
@@ -97,14 +96,7 @@ def shrink(config: Any, *, widths: bool = True) -> Any:
     config.quantization_config = None
     del config.quantization_config
     text = config.get_text_config()
-    count = next(value for name in _LAYERS if isinstance(value := getattr(text, name, None), int))
-    keep = _layers_of_each_kind(text, count)
-    for name, value in list(vars(text).items()):
-        if isinstance(value, list | tuple) and len(value) == count:
-            setattr(text, name, [value[index] for index in keep])
-    for name in _LAYERS:
-        if isinstance(getattr(text, name, None), int):
-            setattr(text, name, len(keep))
+    keep_layers(text, _layers_of_each_kind(text))
     for name, value in _SMALL.items():
         now = getattr(text, name, None)
         if isinstance(now, int) and not isinstance(now, bool) and now > value and (widths or value == _WINDOW):
@@ -120,19 +112,16 @@ def shrink(config: Any, *, widths: bool = True) -> Any:
     return config
 
 
-def _layers_of_each_kind(text: Any, count: int) -> list[int]:
+def _layers_of_each_kind(text: Any) -> list[int]:
     """Indices of layers that together show every kind of layer; two at least."""
-    listed = [value for value in vars(text).values() if isinstance(value, list | tuple) and len(value) == count]
-    if listed:
-        kinds = [repr(kind) for kind in zip(*listed, strict=True)]
+    kinds = layer_kinds(text)
+    if kinds is not None:
         first = [kinds.index(kind) for kind in dict.fromkeys(kinds)]
         return (first * 2)[: max(2, len(first))]
-    # Kinds that the config computes from the index can only be had by keeping the layers up to the last new one.
-    for name in _KINDS:
-        computed = getattr(text, name, None)
-        if isinstance(computed, list | tuple) and len(computed) == count:
-            return list(range(max(2, *(computed.index(kind) + 1 for kind in computed))))
-    return list(range(min(2, count)))
+    computed = computed_kinds(text)
+    if computed is not None:
+        return list(range(max(2, *(computed.index(kind) + 1 for kind in computed))))
+    return list(range(min(2, layer_count(text))))
 
 
 def _build(config: Any, trust_remote_code: bool) -> nn.Module:
