@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from colab_magics.errors import ColabMagicsError
 from colab_magics.plan import (
-    MEMORY_SHARE,
     Choice,
     DataFacts,
     Device,
@@ -23,6 +22,7 @@ from colab_magics.plan import (
     ModelShape,
     Plan,
     Verdict,
+    fit,
     make_plan,
     setup_of,
 )
@@ -32,9 +32,8 @@ from colab_magics.session.duration import Duration, prior, work_of
 from colab_magics.session.table import Accelerator, Platform, Table
 
 Fits = Literal["yes", "tight", "no", "unknown"]
+_FITS: Mapping[str, Fits] = {"green": "yes", "amber": "tight", "red": "no"}
 
-CONTEXT = 140 * 2**20  # bytes that CUDA itself takes of a card
-_TIGHT = 0.97  # beyond this share of the card the estimate's own error decides
 _RAM_SHARE = 0.8
 _DRAWN = 2001
 _FEW_SESSIONS = 3  # more of them are a nuisance for which people would rather pay
@@ -104,7 +103,7 @@ class Offer:
     Attributes
     ----------
     fits : str
-        `yes`; `tight`: the estimate is over 85% of the card; `no`, for the reason in `why`; `unknown` without a job.
+        `yes`; `tight`: the estimate is over 88% of the card; `no`, for the reason in `why`; `unknown` without a job.
     caution : str
         What may be in the way although it fits.
     need, room : int, optional
@@ -239,8 +238,7 @@ def device_of(platform: Platform, accelerator: Accelerator) -> Device:
     ram = platform.ram or 0
     if accelerator.capability is None:
         return Device("cpu", accelerator.title, ram, int(_RAM_SHARE * ram), int(_RAM_SHARE * ram))
-    free = max(0, accelerator.memory - CONTEXT)
-    return Device("cuda", accelerator.title, accelerator.memory, free, ram, accelerator.capability)
+    return Device("cuda", accelerator.title, accelerator.memory, accelerator.memory, ram, accelerator.capability)
 
 
 def _offer(
@@ -264,9 +262,9 @@ def _planned(offer: Offer, job: Job, estimate: Estimate) -> Offer:
     except ColabMagicsError as error:
         return replace(offer, fits="no", why=error.what.rstrip("."))
     plan = plan.choosing(total_steps=Choice(job.total_steps, ""))
-    need = estimate(job.shape, setup_of(plan, job.data.lengths, device))
-    room = min(device.free, job.recipe.max_memory_bytes or device.free)
-    fits: Fits = "yes" if need <= MEMORY_SHARE * room else "tight" if need <= _TIGHT * room else "no"
+    peak = estimate(job.shape, setup_of(plan, job.shape, job.data.lengths, device))
+    found = fit(peak, device, cap=job.recipe.max_memory_bytes)
+    fits = _FITS[found.colour]
     work = work_of(
         plan, job.data.lengths, documents=job.documents, tokens=job.tokens, eval_tokens=job.eval_tokens
     )  # fmt: skip
@@ -280,8 +278,8 @@ def _planned(offer: Offer, job: Job, estimate: Estimate) -> Offer:
         fits=fits,
         why="it needs more memory" if fits == "no" else "",
         caution=caution,
-        need=need,
-        room=room,
+        need=found.need,
+        room=found.room,
         plan=plan,
         hours=made.times(job.left) if made is not None else None,
         set_up=_SET_UP + files / _DOWNLOAD,

@@ -42,7 +42,7 @@ def plan_fields(
     lengths = np.asarray(documents.lengths)
     tokens = int(lengths.sum())
     eval_tokens = int(np.asarray(eval_documents.lengths).sum()) if eval_documents is not None else 0
-    parts = estimate(shape, setup_of(plan, lengths, device))
+    parts = estimate(shape, setup_of(plan, shape, lengths, device))
     work = work_of(plan, lengths, documents=len(lengths), tokens=tokens, eval_tokens=eval_tokens)
     timed = timed_here(plan, shape, device, cache)
     duration = from_measured(shape, plan, work, *timed) if timed is not None else None

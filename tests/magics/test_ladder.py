@@ -6,9 +6,6 @@ A real kernel, real workers and real time; the session is pretended, by what the
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path

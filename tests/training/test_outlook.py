@@ -56,7 +56,7 @@ def test_the_job_can_be_rebuilt_from_it_and_the_estimate_is_the_plan_s(tiny_run,
     assert (fields["lengths"][0], fields["lengths"][-1]) == (10, 46)
     assert (fields["documents"], fields["eval_documents"], fields["eval_tokens"]) == (40, 2, 50)
     assert fields["tokens_per_epoch"] == sum(10 + number % 37 for number in range(40))
-    assert fields["estimate"]["peak"] == peak(shape, setup_of(plan, np.array(fields["lengths"], np.int32), CPU))
+    assert fields["estimate"]["peak"] == peak(shape, setup_of(plan, shape, np.array(fields["lengths"], np.int32), CPU))
     parts = fields["estimate"]
     assert parts["peak"] == sum(value for key, value in parts.items() if key != "peak")
 

@@ -53,9 +53,7 @@ def as_on_cuda(capability: tuple[int, int], *, math: bool = False) -> Iterator[N
     with (
         patch("torch.is_autocast_enabled", lambda kind="cuda": enabled("cpu" if kind == "cuda" else kind)),
         patch.object(attention, "_takes_mask", lambda _: True),
-        patch.object(
-            attention, "_flash_takes_groups", lambda query: capability >= _FLASH_SINCE and _fits_flash(query)
-        ),
+        patch.object(attention, "_flash_takes_groups", lambda query: capability >= _FLASH_SINCE and _fits_flash(query)),
         _OnCuda(capability, math=math),
     ):
         yield
@@ -66,7 +64,7 @@ def _fits_flash(query: torch.Tensor) -> bool:
     return query.shape[-1] <= 256 and dtype in _HALF
 
 
-class _OnCuda(TorchFunctionMode):
+class _OnCuda(TorchFunctionMode):  # type: ignore[misc]
     """Puts the calls right, one by one."""
 
     def __init__(self, capability: tuple[int, int], *, math: bool) -> None:
@@ -88,7 +86,7 @@ class _OnCuda(TorchFunctionMode):
             return func(*map(_cast, args), **{key: _cast(value) for key, value in kwargs.items()})
         name = self._to_fp32.get(func)
         if name in ("softmax", "log_softmax"):
-            return _softmax(func, name, autocast, *args, **kwargs)
+            return _softmax(func, autocast, *args, **kwargs)
         if autocast and name is not None and _is_half(args[0]) and kwargs.get("dtype") is None:
             return func(*args, **{**kwargs, "dtype": torch.float32})
         return func(*args, **kwargs)
@@ -136,7 +134,7 @@ class _Fused(torch.autograd.Function):  # type: ignore[misc]
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *_grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, _, _, logarithms = ctx.saved_tensors
         rows, heads, length, width = query.shape
         grad_query, grad_key, grad_value = (
@@ -156,7 +154,8 @@ def _backward(loss: torch.Tensor) -> None:
     """Run backward with the mode on, for the layers that are recomputed inside it: torch's own entry is a function
     like any other, and would take the mode off."""
     engine = torch.autograd.Variable._execution_engine
-    engine.run_backward((loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True)
+    ones = (torch.ones_like(loss),)
+    engine.run_backward((loss,), ones, False, False, (), allow_unreachable=True, accumulate_grad=True)
 
 
 def _cast(value: Any) -> Any:
@@ -169,7 +168,6 @@ def _is_half(value: Any) -> bool:
 
 def _softmax(
     func: Callable[..., torch.Tensor],
-    name: str,
     autocast: bool,
     tensor: torch.Tensor,
     dim: int = -1,
@@ -180,27 +178,31 @@ def _softmax(
     """A GPU's kernel reads 16 bit and writes fp32; a CPU's has the input copied first."""
     if not _is_half(tensor) or not (dtype == torch.float32 or (autocast and dtype is None)):
         return func(tensor, dim, *rest, dtype=dtype, **others)
-    return _HalfToFloat.apply(tensor, dim, name)  # type: ignore[no-any-return]
+    return _HalfToFloat.apply(tensor)  # type: ignore[no-any-return]
 
 
 class _HalfToFloat(torch.autograd.Function):  # type: ignore[misc]
     """(log-)softmax of 16 bit in fp32, without a copy of its input; keeps its output, as torch's does."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor, dim: int, name: str) -> torch.Tensor:
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
         out = torch.empty_like(tensor, dtype=torch.float32)
         ctx.save_for_backward(out)
         ctx.dtype = tensor.dtype
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *_grad_outputs: torch.Tensor) -> torch.Tensor:
         (out,) = ctx.saved_tensors
-        return torch.empty_like(out, dtype=ctx.dtype), None, None
+        return torch.empty_like(out, dtype=ctx.dtype)
 
 
 def _dropout(
-    func: Callable[..., torch.Tensor], tensor: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    func: Callable[..., torch.Tensor],
+    tensor: torch.Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
 ) -> torch.Tensor:
     """One kernel on a GPU, which keeps a byte an element."""
     if not training or p == 0 or inplace:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ STEP = 512  # bytes
 Parts = dict[str, int]
 
 
-class Ledger(TorchDispatchMode):
+class Ledger(TorchDispatchMode):  # type: ignore[misc]
     """Counts the storages that operations make under it, each under the part that was at work then.
 
     `moments` holds, of each moment that was named, its parts at the highest point.
@@ -89,10 +90,10 @@ class Ledger(TorchDispatchMode):
             return
         size = -(-storage.nbytes() // STEP) * STEP
         part = part or ("attention" if tuple(tensor.shape) in self._scores else self._part)
-        self._held[key] = (weakref.ref(storage, lambda _, key=key: self._gone(key)), part, size)
+        self._held[key] = (weakref.ref(storage, partial(self._gone, key)), part, size)
         self._add(part, size)
 
-    def _gone(self, key: int) -> None:
+    def _gone(self, key: int, _storage: object) -> None:
         _, part, size = self._held.pop(key)
         self._add(part, -size)
 

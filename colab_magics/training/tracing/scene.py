@@ -223,7 +223,7 @@ def _moments(model: nn.Module, ledger: Ledger) -> Iterator[None]:
                     ledger.enter("head")
                     ledger.at("head")
                 if hidden.requires_grad:
-                    hidden.register_hook(lambda grad: begin_backward(index))
+                    hidden.register_hook(lambda _: begin_backward(index))
 
         return hook
 

@@ -3,149 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from colab_magics.errors import ColabMagicsError
+from colab_magics.plan.facts import GIB, Choice, DataFacts, Device, Estimate, ModelShape, Plan, Setup, Verdict
+from colab_magics.plan.fit import budget
 from colab_magics.recipe import Recipe
 
 LONGEST_AUTO_LENGTH = 2048
-MEMORY_SHARE = 0.85  # the estimate is within 6% (12% at worst); the rest is fragmentation and the context
-GIB = 2**30
 _GPU_TOKENS = 8192  # more tokens in one micro-batch make no kernel faster, and cost memory
 _CPU_TOKENS = 1024
 _LOSS_CHUNK_BYTES = {"cpu": 2**24, "cuda": 2**28}  # fp32 logits of one chunk: a CPU's cache, a GPU's spare memory
 
 
-@dataclass(frozen=True)
-class Device:
-    """Where the worker trains, as the driver sees it. Bytes; `free` is what this process may still take."""
-
-    kind: str  # "cpu" or "cuda"
-    name: str
-    total: int
-    free: int
-    host_free: int
-    capability: tuple[int, int] | None = None
-
-    @property
-    def shown(self) -> str:
-        """Name and size, as a person reads them: `Tesla T4, 14.6 GiB`."""
-        return f"{self.name}, {self.total / GIB:.1f} GiB"
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """Sizes of a model, read from its config before any weight is loaded.
-
-    `linear_parameters` are the weights that 4-bit loading converts; `query` and `key_value` the widths of the
-    attention projections; `weight_bytes` the size of a pre-quantised checkpoint's own weights.
-    """
-
-    architecture: str
-    parameters: int
-    linear_parameters: int
-    largest_linear: int
-    lora_parameters: int
-    layers: int
-    hidden: int
-    intermediate: int
-    query: int
-    key_value: int
-    vocabulary: int
-    positions: int | None
-    qk_norm: bool = False
-    quantised: bool = False
-    weight_bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What an estimate is asked about: `documents` of `length` tokens in memory at once.
-
-    Attributes
-    ----------
-    attention : str
-        `fused`: a kernel whose memory is linear in the length; `math`: torch's own composition, with fp32 scores of
-        heads × length × length; `eager`: transformers' own code, with scores in 16 bit as well.
-    loss : str
-        `hidden`: our head, in chunks of labelled rows; `head`: the model's own, on the labelled rows at once; `trl`:
-        TRL's fused head; `logits`: all logits, as in transformers' Trainer.
-    """
-
-    method: str
-    precision: str
-    optim: str
-    documents: int
-    length: int
-    gradient_checkpointing: bool
-    loss_chunk: int
-    packed: bool = False
-    attention: Literal["fused", "math", "eager"] = "fused"
-    loss: Literal["hidden", "head", "trl", "logits"] = "hidden"
-
-
-Estimate = Callable[[ModelShape, Setup], int]
-"""Peak bytes on the device."""
-
-
-@dataclass(frozen=True)
-class DataFacts:
-    """What the plan needs of the documents: their lengths after truncation, and how many are held out."""
-
-    lengths: npt.NDArray[np.int32]
-    eval_documents: int
-    max_length: Choice
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a probe found out about an architecture. `attention`: "colab_magics", "sdpa" or "eager"."""
-
-    attention: str
-    attention_reason: str
-    packing: bool
-    packing_reason: str
-    plain_head: bool
-    plain_head_reason: str
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A value and why it was chosen."""
-
-    value: Any
-    reason: str
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All choices of a run; `plan["micro_batch"]` is the value."""
-
-    choices: Mapping[str, Choice]
-
-    def __getitem__(self, key: str) -> Any:
-        return self.choices[key].value
-
-    def choosing(self, **choices: Choice) -> Plan:
-        """This plan with some choices replaced."""
-        return replace(self, choices={**self.choices, **choices})
-
-    def to_dict(self) -> dict[str, dict[str, Any]]:
-        """How a plan travels in its event: {key: {value, reason}}."""
-        return {key: {"value": choice.value, "reason": choice.reason} for key, choice in self.choices.items()}
-
-    @staticmethod
-    def from_dict(choices: Mapping[str, Mapping[str, Any]]) -> Plan:
-        """The plan that `to_dict` wrote."""
-        return Plan({key: Choice(fields["value"], str(fields["reason"])) for key, fields in choices.items()})
-
-
 GIVEN = "as the recipe says"
+Kernel = Literal["fused", "grouped", "math", "eager"]
 
 
 def choose_max_length(recipe: Recipe, lengths: Sequence[int] | npt.NDArray[np.int32], positions: int | None) -> Choice:
@@ -197,10 +74,20 @@ def make_plan(
         _loss_chunk(shape, device), f"rows of logits at a time, {_LOSS_CHUNK_BYTES[device.kind] // 2**20} MiB in fp32"
     )
     free = min(device.free, recipe.max_memory_bytes or device.free)
-    budget = int(free * MEMORY_SHARE)
     # only a GPU's kernel takes a mask over all packed documents; the loop may yet settle for sorting by length
     packed = device.kind == "cuda" and verdict.packing and recipe.packing is not False
-    ask = _Asker(recipe, shape, data, precision.value, chunk.value, estimate, budget, packed)
+    ask = _Asker(
+        recipe,
+        shape,
+        data,
+        precision.value,
+        chunk.value,
+        estimate,
+        budget(device, cap=recipe.max_memory_bytes),
+        packed,
+        _kernel(verdict.attention, shape, device, precision.value),
+        "hidden" if verdict.plain_head else "head",
+    )
     method = _method(recipe, shape, ask, free)
     optim = _optim(recipe, device, method.value, ask)
     micro, checkpointing = _micro_batch(recipe, device, data, effective.value, method.value, optim.value, ask)
@@ -242,7 +129,7 @@ def _length_held(lengths: npt.NDArray[np.int32], documents: int) -> int:
     return max(1, int(lengths.max()) if documents == 1 else math.ceil(float(np.percentile(lengths, 99))))
 
 
-def setup_of(plan: Plan, lengths: npt.NDArray[np.int32], device: Device) -> Setup:
+def setup_of(plan: Plan, shape: ModelShape, lengths: npt.NDArray[np.int32], device: Device) -> Setup:
     """What a finished plan holds in memory at once, as the estimate was asked about it."""
     documents = int(plan["micro_batch"])
     return Setup(
@@ -254,7 +141,23 @@ def setup_of(plan: Plan, lengths: npt.NDArray[np.int32], device: Device) -> Setu
         bool(plan["gradient_checkpointing"]),
         int(plan["loss_chunk"]),
         device.kind == "cuda" and plan["packing"] is not False,
+        _kernel(plan["attention"], shape, device, plan["precision"]),
+        plan["loss"],
     )
+
+
+def _kernel(attention: str, shape: ModelShape, device: Device, precision: str) -> Kernel:
+    """Which kernel an attention implementation comes to on a device.
+
+    transformers hands key and value heads over ungrouped, which below capability 8.0 only torch's own composition takes
+    (huggingface/transformers#48633); ours repeats them there. A packed row's mask takes them repeated everywhere.
+    """
+    if attention == "eager":
+        return "eager"
+    flash = device.kind == "cuda" and (device.capability or (0, 0)) >= (8, 0) and precision != "fp32"
+    if attention == "sdpa" and shape.key_value != shape.query and device.kind == "cuda" and not flash:
+        return "math"
+    return "grouped" if flash else "fused"
 
 
 @dataclass(frozen=True)
@@ -269,10 +172,23 @@ class _Asker:
     estimate: Estimate
     budget: int
     packed: bool
+    attention: Kernel
+    loss: Literal["hidden", "head"]
 
     def bytes(self, method: str, optim: str, documents: int, checkpointing: bool) -> int:
         length = _length_held(self.data.lengths, documents)
-        setup = Setup(method, self.precision, optim, documents, length, checkpointing, self.loss_chunk, self.packed)
+        setup = Setup(
+            method,
+            self.precision,
+            optim,
+            documents,
+            length,
+            checkpointing,
+            self.loss_chunk,
+            self.packed,
+            self.attention,
+            self.loss,
+        )
         return self.estimate(self.shape, setup)
 
     def fits(self, method: str, optim: str, documents: int, checkpointing: bool) -> bool:

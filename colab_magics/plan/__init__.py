@@ -1,0 +1,34 @@
+"""What the policies choose for a recipe on a device, and whether it fits there. Pure: no torch, files or clock."""
+
+from colab_magics.plan.facts import (
+    GIB,
+    Choice,
+    DataFacts,
+    Device,
+    Estimate,
+    ModelShape,
+    Plan,
+    Setup,
+    Verdict,
+)
+from colab_magics.plan.fit import Fit, budget, fit
+from colab_magics.plan.policies import GIVEN, choose_max_length, make_plan, setup_of
+
+__all__ = [
+    "GIB",
+    "GIVEN",
+    "Choice",
+    "DataFacts",
+    "Device",
+    "Estimate",
+    "Fit",
+    "ModelShape",
+    "Plan",
+    "Setup",
+    "Verdict",
+    "budget",
+    "choose_max_length",
+    "fit",
+    "make_plan",
+    "setup_of",
+]
