@@ -1,8 +1,8 @@
-"""Peak memory of a run, from the shape of its model alone.
+"""Peak memory of a training, from the shape of its model alone: in microseconds, without torch.
 
-The coefficients were fitted to traces of Llama and Qwen3 code with adapters on all linear layers; against 126 full
-traces the median error was 1 to 6%, 12.6% at worst with unfused attention. They count what the PyTorch allocator
-hands out; fragmentation and the CUDA context (0.13 GiB on a T4) come on top.
+What each operation of a layer keeps for backward is counted one by one, as PyTorch's autograd keeps it under
+autocast; docs/memory.md has its error against traces of the real code. It counts what the PyTorch allocator hands out;
+fragmentation and the CUDA context come on top (`plan.fit`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _STATES = {  # optimizer bytes a trainable fp32 parameter; paged states live in 
     "adafactor": 0.1,
     "sgd": 0.0,
 }
+_DEQUANTISED = 2 + 8 / 64  # bytes a weight: in 16 bit, and its scales in fp32, twice for a moment
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Estimate:
     Attributes
     ----------
     weights : int
-        Of the model, with the copies in 16 bit that autocast keeps.
+        Of the model.
     adapters, gradients, optimizer : int
         Of what is trained: an adapter's weights (of a full model they are `weights`), gradients, optimizer states.
     activations : int
@@ -41,7 +42,7 @@ class Estimate:
     dequantised : int
         The weight of one layer, back in 16 bit, while it is multiplied.
     head : int
-        Logits and what the loss makes of them.
+        Logits and what the loss makes of them; of a full model also the gradients of embedding and head on their way.
     """
 
     weights: int
@@ -59,8 +60,15 @@ class Estimate:
         return sum(astuple(self))
 
 
+def peak(shape: ModelShape, setup: Setup) -> int:
+    """`estimate(...).peak`: what the plan asks."""
+    return estimate(shape, setup).peak
+
+
 def estimate(shape: ModelShape, setup: Setup) -> Estimate:
     """Estimate a micro-batch of `setup.documents` documents of `setup.length` tokens.
+
+    A step with gradients of earlier micro-batches and the optimizer's states at hand, every token trained.
 
     Parameters
     ----------
@@ -69,54 +77,210 @@ def estimate(shape: ModelShape, setup: Setup) -> Estimate:
 
     Returns
     -------
-    Estimate, in bytes.
+    Estimate, in bytes: of the worst of the moments that can be the highest.
     """
-    full = setup.method == "full"
+    return max((_at(moment, shape, setup) for moment in ("loss", "last layer", "first layer")), key=lambda it: it.peak)
+
+
+def _at(moment: str, shape: ModelShape, setup: Setup) -> Estimate:
+    """The parts at one moment: while the loss is computed, in the last layer's backward, or in the first's."""
+    kept = _Kept(shape, setup)
+    layers, full = shape.layers, kept.full
+    activations = attention = dequantised = head = 0.0
+    if moment == "loss":
+        activations = layers * kept.between_layers + kept.after_layers
+        attention = layers * kept.scores if not setup.gradient_checkpointing else 0
+        head = _head(shape, setup, kept)
+    elif moment == "last layer":
+        # with checkpointing the layer was just computed again; without it all of them are still there
+        again = kept.layer if setup.gradient_checkpointing else 0
+        activations = layers * kept.between_layers + again + kept.in_backward
+        at_once = 1 if setup.gradient_checkpointing else layers
+        attention = at_once * kept.scores + kept.scores_in_backward
+        dequantised = kept.dequantised
+        head = kept.head_gradients
+    elif full:
+        # the embedding's gradient is made whole, beside that of the head where they are one weight
+        activations = kept.between_layers if setup.gradient_checkpointing else kept.layer
+        head = 4 * shape.vocabulary * shape.hidden + kept.head_gradients
+    attention += kept.mask
+    weights, adapters, trained = _weights(shape, setup)
+    parts = (weights, adapters, trained * 4, trained * _STATES.get(setup.optim, 8.0))
+    return Estimate(*map(round, (*parts, activations, attention, dequantised, head)))
+
+
+def _weights(shape: ModelShape, setup: Setup) -> tuple[float, int, int]:
+    """(bytes of the model, bytes of an adapter, how many weights are trained)."""
+    if setup.method == "full":
+        return shape.parameters * 4, 0, shape.parameters
     width = _BYTES[setup.precision]
-    half = width == 2
-    tokens = setup.documents * setup.length
-    others = shape.parameters - shape.linear_parameters
-
-    if full:
-        # fp32 master weights; autocast keeps a 16-bit copy of each for the length of the forward
-        weights = shape.parameters * (4 + (2 if half else 0))
-        trained = shape.parameters
-    elif setup.method == "qlora":
-        weights = shape.weight_bytes or round(NF4 * shape.linear_parameters) + width * others
-        trained = shape.lora_parameters
-    else:
-        weights = shape.parameters * width
-        trained = shape.lora_parameters
-    optimizer = round(trained * _STATES.get(setup.optim, 8.0))
-
-    per_layer = _saved_per_token(shape, full) * (width / 2)
-    dequantised = round(2.0625 * shape.largest_linear * width / 2) if setup.method == "qlora" else 0
-    if setup.gradient_checkpointing:
-        activations = tokens * shape.hidden * shape.layers * width + round(1.5 * tokens * per_layer)
-    else:
-        activations = round((shape.layers + 0.6) * tokens * per_layer)
-
-    # what documents packed on a GPU may see: true or false while it is made, then in the kernel's own dtype
-    attention = tokens * tokens * (1 + width) if setup.packed and setup.documents > 1 else 0
-
-    # chunks of fp32 logits, twice (in place but for one copy in 16 bit), and the gradient of the hidden states
-    head = 2 * 4 * min(setup.loss_chunk, tokens) * shape.vocabulary + 2 * 4 * tokens * shape.hidden
-    if full:
-        head += 4 * shape.vocabulary * shape.hidden
-    return Estimate(
-        weights, 0 if full else trained * 4, trained * 4, optimizer, activations, attention, dequantised, head
-    )
+    weights = float(shape.parameters * width)
+    if setup.method == "qlora":
+        others = shape.parameters - shape.linear_parameters
+        weights = shape.weight_bytes or NF4 * shape.linear_parameters + width * others
+    return weights, shape.lora_parameters * 4, shape.lora_parameters
 
 
-def peak(shape: ModelShape, setup: Setup) -> int:
-    """`estimate(...).peak`: what the plan asks."""
-    return estimate(shape, setup).peak
+class _Kept:
+    """What one layer keeps, in bytes; each property counts the tensors of one part of it."""
+
+    def __init__(self, shape: ModelShape, setup: Setup) -> None:
+        self.shape, self.setup = shape, setup
+        self.tokens = setup.documents * setup.length
+        self.width = _BYTES[setup.precision]
+        self.half = self.width == 2
+        self.full = setup.method == "full"
+        # of what goes from layer to layer: the embedding's dtype, or that of a layer norm, which autocast runs in fp32
+        fp32 = self.full or not self.half or (not shape.gated and setup.method == "qlora")
+        self.residual = 4 if fp32 else 2
+
+    @property
+    def layer(self) -> float:
+        """All that a layer keeps for its backward."""
+        s = self.shape
+        per_token = self._norms + self._inputs + self._attention + self._product + s.dropouts * s.hidden
+        return self.tokens * per_token + self.casts
+
+    @property
+    def between_layers(self) -> float:
+        """What of a layer is there until its backward: all, or its input alone."""
+        if self.setup.gradient_checkpointing:
+            return self.tokens * self.residual * self.shape.hidden
+        return self.layer
+
+    @property
+    def casts(self) -> float:
+        """Autocast keeps a copy in 16 bit of each fp32 weight that is trained."""
+        s = self.shape
+        trained = s.linear_parameters if self.full else s.lora_parameters
+        return 2 * trained / s.layers if self.half else 0.0
+
+    @property
+    def _norms(self) -> float:
+        """Two norms: an RMS norm is written out in fp32, and keeps its normalised input where its weight is trained."""
+        s = self.shape
+        qk = 4 * (s.query + s.key_value) + 4 * (s.heads + s.kv_heads) if s.qk_norm else 0
+        if self.full and s.qk_norm:
+            qk += self.width * (s.query + s.key_value)
+        return 2 * 4 * s.hidden * (2 if self.full and s.gated else 1) + qk
+
+    @property
+    def _inputs(self) -> float:
+        """What linears read, for the gradients of the weights behind it; one copy each where autocast makes them."""
+        s, full = self.shape, self.full
+        counts = s.readers if full else s.adapted
+        sizes = (s.hidden, s.query, s.hidden, s.intermediate)
+        copied = self.half and (full or self.setup.method == "lora")
+        kept = 0.0
+        for role, (count, size) in enumerate(zip(counts, sizes, strict=True)):
+            if not count:
+                continue
+            number = count if copied else min(1.0, count)
+            if role == 1 and (full or not copied):
+                number = 0.0  # attention keeps its output anyway
+            if role == 3 and full:
+                number = 1.0
+            kept += self.width * size * number
+            if not full and self.setup.lora_dropout:
+                kept += (1 + self.width) * size * count
+        if not full:
+            kept += self.width * s.rank * sum(counts)
+        if not s.gated and self.half and self.setup.method == "qlora" and counts[3]:
+            kept += 2 * s.intermediate if s.activation in _WRITTEN_OUT else 0
+        return kept
+
+    @property
+    def _attention(self) -> float:
+        """Query, key, value, output, and the scores' logarithms."""
+        s = self.shape
+        if self.setup.attention in ("math", "eager"):
+            return self.width * (2 * s.query + 2 * s.key_value)
+        keys = s.key_value if self.setup.attention == "grouped" and not self._masked else s.query
+        return self.width * (2 * s.query + 2 * keys) + 4 * s.heads
+
+    @property
+    def _product(self) -> float:
+        """Gate, its activation and what that multiplies; or the activation's own input."""
+        s = self.shape
+        if s.gated:
+            return self.width * 3 * s.intermediate
+        if s.activation in _WRITTEN_OUT:  # in fp32 under autocast: cube, tanh, 1 + tanh, and half the input in 16 bit
+            return (14 if self.half else 16) * s.intermediate
+        return self.width * s.intermediate if s.activation != "relu" else 0
+
+    @property
+    def in_backward(self) -> float:
+        """What a layer's backward holds beside what was kept, at its highest point: in the MLP."""
+        s, tokens = self.shape, self.tokens
+        h, i = s.hidden, s.intermediate
+        again = self.setup.gradient_checkpointing
+        if self.full or not self.half:
+            grown = (4 * i if self.full and self.half else 8 * i) - (0 if again or not self.full else 4 * h)
+            return tokens * grown + (4 * s.largest_linear if self.full else 0)
+        if self.setup.method == "qlora":
+            return tokens * (2 * i + 6 * h if again else max(0, 2 * i - 2 * h))
+        return tokens * (6 * i + 11 * h if again else max(0, 4 * i - 2 * h))
+
+    @property
+    def scores(self) -> float:
+        """Of one layer: fp32 scores (math), or fp32 and 16 bit (eager)."""
+        number = self.setup.documents * self.shape.heads * self._square
+        if self.setup.attention == "math":
+            return 4.05 * number
+        return (4 + self.width) * number if self.setup.attention == "eager" else 0
+
+    @property
+    def scores_in_backward(self) -> float:
+        """What their backward holds beside them."""
+        number = self.setup.documents * self.shape.heads * self._square
+        return 8 * number if self.setup.attention in ("math", "eager") else 0
+
+    @property
+    def _square(self) -> float:
+        return float(self.setup.length**2)
+
+    @property
+    def _masked(self) -> bool:
+        return self.setup.packed and self.setup.documents > 1
+
+    @property
+    def mask(self) -> float:
+        """What packed documents may see: in the kernel's dtype; true or false for a moment before."""
+        return self.tokens**2 * self.width if self._masked else 0
+
+    @property
+    def dequantised(self) -> float:
+        return _DEQUANTISED * self.shape.largest_linear * self.width / 2 if self.setup.method == "qlora" else 0
+
+    @property
+    def after_layers(self) -> float:
+        """The last norm, and the trained rows of what comes out of it."""
+        h = self.shape.hidden
+        norm = 4 * h * (2 if self.full and self.shape.gated else 1)
+        casts = self.shape.layers * self.casts if self.setup.gradient_checkpointing else 0
+        return self.tokens * (norm + self.residual * h + self.width * h) + casts
+
+    @property
+    def head_gradients(self) -> float:
+        """Of a head that is trained, its gradient until it is added up with the embedding's."""
+        return 4 * self.shape.vocabulary * self.shape.hidden if self.full else 0
 
 
-def _saved_per_token(shape: ModelShape, full: bool) -> float:
-    """Bytes that one layer saves for backward per token, in 16 bit with fused attention."""
-    h, i, q, kv = shape.hidden, shape.intermediate, shape.query, shape.key_value
-    norms = 4.1 * (q + kv) if shape.qk_norm else 0.0
-    if full:
-        return 13.3 * h + 8.1 * i + 8.6 * q + 3.1 * kv + norms
-    return 19.7 * h + 8.25 * i + 10.7 * q + 3.2 * kv + norms
+_WRITTEN_OUT = ("gelu_new", "gelu_fast", "gelu_python", "gelu_python_tanh")
+
+
+def _head(shape: ModelShape, setup: Setup, kept: _Kept) -> float:
+    """The head's own memory: chunks of logits, or all of them."""
+    v, h, tokens = shape.vocabulary, shape.hidden, kept.tokens
+    if setup.loss == "logits":
+        return 12 * tokens * v  # fp32 logits, their softmax, and its gradient
+    if setup.loss == "trl":
+        return min(tokens, 4096) * min(v, 32_768) * 2 + 4 * tokens * h
+    if setup.loss == "head":
+        return (kept.width + 8) * tokens * v
+    rows = min(setup.loss_chunk, tokens)
+    logits = (6 if kept.half else 8) * rows * v
+    weight = 0.0
+    if kept.full:  # its gradient in fp32; in 16 bit also the weight itself, and a chunk's share of the gradient
+        weight = (4 + (4 if kept.half else 0)) * v * h
+    return logits + 4 * tokens * h + weight

@@ -45,9 +45,13 @@ class ModelShape:
         Whether the MLP multiplies two projections, as Llama's does.
     activation : str
         The MLP's function, by transformers' name for it.
-    adapted : tuple of float
-        How many adapted linears of a layer read: the attention's input, its output, the MLP's input, its product; the
-        mean over layers.
+    readers, adapted : tuple of float
+        How many linears of a layer read the attention's input, its output, the MLP's input, its product (the mean over
+        layers); and how many of them get an adapter.
+    rank : int
+        Of the adapters.
+    dropouts : int
+        How many of a layer's outputs are dropped from.
     """
 
     architecture: str
@@ -70,10 +74,14 @@ class ModelShape:
     head_parameters: int = 0
     gated: bool = True
     activation: str = "silu"
+    readers: tuple[float, float, float, float] = (3.0, 1.0, 2.0, 1.0)
     adapted: tuple[float, float, float, float] = (3.0, 1.0, 2.0, 1.0)
+    rank: int = 16
+    dropouts: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "adapted", tuple(self.adapted))  # JSON has lists
+        for name in ("readers", "adapted"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has lists
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,8 @@ class Setup:
         `fused`: a kernel whose memory is linear in the length, with key and value repeated for every head;
         `grouped`: the same with key and value as they are; `math`: torch's own composition, with fp32 scores of heads
         × length × length; `eager`: transformers' own code, with scores in 16 bit as well.
+    lora_dropout : bool
+        Whether an adapter's input is dropped from.
     loss : str
         `hidden`: our head, in chunks of labelled rows; `head`: the model's own, on the labelled rows at once; `trl`:
         TRL's fused head; `logits`: all logits, as in transformers' Trainer.
@@ -101,6 +111,7 @@ class Setup:
     packed: bool = False
     attention: Literal["fused", "grouped", "math", "eager"] = "fused"
     loss: Literal["hidden", "head", "trl", "logits"] = "hidden"
+    lora_dropout: bool = False
 
 
 Estimate = Callable[[ModelShape, Setup], int]

@@ -129,7 +129,7 @@ def _length_held(lengths: npt.NDArray[np.int32], documents: int) -> int:
     return max(1, int(lengths.max()) if documents == 1 else math.ceil(float(np.percentile(lengths, 99))))
 
 
-def setup_of(plan: Plan, shape: ModelShape, lengths: npt.NDArray[np.int32], device: Device) -> Setup:
+def setup_of(plan: Plan, recipe: Recipe, shape: ModelShape, lengths: npt.NDArray[np.int32], device: Device) -> Setup:
     """What a finished plan holds in memory at once, as the estimate was asked about it."""
     documents = int(plan["micro_batch"])
     return Setup(
@@ -143,6 +143,7 @@ def setup_of(plan: Plan, shape: ModelShape, lengths: npt.NDArray[np.int32], devi
         device.kind == "cuda" and plan["packing"] is not False,
         _kernel(plan["attention"], shape, device, plan["precision"]),
         plan["loss"],
+        recipe.lora_dropout > 0,
     )
 
 
@@ -188,6 +189,7 @@ class _Asker:
             self.packed,
             self.attention,
             self.loss,
+            self.recipe.lora_dropout > 0,
         )
         return self.estimate(self.shape, setup)
 

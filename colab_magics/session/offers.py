@@ -262,7 +262,7 @@ def _planned(offer: Offer, job: Job, estimate: Estimate) -> Offer:
     except ColabMagicsError as error:
         return replace(offer, fits="no", why=error.what.rstrip("."))
     plan = plan.choosing(total_steps=Choice(job.total_steps, ""))
-    peak = estimate(job.shape, setup_of(plan, job.shape, job.data.lengths, device))
+    peak = estimate(job.shape, setup_of(plan, job.recipe, job.shape, job.data.lengths, device))
     found = fit(peak, device, cap=job.recipe.max_memory_bytes)
     fits = _FITS[found.colour]
     work = work_of(

@@ -89,6 +89,7 @@ class _LinearCrossEntropy(torch.autograd.Function):  # type: ignore[misc]
             elif grad_hidden is not None:
                 # in place, and last: the logits of a chunk are most of what the head takes
                 grad_hidden[rows].copy_(shares.mul_(scale).to(dtype) @ head).div_(scale)
+            del shares  # else it would be there beside the next chunk's
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.dtypes = hidden.dtype, weight.dtype, None if bias is None else bias.dtype
         return loss
@@ -142,6 +143,7 @@ class HiddenLoss:
                 logits = _logits(piece, head, bias).float()
                 loss = loss + nn.functional.cross_entropy(logits, targets, reduction="sum")
                 correct = correct + (logits.argmax(1) == targets).sum()
+                del logits
         return loss, correct
 
 

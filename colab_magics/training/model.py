@@ -12,12 +12,16 @@ import torch
 from torch import nn
 
 from colab_magics.errors import ColabMagicsError, nearest
+from colab_magics.memory.architecture import DROPOUTS, role_of, roles
 from colab_magics.plan import ModelShape, Plan
 from colab_magics.recipe import Recipe
 from colab_magics.training import attention
 from colab_magics.training.source import ModelSource
 from colab_magics.training.torchao import hide_old_torchao
 
+_GATES = ("gate_proj", "gate_up_proj", "w1", "gate_and_up")
+_INNER = ("moe_intermediate_size", "intermediate_size", "n_inner", "ffn_dim")
+_ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -43,17 +47,18 @@ def describe(source: ModelSource, recipe: Recipe) -> ModelShape:
     head_dim = int(getattr(text, "head_dim", None) or hidden // heads)
     kv_heads = int(getattr(text, "num_key_value_heads", None) or heads)
     experts = int(getattr(text, "num_experts_per_tok", None) or 1)
-    intermediate = int(
-        getattr(text, "moe_intermediate_size", None) or getattr(text, "intermediate_size", None) or 4 * hidden
-    )
+    intermediate = int(next((n for key in _INNER if (n := getattr(text, key, None))), 4 * hidden))
     sizes = [module.weight.numel() for module in linears.values()]
+    layers = int(text.num_hidden_layers)
+    reads = {name: role_of(name, *_in_and_out(module), hidden, intermediate) for name, module in linears.items()}
+    untied = head is not None and head.weight is not model.get_input_embeddings().weight
     return ModelShape(
         architecture=type(model).__name__,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         linear_parameters=sum(sizes),
         largest_linear=max(sizes, default=0),
         lora_parameters=sum(recipe.r * sum(linears[name].weight.shape) for name in adapted),
-        layers=int(text.num_hidden_layers),
+        layers=layers,
         hidden=hidden,
         intermediate=intermediate * experts,
         query=heads * head_dim,
@@ -63,7 +68,22 @@ def describe(source: ModelSource, recipe: Recipe) -> ModelShape:
         qk_norm=any(name.endswith("q_norm") for name, _ in model.named_modules()),
         quantised=quantised,
         weight_bytes=source.weight_bytes if quantised else None,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_parameters=head.weight.numel() if untied else 0,
+        gated=any(own in name for name in linears for own in _GATES),
+        activation=str(next((given for key in _ACTIVATIONS if (given := getattr(text, key, None))), "silu")),
+        readers=roles(reads.values(), layers),
+        adapted=roles((reads[name] for name in adapted), layers),
+        rank=recipe.r,
+        dropouts=2 if any(getattr(text, key, 0) for key in DROPOUTS) else 0,
     )
+
+
+def _in_and_out(module: nn.Module) -> tuple[int, int]:
+    """Widths of what a linear reads and writes; a Conv1D keeps its weight the other way around."""
+    outputs, inputs = module.weight.shape if isinstance(module, nn.Linear) else reversed(module.weight.shape)
+    return int(inputs), int(outputs)
 
 
 def adapted_shapes(source: ModelSource, recipe: Recipe) -> dict[str, tuple[int, ...]]:

@@ -16,6 +16,7 @@ from colab_magics.data import Documents
 from colab_magics.errors import ColabMagicsError
 from colab_magics.memory.estimate import estimate
 from colab_magics.plan import Device, ModelShape, Plan, Verdict, setup_of
+from colab_magics.recipe import Recipe
 from colab_magics.session.duration import Duration, Work, from_measured, prior, work_of
 from colab_magics.session.settings import user_file
 from colab_magics.session.table import Accelerator, Table, accelerator_of, load_table
@@ -24,6 +25,7 @@ from colab_magics.training.measure import timed_here
 
 def plan_fields(
     plan: Plan,
+    recipe: Recipe,
     shape: ModelShape,
     verdict: Verdict,
     device: Device,
@@ -42,7 +44,7 @@ def plan_fields(
     lengths = np.asarray(documents.lengths)
     tokens = int(lengths.sum())
     eval_tokens = int(np.asarray(eval_documents.lengths).sum()) if eval_documents is not None else 0
-    parts = estimate(shape, setup_of(plan, shape, lengths, device))
+    parts = estimate(shape, setup_of(plan, recipe, shape, lengths, device))
     work = work_of(plan, lengths, documents=len(lengths), tokens=tokens, eval_tokens=eval_tokens)
     timed = timed_here(plan, shape, device, cache)
     duration = from_measured(shape, plan, work, *timed) if timed is not None else None

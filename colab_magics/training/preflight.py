@@ -91,7 +91,7 @@ class Ready:
     def event(self, plan: Plan) -> dict[str, Any]:
         """The fields of the `plan` event, for this plan."""
         seen = (self.shape, self.verdict, self.device, self.documents, self.eval_documents)
-        return plan_fields(plan, *seen, cache=cache_folder())
+        return plan_fields(plan, self.recipe, *seen, cache=cache_folder())
 
 
 class Reporter:

@@ -38,7 +38,9 @@ def told(tiny_run, tmp_path):
         docs = Lengths(sorted(10 + number % 37 for number in range(count)))
         shape = describe(run.source, run.recipe)
         verdict = replace(PLAIN, packing_reason="packed documents stay apart within 1e-4 " * 2)
-        fields = plan_fields(plan or run.plan, shape, verdict, device, docs, Lengths([20, 30]), cache=tmp_path)
+        fields = plan_fields(
+            plan or run.plan, run.recipe, shape, verdict, device, docs, Lengths([20, 30]), cache=tmp_path
+        )
         return json.loads(json.dumps(fields))
 
     return tell
@@ -56,7 +58,8 @@ def test_the_job_can_be_rebuilt_from_it_and_the_estimate_is_the_plan_s(tiny_run,
     assert (fields["lengths"][0], fields["lengths"][-1]) == (10, 46)
     assert (fields["documents"], fields["eval_documents"], fields["eval_tokens"]) == (40, 2, 50)
     assert fields["tokens_per_epoch"] == sum(10 + number % 37 for number in range(40))
-    assert fields["estimate"]["peak"] == peak(shape, setup_of(plan, shape, np.array(fields["lengths"], np.int32), CPU))
+    lengths = np.array(fields["lengths"], np.int32)
+    assert fields["estimate"]["peak"] == peak(shape, setup_of(plan, run.recipe, shape, lengths, CPU))
     parts = fields["estimate"]
     assert parts["peak"] == sum(value for key, value in parts.items() if key != "peak")
 

@@ -1,0 +1,289 @@
+"""A model's sizes from its config.json alone, for the architectures whose layers are known here: no torch, no weights.
+
+Of any other the worker builds the model without memory and counts; what both come to is the same `ModelShape`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from colab_magics.errors import ColabMagicsError, nearest
+from colab_magics.plan import ModelShape
+
+Role = Literal[0, 1, 2, 3]
+"""What a linear reads: the attention's input, its output, the MLP's input, its product."""
+
+_ATTENTION_OUT = ("o_proj", "out_proj", "c_proj", "dense", "wo")
+DROPOUTS = ("resid_pdrop", "hidden_dropout", "dropout")  # of what a layer adds to the residual
+_PLAIN = frozenset("gpt2 gpt_neox opt".split())
+_FAMILIES = _PLAIN | frozenset("llama mistral qwen2 qwen3 smollm3 gemma gemma2 gemma3_text phi3".split())
+
+
+class UnknownArchitecture(ColabMagicsError):
+    """Its layers are not known here; the worker can count them."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One linear layer of a transformer layer."""
+
+    name: str
+    role: Role
+    inputs: int
+    outputs: int
+    bias: bool = False
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What a model is made of: the linears of a layer, its other parameters, and those outside of the layers."""
+
+    linears: Sequence[Linear]
+    norms: int
+    outside: int
+    head: int
+
+
+def role_of(name: str, inputs: int, outputs: int, hidden: int, intermediate: int) -> Role:
+    """What a linear reads, by its shape, and by its name where the shape says nothing."""
+    own = name.rpartition(".")[2]
+    if inputs == intermediate and outputs == hidden:
+        return 3
+    if inputs == hidden and outputs in (intermediate, 2 * intermediate):
+        return 2
+    return 1 if own in _ATTENTION_OUT else 0
+
+
+def shape_of(
+    config: Mapping[str, Any],
+    *,
+    r: int = 16,
+    target_modules: str | Sequence[str] = "all-linear",
+    full: bool = False,
+    weight_bytes: int | None = None,
+) -> ModelShape:
+    """The sizes that a model of this config has.
+
+    Parameters
+    ----------
+    config : a config.json, read
+    r, target_modules : of the adapter
+    full : every weight is trained; `target_modules` is of no account
+    weight_bytes : of a pre-quantised checkpoint, the size of its files
+
+    Raises
+    ------
+    UnknownArchitecture
+        Its layers are not known here.
+    ColabMagicsError
+        A field that the sizes need is missing or no number; `target_modules` names none of its modules.
+    """
+    text = _text(config)
+    kind = str(text.get("model_type") or config.get("model_type") or "")
+    narrow = text.get("word_embed_proj_dim", text.get("hidden_size")) != text.get("hidden_size")
+    if kind not in _FAMILIES or narrow:
+        raise UnknownArchitecture(
+            f"The layers of {kind or 'this model'} are not known by formula.",
+            "Its config.json names no model_type." if not kind else "",
+            "It has to be traced: that needs torch and transformers, and takes some seconds.",
+        )
+    read = _Fields(text)
+    sizes = _sizes(read, kind)
+    layout = _layout(read, kind, sizes)
+    adapted = _adapted(layout.linears, "all-linear" if full else target_modules)
+    layers = sizes["layers"]
+    parameters = layers * (sum(map(_weights_of, layout.linears)) + layout.norms) + layout.outside + layout.head
+    linear = [one.inputs * one.outputs for one in layout.linears]
+    architectures = config.get("architectures") or text.get("architectures") or [kind]
+    quantised = config.get("quantization_config") is not None
+    return ModelShape(
+        architecture=str(architectures[0]),
+        parameters=parameters,
+        linear_parameters=layers * sum(linear),
+        largest_linear=max(linear),
+        lora_parameters=layers * r * sum(one.inputs + one.outputs for one in adapted),
+        layers=layers,
+        hidden=sizes["hidden"],
+        intermediate=sizes["intermediate"],
+        query=sizes["query"],
+        key_value=sizes["key_value"],
+        vocabulary=sizes["vocabulary"],
+        positions=read.optional("max_position_embeddings", "n_positions"),
+        qk_norm=kind in ("qwen3", "gemma3_text"),
+        quantised=quantised,
+        weight_bytes=weight_bytes if quantised else None,
+        heads=sizes["heads"],
+        kv_heads=sizes["kv_heads"],
+        head_parameters=layout.head,
+        gated=kind not in _PLAIN,
+        activation=_activation(read, kind),
+        readers=roles(one.role for one in layout.linears),
+        adapted=roles(one.role for one in adapted),
+        rank=r,
+        dropouts=2 if any(read.rate(name) for name in DROPOUTS) else 0,
+    )
+
+
+def roles(found: Iterable[int], layers: int = 1) -> tuple[float, float, float, float]:
+    """How many linears of a layer read each of the four."""
+    counts = Counter(found)
+    return counts[0] / layers, counts[1] / layers, counts[2] / layers, counts[3] / layers
+
+
+def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The language model's part of a config that has several."""
+    inner = config.get("text_config")
+    return inner if isinstance(inner, Mapping) and inner.get("model_type") else config
+
+
+class _Fields:
+    """Reads whole numbers out of a config."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = config
+        # what the config's class has where the file says nothing
+        self._usual_dropout = {"gpt2": "resid_pdrop", "opt": "dropout"}.get(str(config.get("model_type")))
+
+    def number(self, *names: str) -> int:
+        found = self.optional(*names)
+        if found is None or found < 1:
+            wrong = {name: self.config[name] for name in names if name in self.config}
+            raise ColabMagicsError(
+                f"The config does not say the model's {names[0]}.",
+                f"It has {', '.join(f'{name}: {value!r}' for name, value in wrong.items())}." if wrong else "",
+                "Without it nothing can be estimated: check that config.json is the model's own.",
+            )
+        return found
+
+    def optional(self, *names: str) -> int | None:
+        for name in names:
+            value = self.config.get(name)
+            if isinstance(value, int) and not isinstance(value, bool):
+                return value
+        return None
+
+    def rate(self, name: str) -> float:
+        value = self.config.get(name)
+        return float(value) if isinstance(value, int | float) else 0.1 if name == self._usual_dropout else 0.0
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self.config.get(name)
+        return value if isinstance(value, bool) else default
+
+
+def _sizes(read: _Fields, kind: str) -> dict[str, int]:
+    hidden = read.number("hidden_size", "n_embd")
+    heads = read.number("num_attention_heads", "n_head")
+    kv_heads = read.optional("num_key_value_heads") or heads
+    width = read.optional("head_dim") or (256 if kind.startswith("gemma") else hidden // heads)
+    inner = read.optional("intermediate_size", "n_inner", "ffn_dim")
+    if inner is None and kind != "gpt2":
+        inner = read.number("intermediate_size", "ffn_dim")
+    return {
+        "layers": read.number("num_hidden_layers", "n_layer"),
+        "hidden": hidden,
+        "intermediate": inner or 4 * hidden,
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "query": heads * width,
+        "key_value": kv_heads * width,
+        "head_dim": width,
+        "vocabulary": read.number("vocab_size"),
+    }
+
+
+def _layout(read: _Fields, kind: str, sizes: Mapping[str, int]) -> _Layout:
+    h, i, q, kv, v = (sizes[key] for key in ("hidden", "intermediate", "query", "key_value", "vocabulary"))
+    if kind == "gpt2":
+        linears = [
+            Linear("attn.c_attn", 0, h, 3 * h, True),
+            Linear("attn.c_proj", 1, h, h, True),
+            Linear("mlp.c_fc", 2, h, i, True),
+            Linear("mlp.c_proj", 3, i, h, True),
+        ]
+        return _Layout(linears, 4 * h, (v + read.number("n_positions", "max_position_embeddings")) * h + 2 * h, 0)
+    if kind == "gpt_neox":
+        linears = [
+            Linear("attention.query_key_value", 0, h, 3 * h, read.flag("attention_bias", True)),
+            Linear("attention.dense", 1, h, h, read.flag("attention_bias", True)),
+            Linear("mlp.dense_h_to_4h", 2, h, i, True),
+            Linear("mlp.dense_4h_to_h", 3, i, h, True),
+        ]
+        return _Layout(linears, 4 * h, v * h + 2 * h, 0 if read.flag("tie_word_embeddings", False) else v * h)
+    if kind == "opt":
+        biased = read.flag("enable_bias", True)
+        names = ("q_proj", "k_proj", "v_proj")
+        linears = [
+            *(Linear(f"self_attn.{name}", 0, h, h, biased) for name in names),
+            Linear("self_attn.out_proj", 1, h, h, biased),
+            Linear("fc1", 2, h, i, biased),
+            Linear("fc2", 3, i, h, biased),
+        ]
+        positions = (read.number("max_position_embeddings") + 2) * h
+        last = 2 * h if read.flag("do_layer_norm_before", True) else 0
+        return _Layout(linears, 4 * h, v * h + positions + last, 0)
+    return _gated(read, kind, sizes, h, i, q, kv, v)
+
+
+def _gated(
+    read: _Fields, kind: str, sizes: Mapping[str, int], h: int, i: int, q: int, kv: int, v: int
+) -> _Layout:  # fmt: skip
+    """Llama and its relatives."""
+    bias = read.flag("attention_bias", False)
+    mlp_bias = read.flag("mlp_bias", False)
+    if kind == "phi3":
+        linears = [
+            Linear("self_attn.qkv_proj", 0, h, q + 2 * kv),
+            Linear("self_attn.o_proj", 1, q, h),
+            Linear("mlp.gate_up_proj", 2, h, 2 * i),
+            Linear("mlp.down_proj", 3, i, h),
+        ]
+    else:
+        into = bias or kind == "qwen2"
+        linears = [
+            Linear("self_attn.q_proj", 0, h, q, into),
+            Linear("self_attn.k_proj", 0, h, kv, into),
+            Linear("self_attn.v_proj", 0, h, kv, into),
+            Linear("self_attn.o_proj", 1, q, h, bias),
+            Linear("mlp.gate_proj", 2, h, i, mlp_bias),
+            Linear("mlp.up_proj", 2, h, i, mlp_bias),
+            Linear("mlp.down_proj", 3, i, h, mlp_bias),
+        ]
+    norms = 4 * h if kind in ("gemma2", "gemma3_text") else 2 * h
+    if kind in ("qwen3", "gemma3_text"):
+        norms += 2 * sizes["head_dim"]
+    tied = read.flag("tie_word_embeddings", kind.startswith("gemma") or kind == "smollm3")
+    return _Layout(linears, norms, v * h + h, 0 if tied else v * h)
+
+
+def _weights_of(one: Linear) -> int:
+    return one.inputs * one.outputs + (one.outputs if one.bias else 0)
+
+
+def _activation(read: _Fields, kind: str) -> str:
+    keys = ("hidden_activation", "hidden_act", "activation_function")
+    named = next((read.config[key] for key in keys if read.config.get(key)), None)
+    usual = {"gpt2": "gelu_new", "gpt_neox": "gelu", "opt": "relu"}
+    return str(named or usual.get(kind, "silu"))
+
+
+def _adapted(linears: Sequence[Linear], wanted: str | Sequence[str]) -> list[Linear]:
+    """Those that get an adapter, as peft matches names."""
+    if wanted == "all-linear":
+        return list(linears)
+    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    known = sorted({one.name.rpartition(".")[2] for one in linears})
+    found = [one for one in linears if any(one.name == name or one.name.endswith(f".{name}") for name in names)]
+    missing = [name for name in names if not any(one.name == name or one.name.endswith(f".{name}") for one in linears)]
+    if missing:
+        close = nearest(missing[0], known)
+        raise ColabMagicsError(
+            f"target_modules: this model has no {', '.join(missing)}.",
+            f"It has: {', '.join(known)}.",
+            f"Did you mean {close}?" if close else "",
+            "target_modules: all-linear takes them all.",
+        )
+    return found
