@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from colab_magics.memory.facts import Facts
-from colab_magics.memory.messages import Told
+from colab_magics.memory.messages import EVERYTHING, Told
 
 _MIB = 2**20
 _SMALL, _SMALL_SEGMENT = _MIB, 2 * _MIB
 _LARGE, _LARGE_SEGMENT = 10 * _MIB, 20 * _MIB
 _CHUNK = 512
+_MOST_OF_A_CARD = 0.97  # the driver keeps some, and CUDA's context needs some
+_ROUNDING = 2**30 // 100
+_HUGE = 2**29  # bytes in one piece
 
 
 class Cause(StrEnum):
@@ -33,7 +36,7 @@ class Cause(StrEnum):
     HIDDEN = "hidden states"
     HEAD = "output head in fp32"
     OPTIMIZER = "optimizer states"
-    LOADING = "loading the weights"
+    LOADING = "the model's weights"
     CACHE = "KV cache"
     TENSOR = "a tensor of the cell"
     SAMPLE = "an unusually long document"
@@ -110,24 +113,26 @@ def name(facts: Facts) -> Culprit:
 def _around(facts: Facts, allocation: Allocation | None) -> Cause | None:
     """What outweighs the allocation itself: without it, there would have been room for it."""
     told = facts.told
-    requested, free = told.requested, told.free
-    if requested is None or told.on_host:
+    requested, free, total = told.requested, told.free, told.total
+    if requested is None or told.on_host or told.kind == "mps":
         return None
-    if told.kind == "mps":
-        return None
-    if told.total is not None and requested > told.total:
+    if requested >= _MOST_OF_A_CARD * (total or EVERYTHING):
         return None if allocation is not None else Cause.OVERSIZED
-    if told.limit is not None and told.reserved is not None and told.reserved + requested > told.limit:
-        return Cause.LIMIT if free is None or free >= requested else None
-    if free is not None and free >= requested + told.slack:
+    if total is None:
+        return None
+    if told.limit is not None and (free is None or free >= requested):
+        beyond = (told.reserved or 0) + requested + _ROUNDING > told.limit
+        return Cause.LIMIT if beyond else Cause.REFUSED
+    if free is None:
+        return Cause.REFUSED if told.reserved is not None and told.reserved + requested < total / 2 else None
+    if free >= requested + total / 20:
         return Cause.REFUSED
-    spare = told.unallocated or 0
-    if spare >= requested and not told.private_pools:
-        return Cause.FRAGMENTATION
-    others = told.by_others + (facts.kernel or 0 if not told.others else 0)
-    if others and others >= requested - (free or 0) and others >= (told.total or 0) / 16:
+    # of two that would have been enough each, the one that would have given more back
+    spare = (told.unallocated or 0) if told.fragmented else 0
+    others = max(told.by_others, facts.kernel or 0)
+    if others >= max(requested - free, total / 16) and others > spare:
         return Cause.OTHERS
-    return None
+    return Cause.FRAGMENTATION if spare else None
 
 
 def _allocation(facts: Facts) -> tuple[Allocation | None, str]:
@@ -141,6 +146,8 @@ def _allocation(facts: Facts) -> tuple[Allocation | None, str]:
         return _by_place(facts, strong), "place"
     if fitting:
         return fitting[0], "size"
+    if weak is not None and (facts.told.requested or 0) >= _HUGE:  # nothing else there is as large
+        return _by_place(facts, weak), "place"
     by_phase = {"loading": Cause.LOADING, "optimizer": Cause.OPTIMIZER}.get(facts.phase)
     return (_by_place(facts, by_phase), "place") if by_phase is not None else (None, "")
 
@@ -248,10 +255,18 @@ _PLACES: tuple[tuple[Cause, bool, str], ...] = (
     (Cause.WEIGHT, True, r"dequanti[sz]e|MatMul4Bit|matmul_4bit|MatMul8bit"),
     (Cause.OPTIMIZER, True, r"torch\.optim\.|bitsandbytes\.optim|_init_group|Optimizer\.step|init_state"),
     (Cause.LOADING, True, r"from_pretrained|load_state_dict|set_module_tensor|caching_allocator_warmup|model_loading"),
-    (Cause.LOADING, True, r"Module\.(to|cuda|half|float|_apply)\b|Params4bit\.(to|cuda)\b|safetensors"),
+    (
+        Cause.LOADING,
+        True,
+        r"Module\.(to|cuda|half|float|_apply)\b|Params4bit\.(to|cuda)\b|safetensors|_merge|get_delta_weight",
+    ),
     (Cause.CACHE, True, r"cache_utils|(Dynamic|Static|KV)_?Cache\b"),
     (Cause.MASK, True, r"masking_utils|causal_mask|_Packing\.mask"),
-    (Cause.LOGITS, True, r"cross_entropy|CausalLMLoss|log_?softmax|convert_to_fp32|log_?probs?\b|lm_head|training\.loss\."),
+    (
+        Cause.LOGITS,
+        True,
+        r"cross_entropy|CausalLMLoss|log_?softmax|convert_to_fp32|log_?probs?\b|lm_head|training\.loss\.",
+    ),
     (Cause.SCORES, True, r"eager_attention|scaled_dot_product|sdpa_attention|attn_varlen"),
     (Cause.MLP, True, r"MLP\.forward|\bmlp\b|FeedForward\.forward"),
     (Cause.SCORES, False, r"[Aa]ttention\w*\.forward|[Aa]ttention\.\w+:"),
@@ -282,16 +297,12 @@ def _by_place(facts: Facts, cause: Cause) -> Allocation:
         tokens = requested / (4 * facts.sizes.vocabulary)
         words = f"the logits of about {_about(tokens)} tokens × {facts.sizes.vocabulary:,} words in fp32"
         return Allocation(cause, words, requested, f"about {_about(tokens)} × {facts.sizes.vocabulary:,} × 4")
-    if cause is Cause.SCORES and facts.sizes.heads and not facts.in_memory and requested > _LARGE_SEGMENT:
-        length = (requested / (2 * facts.sizes.heads)) ** 0.5
-        words = f"attention scores, {facts.sizes.heads} heads × the square of some {_about(length)} tokens"
-        return Allocation(cause, words, requested, f"{facts.sizes.heads} × {_about(length)}² × 2")
     return Allocation(cause, _WORDS[cause], requested, "")
 
 
 _WORDS = {
     Cause.LOGITS: "the logits, or what the loss makes of them",
-    Cause.SCORES: "the attention's scores",
+    Cause.SCORES: "the attention's scores, which grow with the square of the length,",
     Cause.MASK: "the attention's mask",
     Cause.WEIGHT: "a weight, taken out of its 4 bits for one multiplication",
     Cause.MLP: "an activation of the MLP",

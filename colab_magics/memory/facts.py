@@ -199,7 +199,9 @@ class Facts:
         """Bytes that were wanted beyond what was free."""
         if self.told.requested is None:
             return None
-        free = self.told.free or 0
-        if self.told.limit is not None and self.told.reserved is not None:
+        free = self.told.free or (self.host[1] if self.told.on_host and self.host is not None else 0)
+        if self.told.kind == "mps" and self.told.limit is not None:
+            free = max(0, self.told.limit - (self.told.allocated or 0) - self.told.by_others)
+        elif self.told.limit is not None and self.told.reserved is not None:
             free = min(free, max(0, self.told.limit - self.told.reserved))
         return max(0, self.told.requested - free)

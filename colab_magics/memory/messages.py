@@ -17,6 +17,8 @@ asked the driver itself. `mps`: Metal. `cpu`: PyTorch's allocator of the host. `
 
 _GIB = 2**30
 _CONTEXT = 2 * _GIB  # at most: CUDA's context, cuBLAS' and cuDNN's workspaces (0.11 to 0.15 GiB on a T4)
+_USUAL_CONTEXT = _GIB // 2
+_ROUNDING = _GIB // 64  # of three figures with two decimals each
 
 # A RuntimeError with one of these says that memory ran out. Where another library's error is meant, nothing but its
 # name for that: a wrong answer here makes the worker repeat a step that would fail again.
@@ -50,7 +52,7 @@ _STICKY = (
 
 _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 2**10, "MB": 2**20, "GB": 2**30}
 _SIZE = r"(\d+(?:\.\d*)?) ?(bytes|[KMGT]iB|[KMG]B)"
-_UNLIMITED = 2**60  # the old backends print "no limit" as a number of that size
+EVERYTHING = 2**60  # more than any card: what a message means that names no number
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,16 @@ class Told:
     array: tuple[tuple[int, ...], str] | None = None
 
     @property
+    def fragmented(self) -> bool:
+        """Whether PyTorch held enough for what it asked, in pieces. Small tensors (2 MiB) have segments of their own."""
+        if self.requested is None or self.unallocated is None or self.requested <= 2 * 2**20:
+            return False
+        rounding = _GIB // 100 if self.generation == "2.0" else 0  # there it is a difference of two figures
+        return (
+            self.unallocated - rounding >= self.requested + self.slack and (self.private_pools or 0) < self.unallocated
+        )
+
+    @property
     def reserved(self) -> int | None:
         """All that PyTorch holds."""
         if self.allocated is None or self.unallocated is None:
@@ -101,9 +113,19 @@ class Told:
         return self.allocated + self.unallocated
 
     @property
+    def elsewhere(self) -> int:
+        """Bytes that are neither free nor this process's nor a named one's; of the old wordings, a context less."""
+        if self.total is None or self.free is None or self.backend == "MPS":
+            return 0
+        own = self.used if self.used is not None else None if self.reserved is None else self.reserved + _USUAL_CONTEXT
+        if own is None:
+            return 0
+        return max(0, self.total - self.free - own - sum(size for _, size in self.others))
+
+    @property
     def by_others(self) -> int:
-        """Bytes that other processes hold, as far as the message names them."""
-        return sum(size for _, size in self.others)
+        """Bytes that other processes hold."""
+        return sum(size for _, size in self.others) + self.elsewhere
 
     @property
     def on_host(self) -> bool:
@@ -152,24 +174,17 @@ def _pytorch(text: str) -> Told | None:
         return None
     backend = found[1] or "XPU"
     if "more than 1EB" in text:
-        return Told("cuda", backend=backend, requested=_UNLIMITED)
+        return Told("cuda", backend=backend, requested=EVERYTHING)
     requested, slack = _size(text, rf"Tried to allocate {_SIZE}")
-    figures = {
-        "total": _size(text, rf"{_SIZE} total capacity|total capaci?ty of {_SIZE}|has total {_SIZE}")[0],
-        "free": _size(text, rf"{_SIZE} (?:is )?free")[0],
-        "limit": _size(text, rf"{_SIZE} allowed")[0],
-        "allocated": _size(text, rf"{_SIZE} (?:is )?(?:already )?allocated(?: by PyTorch|;)")[0],
-        "private_pools": _size(text, rf"with {_SIZE} allocated in private pools")[0],
-        "unallocated": _size(text, rf"{_SIZE} is reserved by PyTorch but unallocated")[0],
-    }
-    reserved = _size(text, rf"{_SIZE} (?:reserved in total by PyTorch)")[0]
-    cached = _size(text, rf"{_SIZE} cached")[0]  # up to 1.3, beside what is allocated
-    if reserved is not None and figures["allocated"] is not None:
-        figures["unallocated"] = max(0, reserved - figures["allocated"])
-    elif cached is not None:
-        figures["unallocated"] = cached
+    allocated = _size(text, rf"{_SIZE} (?:is )?(?:already )?allocated(?: by PyTorch|;)")[0]
+    unallocated = _size(text, rf"{_SIZE} is reserved by PyTorch but unallocated")[0]
+    reserved = _size(text, rf"{_SIZE} reserved in total by PyTorch")[0]
+    if reserved is not None and allocated is not None:
+        unallocated = max(0, reserved - allocated)
+    elif unallocated is None:
+        unallocated = _size(text, rf"{_SIZE} cached")[0]  # up to 1.3, beside what is allocated
     device = re.search(r"\bGPU +(\d+)", text)
-    used, others = _processes(text, figures["allocated"], figures["unallocated"])
+    used, others = _processes(text, allocated, unallocated)
     return Told(
         "cuda",
         _generation(text),
@@ -177,9 +192,14 @@ def _pytorch(text: str) -> Told | None:
         requested,
         slack,
         int(device[1]) if device else None,
+        total=_size(text, rf"{_SIZE} total capacity|total capaci?ty of {_SIZE}")[0],
+        free=_size(text, rf"{_SIZE} (?:is )?free")[0],
         used=used,
         others=others,
-        **figures,
+        limit=_size(text, rf"{_SIZE} allowed")[0],
+        allocated=allocated,
+        private_pools=_size(text, rf"with {_SIZE} allocated in private pools")[0],
+        unallocated=unallocated,
     )
 
 
@@ -188,7 +208,7 @@ def _generation(text: str) -> str:
         return "2.1"
     if re.search(r"\(GPU +\d+;", text):
         return "2.0"
-    return "2.2" if re.search(r"has a total capacity of|has total ", text) else ""
+    return "2.2" if "has a total capacity of" in text else ""
 
 
 def _processes(
@@ -200,15 +220,16 @@ def _processes(
     it does not know itself by. It is the one that holds what PyTorch holds here, and a CUDA context more.
     """
     own, _ = _size(text, rf"this process has {_SIZE} memory in use")
-    named = [(int(one[1]), _bytes(one[2], one[3])[0]) for one in re.finditer(rf"Process (\d+) has {_SIZE}", text)]
-    if own is None and allocated is not None and unallocated is not None:
-        held = allocated + unallocated
-        beyond = {pid: size - held for pid, size in named if -(2**24) <= size - held <= _CONTEXT}
-        if beyond:
-            mine = min(beyond, key=lambda pid: beyond[pid])
-            own = dict(named)[mine]
-            named = [(pid, size) for pid, size in named if pid != mine]
-    return own, tuple(named)
+    named = {int(one[1]): _bytes(one[2], one[3])[0] for one in re.finditer(rf"Process (\d+) has {_SIZE}", text)}
+    if own is None and named:
+        if allocated is not None and unallocated is not None:
+            held = allocated + unallocated
+            beyond = {pid: size - held for pid, size in named.items() if -_ROUNDING <= size - held <= _CONTEXT}
+            mine = min(beyond, key=lambda pid: beyond[pid], default=None)
+        else:  # a message that was cut off
+            mine = max(named, key=lambda pid: named[pid])
+        own = named.pop(mine) if mine is not None else None
+    return own, tuple(named.items())
 
 
 def _async(text: str) -> Told | None:
@@ -217,6 +238,7 @@ def _async(text: str) -> Told | None:
         return None
     requested, slack = _size(text, rf"Requested *: {_SIZE}")
     limit = _size(text, rf"memory fraction\) *: {_SIZE}")[0]
+    total = _size(text, rf"Device limit *: {_SIZE}")[0]
     device = re.search(r"on device (\d+)", text)
     return Told(
         "cuda",
@@ -224,9 +246,9 @@ def _async(text: str) -> Told | None:
         requested=requested,
         slack=slack,
         device=int(device[1]) if device else None,
-        total=_size(text, rf"Device limit *: {_SIZE}")[0],
+        total=total,
         free=_size(text, rf"according to CUDA\) *: {_SIZE}")[0],
-        limit=limit if limit is not None and limit < _UNLIMITED else None,
+        limit=limit if limit is not None and total is not None and limit < total else None,
         allocated=_size(text, rf"Currently allocated *: {_SIZE}")[0],
     )
 

@@ -1,0 +1,259 @@
+"""What is written down of a cell that ran out of memory: its error, and what the frames below it could reach.
+
+Text and numbers only: an exception, a frame or a tensor kept here would keep the GPU full, which is what `%vram free`
+is there to end. Nothing of the user's is called: values are taken from `__dict__`, for a property may do anything.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import FrameType, TracebackType
+from typing import Any
+
+from colab_magics.errors import ColabMagicsError
+from colab_magics.memory.facts import Facts, Sizes, Tensor
+from colab_magics.memory.messages import Told, is_sticky, read, tells_of_memory
+from colab_magics.plan import Setup
+
+_MOST_TEXT = 4000  # characters
+_MOST_FRAMES = 12
+_MOST_TENSORS = 8
+_MOST_LOCALS = 400  # of a frame
+_LEAST_TENSOR = 2**20  # elements
+_CHAIN = 6  # exceptions that led to this one
+
+# A trainer's own arguments, by which its cell is corrected; nothing else of them is read.
+_ARGUMENTS = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "gradient_checkpointing",
+    "max_length",
+    "max_seq_length",
+    "packing",
+    "optim",
+    "fp16",
+    "bf16",
+)
+
+
+@dataclass(frozen=True)
+class FailedCell:
+    """One cell that ran out of memory, or lost its connection to the GPU.
+
+    Attributes
+    ----------
+    at : seconds since the epoch
+    cell : its number, `In [cell]`; 0 where it has none
+    message : what the error said
+    memory : `reserved` and the card's `total` and `name` when the cell had ended, as far as torch was there to tell
+    config : the sizes in the config of a model that the frames could reach
+    arguments : of a trainer that they could reach
+    """
+
+    at: float
+    cell: int
+    message: str
+    frames: tuple[str, ...] = ()
+    tensors: tuple[Tensor, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    step: int | None = None
+    adapters: bool = False
+    batch: tuple[int, int] | None = None
+    card: str = ""
+    total: int | None = None
+
+    @property
+    def lost_context(self) -> bool:
+        return is_sticky(self.message)
+
+    def facts(self) -> Facts:
+        """What is known of it, as a diagnosis is asked."""
+        told = read(self.message) or Told("host", backend="CPU")
+        sizes = Sizes.of_config(self.config)
+        rows, length = self.batch or (0, 0)
+        shape = sizes.shape()
+        setup = None
+        if shape is not None and rows:
+            half = self.arguments.get("bf16") is not False or self.arguments.get("fp16") is True or sizes.quantised
+            setup = Setup(
+                ("qlora" if sizes.quantised else "lora") if self.adapters else "full",
+                "fp16" if half else "fp32",
+                str(self.arguments.get("optim", "adamw_torch")),
+                rows,
+                length,
+                self.arguments.get("gradient_checkpointing") is True,
+                rows * length,
+                loss="logits",
+            )
+        return Facts(
+            self.message,
+            told,
+            phase="",
+            step=self.step,
+            first=self.step == 0,
+            frames=self.frames,
+            tokens=(length,) * rows,
+            in_memory=rows * length,
+            sizes=sizes,
+            shape=shape if self.arguments else None,
+            setup=setup if self.arguments else None,
+            tensors=self.tensors,
+            arguments=self.arguments,
+            card=self.card,
+            total=self.total,
+        )
+
+
+def of_memory(error: BaseException) -> BaseException | None:
+    """Of the error and those that led to it, the one that tells of memory or of a lost context."""
+    for _ in range(_CHAIN):
+        if isinstance(error, ColabMagicsError):
+            return None  # a run's: its log tells more
+        said = str(error)
+        kind = type(error).__name__
+        if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
+            return error
+        if isinstance(error, RuntimeError) and (tells_of_memory(said) or is_sticky(said)):
+            return error
+        if isinstance(error, OSError) and error.errno == 12:
+            return error
+        before = error.__cause__ or error.__context__
+        if before is None:
+            return None
+        error = before
+    return None
+
+
+def written_down(error: BaseException, cell: int) -> FailedCell:
+    """What the error and its frames tell, as text and numbers."""
+    frames = list(_frames(error.__traceback__))
+    tensors: dict[tuple[str, tuple[int, ...]], Tensor] = {}
+    config: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
+    step: int | None = None
+    batch: tuple[int, int] | None = None
+    adapters = False
+    for frame in reversed(frames):
+        for name, value in list(frame.f_locals.items())[:_MOST_LOCALS]:
+            if (tensor := _tensor(name, value)) is not None:
+                if batch is None and name == "input_ids" and len(tensor.shape) == 2:
+                    batch = (tensor.shape[0], tensor.shape[1])
+                if tensor.elements >= _LEAST_TENSOR:
+                    tensors.setdefault((name, tensor.shape), tensor)
+                continue
+            if batch is None and isinstance(value, Mapping) and name in ("inputs", "batch", "kwargs"):
+                batch = _batch(value)
+            own = _own(value)
+            if own is None:
+                continue
+            adapters = adapters or type(value).__name__.startswith("Peft")
+            config = config or _config(own)
+            arguments = arguments or _arguments(own)
+            step = _step(own) if step is None else step
+    largest = sorted(tensors.values(), key=lambda one: -one.bytes)[:_MOST_TENSORS]
+    card, total = _card()
+    text = str(error) or type(error).__name__
+    return FailedCell(
+        time.time(),
+        cell,
+        text[:_MOST_TEXT],
+        tuple(_place(frame) for frame in frames[-_MOST_FRAMES:]),
+        tuple(largest),
+        config,
+        arguments,
+        step,
+        adapters,
+        batch,
+        card,
+        total,
+    )
+
+
+def _frames(traceback: TracebackType | None) -> Iterator[FrameType]:
+    while traceback is not None:
+        yield traceback.tb_frame
+        traceback = traceback.tb_next
+
+
+def _place(frame: FrameType) -> str:
+    code = frame.f_code
+    module = str(frame.f_globals.get("__name__", "?"))
+    module = "this notebook" if module == "__main__" else module
+    return f"{module}.{getattr(code, 'co_qualname', code.co_name)}:{frame.f_lineno}"
+
+
+def _tensor(name: str, value: Any) -> Tensor | None:
+    """Its name, shape and dtype, if it is a tensor of torch's or an array of NumPy's."""
+    torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
+    if torch is not None and isinstance(value, torch.Tensor):
+        return Tensor(name, tuple(int(size) for size in value.shape), str(value.dtype).rpartition(".")[2])
+    if numpy is not None and type(value) is numpy.ndarray:
+        return Tensor(name, tuple(value.shape), str(value.dtype))
+    return None
+
+
+def _own(value: Any) -> dict[str, Any] | None:
+    """An object's own attributes; no property is asked."""
+    try:
+        found = object.__getattribute__(value, "__dict__")
+    except (AttributeError, TypeError):
+        return None
+    return found if type(found) is dict else None
+
+
+def _batch(value: Mapping[str, Any]) -> tuple[int, int] | None:
+    if type(value) is not dict:
+        data = (_own(value) or {}).get("data")  # transformers' BatchEncoding
+        value = data if type(data) is dict else {}
+    tensor = _tensor("input_ids", value.get("input_ids"))
+    return (tensor.shape[0], tensor.shape[1]) if tensor is not None and len(tensor.shape) == 2 else None
+
+
+_SIZES = (
+    "vocab_size hidden_size n_embd d_model intermediate_size n_inner ffn_dim d_ff num_attention_heads n_head num_heads "
+    "num_key_value_heads head_dim num_hidden_layers n_layer num_layers tie_word_embeddings"
+).split()
+
+
+def _config(own: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of a model's config, if one is among the object's attributes, or of its `text_config`."""
+    config = _own(own.get("config"))
+    if config is None:
+        return {}
+    text = _own(config.get("text_config")) or config
+    found = {key: text[key] for key in _SIZES if isinstance(text.get(key), int)}
+    if not found.get("vocab_size") or not (found.keys() & {"hidden_size", "n_embd", "d_model"}):
+        return {}
+    if config.get("quantization_config") is not None:
+        found["quantization_config"] = True
+    return found
+
+
+def _arguments(own: dict[str, Any]) -> dict[str, Any]:
+    """A trainer's arguments, if the object has some."""
+    args = _own(own.get("args"))
+    if args is None or "per_device_train_batch_size" not in args:
+        return {}
+    found = {key: args[key] for key in _ARGUMENTS if isinstance(args.get(key), int | str)}
+    return {key: str(value.value) if hasattr(value, "value") else value for key, value in found.items()}
+
+
+def _step(own: dict[str, Any]) -> int | None:
+    step = (_own(own.get("state")) or {}).get("global_step")
+    return step if type(step) is int else None
+
+
+def _card() -> tuple[str, int | None]:
+    """The GPU's name and memory, if torch is here and uses one already."""
+    torch = sys.modules.get("torch")
+    try:
+        if torch is None or not torch.cuda.is_initialized():
+            return "", None
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        return str(properties.name), int(properties.total_memory)
+    except Exception:
+        return "", None
