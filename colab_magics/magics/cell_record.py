@@ -9,12 +9,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from types import FrameType, TracebackType
+from types import FrameType, GetSetDescriptorType, TracebackType
 from typing import Any
 
 from colab_magics.errors import ColabMagicsError
 from colab_magics.memory.facts import Facts, Sizes, Tensor
+from colab_magics.memory.host import host_memory
 from colab_magics.memory.messages import Told, is_sticky, read, tells_of_memory
 from colab_magics.plan import Setup
 
@@ -48,9 +50,13 @@ class FailedCell:
     at : seconds since the epoch
     cell : its number, `In [cell]`; 0 where it has none
     message : what the error said
-    memory : `reserved` and the card's `total` and `name` when the cell had ended, as far as torch was there to tell
-    config : the sizes in the config of a model that the frames could reach
-    arguments : of a trainer that they could reach
+    frames, tensors : the innermost places, and the largest tensors that they could reach
+    config : the sizes in the config of a model that they could reach
+    arguments, step : of a trainer that they could reach
+    adapters : whether the model is one of PEFT's
+    batch : rows and tokens of the `input_ids`
+    card, total : of the GPU, as far as torch was there to tell
+    host : the machine's memory and what of it was free, when the cell had ended
     """
 
     at: float
@@ -65,6 +71,7 @@ class FailedCell:
     batch: tuple[int, int] | None = None
     card: str = ""
     total: int | None = None
+    host: tuple[int, int] | None = None
 
     @property
     def lost_context(self) -> bool:
@@ -105,6 +112,7 @@ class FailedCell:
             arguments=self.arguments,
             card=self.card,
             total=self.total,
+            host=self.host,
         )
 
 
@@ -131,46 +139,62 @@ def of_memory(error: BaseException) -> BaseException | None:
 def written_down(error: BaseException, cell: int) -> FailedCell:
     """What the error and its frames tell, as text and numbers."""
     frames = list(_frames(error.__traceback__))
-    tensors: dict[tuple[str, tuple[int, ...]], Tensor] = {}
-    config: dict[str, Any] = {}
-    arguments: dict[str, Any] = {}
-    step: int | None = None
-    batch: tuple[int, int] | None = None
-    adapters = False
+    found = _Found()
     for frame in reversed(frames):
         for name, value in list(frame.f_locals.items())[:_MOST_LOCALS]:
-            if (tensor := _tensor(name, value)) is not None:
-                if batch is None and name == "input_ids" and len(tensor.shape) == 2:
-                    batch = (tensor.shape[0], tensor.shape[1])
-                if tensor.elements >= _LEAST_TENSOR:
-                    tensors.setdefault((name, tensor.shape), tensor)
-                continue
-            if batch is None and isinstance(value, Mapping) and name in ("inputs", "batch", "kwargs"):
-                batch = _batch(value)
-            own = _own(value)
-            if own is None:
-                continue
-            adapters = adapters or type(value).__name__.startswith("Peft")
-            config = config or _config(own)
-            arguments = arguments or _arguments(own)
-            step = _step(own) if step is None else step
-    largest = sorted(tensors.values(), key=lambda one: -one.bytes)[:_MOST_TENSORS]
+            with suppress(Exception):  # one object of the user's that cannot be looked at costs no more than itself
+                found.take(name, value)
     card, total = _card()
-    text = str(error) or type(error).__name__
     return FailedCell(
         time.time(),
         cell,
-        text[:_MOST_TEXT],
+        (str(error) or type(error).__name__)[:_MOST_TEXT],
         tuple(_place(frame) for frame in frames[-_MOST_FRAMES:]),
-        tuple(largest),
-        config,
-        arguments,
-        step,
-        adapters,
-        batch,
+        tuple(sorted(found.tensors.values(), key=lambda one: -one.bytes)[:_MOST_TENSORS]),
+        found.config,
+        found.arguments,
+        found.step,
+        found.adapters,
+        found.batch,
         card,
         total,
+        _host(),
     )
+
+
+class _Found:
+    """What the frames' variables have told so far, the innermost first."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[tuple[str, tuple[int, ...]], Tensor] = {}
+        self.config: dict[str, Any] = {}
+        self.arguments: dict[str, Any] = {}
+        self.step: int | None = None
+        self.adapters = False
+        self.batch: tuple[int, int] | None = None
+
+    def take(self, name: str, value: Any) -> None:
+        tensor = _tensor(name, value)
+        if tensor is not None:
+            self._batch_of(tensor)
+            if tensor.elements >= _LEAST_TENSOR:
+                self.tensors.setdefault((name, tensor.shape), tensor)
+            return
+        if name in ("inputs", "batch", "kwargs"):
+            inputs = _tensor("input_ids", _entry(value, "input_ids"))
+            if inputs is not None:
+                self._batch_of(inputs)
+        own = _own(value)
+        if own is None:
+            return
+        self.adapters = self.adapters or type(value).__name__.startswith("Peft")
+        self.config = self.config or _config(own)
+        self.arguments = self.arguments or _arguments(own)
+        self.step = _step(own) if self.step is None else self.step
+
+    def _batch_of(self, tensor: Tensor) -> None:
+        if self.batch is None and tensor.name == "input_ids" and len(tensor.shape) == 2:
+            self.batch = (tensor.shape[0], tensor.shape[1])
 
 
 def _frames(traceback: TracebackType | None) -> Iterator[FrameType]:
@@ -189,7 +213,7 @@ def _place(frame: FrameType) -> str:
 def _tensor(name: str, value: Any) -> Tensor | None:
     """Its name, shape and dtype, if it is a tensor of torch's or an array of NumPy's."""
     torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
-    if torch is not None and isinstance(value, torch.Tensor):
+    if torch is not None and issubclass(type(value), torch.Tensor):
         return Tensor(name, tuple(int(size) for size in value.shape), str(value.dtype).rpartition(".")[2])
     if numpy is not None and type(value) is numpy.ndarray:
         return Tensor(name, tuple(value.shape), str(value.dtype))
@@ -197,20 +221,21 @@ def _tensor(name: str, value: Any) -> Tensor | None:
 
 
 def _own(value: Any) -> dict[str, Any] | None:
-    """An object's own attributes; no property is asked."""
-    try:
-        found = object.__getattribute__(value, "__dict__")
-    except (AttributeError, TypeError):
-        return None
-    return found if type(found) is dict else None
+    """An object's own attributes, if it keeps them as Python does; no code of its class is run."""
+    for kind in type(value).__mro__:
+        descriptor = kind.__dict__.get("__dict__")
+        if descriptor is not None:
+            own = descriptor.__get__(value) if type(descriptor) is GetSetDescriptorType else None
+            return own if type(own) is dict else None
+    return None
 
 
-def _batch(value: Mapping[str, Any]) -> tuple[int, int] | None:
-    if type(value) is not dict:
-        data = (_own(value) or {}).get("data")  # transformers' BatchEncoding
-        value = data if type(data) is dict else {}
-    tensor = _tensor("input_ids", value.get("input_ids"))
-    return (tensor.shape[0], tensor.shape[1]) if tensor is not None and len(tensor.shape) == 2 else None
+def _entry(value: Any, key: str) -> Any:
+    """An entry of a dictionary, or of what wraps one (transformers' BatchEncoding)."""
+    if issubclass(type(value), dict):
+        return dict.get(value, key)
+    data = (_own(value) or {}).get("data")
+    return data.get(key) if type(data) is dict else None
 
 
 _SIZES = (
@@ -257,3 +282,9 @@ def _card() -> tuple[str, int | None]:
         return str(properties.name), int(properties.total_memory)
     except Exception:
         return "", None
+
+
+def _host() -> tuple[int, int]:
+    """The machine's memory, and what of it was free."""
+    memory = host_memory()
+    return memory.total, memory.free

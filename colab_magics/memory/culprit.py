@@ -183,11 +183,12 @@ def _of_tokens(facts: Facts) -> Iterator[Allocation]:
         words = "the mask of the packed documents" if facts.packed else "the attention's mask"
         size = rows * length * length * width
         yield Allocation(Cause.MASK, f"{words}, {shown} × {length:,}", size, f"{shown} × {length:,} × {width}")
-    for width in (2, 4):
-        for columns in (sizes.intermediate, 2 * sizes.intermediate):
+    for columns in (sizes.intermediate, 2 * sizes.intermediate):  # some make gate and up at once
+        for width in (2, 4):
             words = f"an activation of the MLP, {tokens:,} tokens × {columns:,}"
             size = tokens * columns * width
             yield Allocation(Cause.MLP, f"{words} in {_dtype(width)}", size, f"{tokens:,} × {columns:,} × {width}")
+    for width in (2, 4):
         words = f"hidden states, {tokens:,} tokens × {sizes.hidden:,}"
         size = tokens * sizes.hidden * width
         yield Allocation(
@@ -240,7 +241,7 @@ def _like(facts: Facts, shape: tuple[int, ...]) -> Cause:
     sizes = facts.sizes
     if len(shape) >= 2 and sizes.vocabulary and shape[-1] == sizes.vocabulary:
         return Cause.LOGITS
-    if len(shape) == 4 and shape[-1] == shape[-2] and shape[-1] > 64:
+    if len(shape) == 4 and shape[-1] == shape[-2] and sizes.heads and shape[1] == sizes.heads:
         return Cause.SCORES
     return Cause.TENSOR
 

@@ -79,7 +79,11 @@ def _what(facts: Facts, culprit: Culprit) -> str:
         shape, dtype = told.array
         what = f"an array of {' × '.join(f'{one:,}' for one in shape)} in {dtype}"
     thing = f"{what} ({asked})" if what and asked else what or (f"one more piece of {asked}" if asked else "")
-    where = facts.card or {"MPS": "the Mac's GPU", "CPU": "the machine"}.get(told.backend, "the GPU")
+    where = (
+        f"the {facts.card}"
+        if facts.card
+        else {"MPS": "the Mac's GPU", "CPU": "the machine"}.get(told.backend, "the GPU")
+    )
     free = "" if told.free is None else f"{size(told.free)} of its {size(told.total)} were free" if told.total else ""
     sample = _sample(facts)
     match culprit.cause:
@@ -140,7 +144,7 @@ def _host(facts: Facts) -> str:
     if facts.host is None:
         return ""
     total, free = facts.host
-    return f"; {size(free)} of {size(total)} were free"
+    return f"; {size(free)} of {size(total)} were free{'' if facts.run else ' when it had ended'}"
 
 
 def _details(facts: Facts, culprit: Culprit) -> Iterator[str]:

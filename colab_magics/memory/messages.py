@@ -97,7 +97,7 @@ class Told:
 
     @property
     def fragmented(self) -> bool:
-        """Whether PyTorch held enough for what it asked, in pieces. Small tensors (2 MiB) have segments of their own."""
+        """Whether PyTorch held enough for what it asked, in pieces. Small tensors have segments of their own."""
         if self.requested is None or self.unallocated is None or self.requested <= 2 * 2**20:
             return False
         rounding = _GIB // 100 if self.generation == "2.0" else 0  # there it is a difference of two figures
@@ -120,7 +120,8 @@ class Told:
         own = self.used if self.used is not None else None if self.reserved is None else self.reserved + _USUAL_CONTEXT
         if own is None:
             return 0
-        return max(0, self.total - self.free - own - sum(size for _, size in self.others))
+        rest = self.total - self.free - own - sum(size for _, size in self.others)
+        return rest if rest > _ROUNDING else 0
 
     @property
     def by_others(self) -> int:

@@ -43,7 +43,9 @@ def test_a_recorded_message_is_read_into_its_figures(one: dict[str, Any]) -> Non
     assert (told.kind, told.generation) == (one["kind"], one.get("generation", ""))
     assert told.backend == one.get("backend", "CUDA")
     expected = dict(one["told"])
-    assert told.device == expected.pop("device", 0 if "GPU " in one["message"] or "on device" in one["message"] else None)
+    assert told.device == expected.pop(
+        "device", 0 if "GPU " in one["message"] or "on device" in one["message"] else None
+    )
     array = expected.pop("array", None)
     assert told.array == (None if array is None else (tuple(array[0]), array[1]))
     others = {int(pid): in_bytes(size) for pid, size in expected.pop("others", {}).items()}
