@@ -6,13 +6,14 @@ is there to end. Nothing of the user's is called: values are taken from `__dict_
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType, GetSetDescriptorType, TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from colab_magics.errors import ColabMagicsError
 from colab_magics.memory.facts import Facts, Sizes, Tensor
@@ -25,6 +26,7 @@ _MOST_FRAMES = 12
 _MOST_TENSORS = 8
 _MOST_LOCALS = 400  # of a frame
 _LEAST_TENSOR = 2**20  # elements
+_PASSED_ON = re.compile(r"Module\._(wrapped_)?call_impl:|^IPython\.")  # frames that say nothing
 _CHAIN = 6  # exceptions that led to this one
 
 # A trainer's own arguments, by which its cell is corrected; nothing else of them is read.
@@ -32,6 +34,7 @@ _ARGUMENTS = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "gradient_checkpointing",
+    "activation_checkpointing",  # what transformers 6 calls it
     "max_length",
     "max_seq_length",
     "packing",
@@ -53,6 +56,9 @@ class FailedCell:
     frames, tensors : the innermost places, and the largest tensors that they could reach
     config : the sizes in the config of a model that they could reach
     arguments, step : of a trainer that they could reach
+    fused_head : whether that is TRL's, of a version that never makes all logits
+    attention : what the config calls its attention
+    old_gpu : whether the card's compute capability is below 8.0
     adapters : whether the model is one of PEFT's
     batch : rows and tokens of the `input_ids`
     card, total : of the GPU, as far as torch was there to tell
@@ -72,6 +78,9 @@ class FailedCell:
     card: str = ""
     total: int | None = None
     host: tuple[int, int] | None = None
+    fused_head: bool = False
+    attention: str = ""
+    old_gpu: bool = False
 
     @property
     def lost_context(self) -> bool:
@@ -92,9 +101,10 @@ class FailedCell:
                 str(self.arguments.get("optim", "adamw_torch")),
                 rows,
                 length,
-                self.arguments.get("gradient_checkpointing") is True,
+                True in (self.arguments.get("gradient_checkpointing"), self.arguments.get("activation_checkpointing")),
                 rows * length,
-                loss="logits",
+                attention=self._attention(sizes),
+                loss="trl" if self.fused_head else "logits",
             )
         return Facts(
             self.message,
@@ -114,6 +124,12 @@ class FailedCell:
             total=self.total,
             host=self.host,
         )
+
+    def _attention(self, sizes: Sizes) -> Literal["fused", "math", "eager"]:
+        """An old GPU has no kernel for grouped heads, and torch then composes attention with all scores."""
+        if self.attention == "eager":
+            return "eager"
+        return "math" if self.old_gpu and sizes.key_value < sizes.query else "fused"
 
 
 def of_memory(error: BaseException) -> BaseException | None:
@@ -144,12 +160,12 @@ def written_down(error: BaseException, cell: int) -> FailedCell:
         for name, value in list(frame.f_locals.items())[:_MOST_LOCALS]:
             with suppress(Exception):  # one object of the user's that cannot be looked at costs no more than itself
                 found.take(name, value)
-    card, total = _card()
+    card, total, old = _card()
     return FailedCell(
         time.time(),
         cell,
         (str(error) or type(error).__name__)[:_MOST_TEXT],
-        tuple(_place(frame) for frame in frames[-_MOST_FRAMES:]),
+        tuple(place for frame in frames if not _PASSED_ON.search(place := _place(frame)))[-_MOST_FRAMES:],
         tuple(sorted(found.tensors.values(), key=lambda one: -one.bytes)[:_MOST_TENSORS]),
         found.config,
         found.arguments,
@@ -159,6 +175,9 @@ def written_down(error: BaseException, cell: int) -> FailedCell:
         card,
         total,
         _host(),
+        found.fused_head,
+        found.attention,
+        old,
     )
 
 
@@ -171,6 +190,8 @@ class _Found:
         self.arguments: dict[str, Any] = {}
         self.step: int | None = None
         self.adapters = False
+        self.fused_head = False
+        self.attention = ""
         self.batch: tuple[int, int] | None = None
 
     def take(self, name: str, value: Any) -> None:
@@ -188,8 +209,12 @@ class _Found:
         if own is None:
             return
         self.adapters = self.adapters or type(value).__name__.startswith("Peft")
-        self.config = self.config or _config(own)
-        self.arguments = self.arguments or _arguments(own)
+        if not self.config and (config := _config(own)):
+            self.config = config
+            self.attention = _attention(own)
+        if not self.arguments and (arguments := _arguments(own)):
+            self.arguments = arguments
+            self.fused_head = _has_fused_head(type(value))
         self.step = _step(own) if self.step is None else self.step
 
     def _batch_of(self, tensor: Tensor) -> None:
@@ -258,6 +283,19 @@ def _config(own: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _attention(own: dict[str, Any]) -> str:
+    config = _own(own.get("config")) or {}
+    name = config.get("_attn_implementation_internal", config.get("_attn_implementation"))
+    return name if type(name) is str else ""
+
+
+def _has_fused_head(trainer: type) -> bool:
+    """Whether it is TRL's SFTTrainer (or made from it), in a version whose loss never makes all logits."""
+    version = str(getattr(sys.modules.get("trl"), "__version__", "0"))
+    numbers = tuple(int(one) for one in version.split(".")[:2] if one.isdecimal())
+    return numbers >= (1, 16) and any(kind.__name__ == "SFTTrainer" for kind in trainer.__mro__)
+
+
 def _arguments(own: dict[str, Any]) -> dict[str, Any]:
     """A trainer's arguments, if the object has some."""
     args = _own(own.get("args"))
@@ -272,16 +310,16 @@ def _step(own: dict[str, Any]) -> int | None:
     return step if type(step) is int else None
 
 
-def _card() -> tuple[str, int | None]:
-    """The GPU's name and memory, if torch is here and uses one already."""
+def _card() -> tuple[str, int | None, bool]:
+    """The GPU's name and memory, and whether it is older than capability 8.0, if torch is here and uses one already."""
     torch = sys.modules.get("torch")
     try:
         if torch is None or not torch.cuda.is_initialized():
-            return "", None
+            return "", None, False
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-        return str(properties.name), int(properties.total_memory)
+        return str(properties.name), int(properties.total_memory), properties.major < 8
     except Exception:
-        return "", None
+        return "", None, False
 
 
 def _host() -> tuple[int, int]:

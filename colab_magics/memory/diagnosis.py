@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -24,7 +25,8 @@ class Diagnosis:
 def diagnose(facts: Facts) -> Diagnosis:
     """The cause in a sentence, the figures it rests on, and what to change."""
     culprit = name(facts)
-    sentence = f"{_when(facts)}{_what(facts, culprit)}"
+    when, what = _when(facts, culprit), _what(facts, culprit)
+    sentence = f"{when}{what if when else what[0].upper() + what[1:]}."
     return Diagnosis(culprit.cause, sentence, tuple(_details(facts, culprit)), remedies(facts, culprit))
 
 
@@ -51,6 +53,8 @@ def size(value: int) -> str:
     return f"{value} bytes"
 
 
+# what only passes a call on
+_NOISE = re.compile(r"Module\._(wrapped_)?call_impl|<locals>\.|^IPython\.|_use_grad|contextlib\.")
 _PHASES = {
     "loading": "while the model was loaded",
     "forward": "in the forward",
@@ -62,11 +66,16 @@ _PHASES = {
 }
 
 
-def _when(facts: Facts) -> str:
-    words = [_PHASES.get(facts.phase, "")]
-    if facts.phase != "loading" and facts.step is not None:
-        nothing_done = " of this attempt, its first" if facts.run else " of the trainer"
-        words.insert(0, f"at step {facts.step:,}{nothing_done if facts.first else ''}")
+def _when(facts: Facts, culprit: Culprit) -> str:
+    phase = facts.phase
+    if not phase and culprit.allocation is not None and culprit.allocation.cause is Cause.OPTIMIZER:
+        phase = "optimizer"
+    words = [_PHASES.get(phase, "")]
+    if phase != "loading" and facts.step is not None:
+        if facts.run:
+            words.insert(0, f"at step {facts.step:,}{', the first of this attempt' if facts.first else ''}")
+        else:
+            words.insert(0, "in the trainer's first step" if facts.first else f"after step {facts.step:,}")
     when = ", ".join(filter(None, words))
     return f"{when[0].upper()}{when[1:]}: " if when else ""
 
@@ -118,7 +127,7 @@ def _what(facts: Facts, culprit: Culprit) -> str:
             text += f"; {free}{sample}" if free else sample
         case _:
             text = f"{thing} did not fit on {where}" + (f"; {free}" if free else "") + sample
-    return f"{text[0].upper()}{text[1:]}." if not _when(facts) else f"{text}."
+    return text
 
 
 def _sample(facts: Facts) -> str:
@@ -165,11 +174,11 @@ def _details(facts: Facts, culprit: Culprit) -> Iterator[str]:
         yield held
     if facts.tokens:
         yield _flight(facts)
-    missing = short_by(facts)
+    missing = short_by(facts, culprit)
     if missing and missing < EVERYTHING // 2:
         yield f"Missing: about {size(missing)}."
-    if facts.frames:
-        yield f"Where: {' ← '.join(reversed(facts.frames[-3:]))}"
+    if telling := [frame for frame in facts.frames if not _NOISE.search(frame)]:
+        yield f"Where: {' ← '.join(reversed(telling[-3:]))}"
 
 
 def _sure(culprit: Culprit) -> str:

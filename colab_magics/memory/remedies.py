@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from colab_magics.memory.culprit import Cause, Culprit
 from colab_magics.memory.estimate import estimate
 from colab_magics.memory.facts import Facts
-from colab_magics.plan import Setup
+from colab_magics.plan import ModelShape, Setup
 
 _LEAST = 32 * 2**20  # bytes; less is not worth a line
 _FEWER_ROWS = ("max_train_samples: (fewer), or a smaller model", "in the recipe")
@@ -43,36 +43,52 @@ def remedies(facts: Facts, culprit: Culprit) -> tuple[Remedy, ...]:
     """What helps, the most helpful first: what undoes the cause itself, then by bytes."""
     first = list(_of_the_cause(facts, culprit))
     changed = sorted(_of_the_recipe(facts, culprit), key=lambda one: -(one.saves or 0))
+    if not facts.run and culprit.cause in _BY_CAUSE:
+        general = Remedy(*_BY_CAUSE[culprit.cause])
+        changed += [general] if all(one.line != general.line for one in changed) else []
     if not first and not changed:
         first = list(_last_resort(facts))
     return (*first, *changed)
 
 
-def short_by(facts: Facts) -> int | None:
-    """Bytes that must be saved: what this allocation lacked, or all of the peak that is beyond what may be used."""
+def short_by(facts: Facts, culprit: Culprit) -> int | None:
+    """Bytes that must be saved: what this allocation lacked, or all that is then held beyond what may be used."""
     missing = facts.missing
     total = facts.told.total or facts.total
     if facts.shape is None or facts.setup is None or not total or facts.told.on_host:
         return missing
     room = min(total, facts.told.limit or total) - (facts.kernel or facts.told.by_others)
-    beyond = estimate(facts.shape, facts.setup).peak - room
-    return max(missing or 0, beyond)
+    return max(missing or 0, _held(facts.shape, facts.setup, culprit) - room)
+
+
+def _held(shape: ModelShape, setup: Setup, culprit: Culprit) -> int:
+    """Estimated bytes where it struck: while weights are loaded, or states are made, nothing of a batch is there."""
+    parts = estimate(shape, setup)
+    match culprit.allocation.cause if culprit.allocation is not None else culprit.cause:
+        case Cause.LOADING:
+            return parts.weights
+        case Cause.OPTIMIZER:
+            return parts.weights + parts.adapters + parts.gradients + parts.optimizer
+        case _:
+            return parts.peak
 
 
 def _of_the_cause(facts: Facts, culprit: Culprit) -> Iterator[Remedy]:
     told = facts.told
     if facts.kernel and facts.kernel >= _LEAST and (facts.run or culprit.cause is Cause.OTHERS):
         note = "this notebook's own kernel holds that much of the card"
-        yield Remedy("%vram free", note, facts.kernel, _enough(facts, facts.kernel))
+        yield Remedy("%vram free", note, facts.kernel, _enough(facts, culprit, facts.kernel))
     match culprit.cause:
         case Cause.OTHERS:
             for pid, size in sorted(told.others, key=lambda one: -one[1])[:3]:
                 if size >= _LEAST:
                     note = "another notebook or program: shut its kernel down"
-                    yield Remedy(f"end process {pid}", note, size, _enough(facts, size))
+                    yield Remedy(f"end process {pid}", note, size, _enough(facts, culprit, size))
             if told.elsewhere >= _LEAST and not facts.kernel:
                 note = "another notebook (Running Terminals and Kernels) or program (nvidia-smi names it)"
-                yield Remedy("shut down what else is on the GPU", note, told.elsewhere, _enough(facts, told.elsewhere))
+                yield Remedy(
+                    "shut down what else is on the GPU", note, told.elsewhere, _enough(facts, culprit, told.elsewhere)
+                )
         case Cause.FRAGMENTATION:
             yield _expandable(facts, enough=True)
         case Cause.LIMIT:
@@ -110,23 +126,23 @@ def _of_the_recipe(facts: Facts, culprit: Culprit) -> Iterator[Remedy]:
     ):
         yield from _without_an_estimate(facts, culprit)
         return
-    for line, note, changed, factor in _changes(facts, facts.setup):
+    before = _held(facts.shape, facts.setup, culprit)
+    for line, note, changed, factor in _changes(facts, facts.setup, culprit):
         shape = facts.shape
         if factor != 1.0:
             shape = replace(shape, lora_parameters=round(shape.lora_parameters * factor))
-        saves = estimate(facts.shape, facts.setup).peak - estimate(shape, changed).peak
+        saves = before - _held(shape, changed, culprit)
         if saves >= _LEAST:
-            yield Remedy(line, note, saves, _enough(facts, saves))
+            yield Remedy(line, note, saves, _enough(facts, culprit, saves))
 
 
-def _changes(facts: Facts, setup: Setup) -> Iterator[tuple[str, str, Setup, float]]:
+def _changes(facts: Facts, setup: Setup, culprit: Culprit) -> Iterator[tuple[str, str, Setup, float]]:
     """(line, note, the setup with it, what becomes of the adapters)"""
     own = not facts.run
     written = _argument if own else _recipe
     if setup.documents > 1:
-        documents = _fewer(facts, setup)
-        kept = "gradient_accumulation_steps times as many" if own else f"the effective batch stays {facts.effective}"
-        note = kept if own or facts.effective else "the effective batch stays"
+        documents = _fewer(facts, setup, culprit)
+        note = _kept(facts, setup.documents, documents)
         yield written("per_device_train_batch_size", documents), note, replace(setup, documents=documents), 1.0
     if not setup.gradient_checkpointing:
         changed = replace(setup, gradient_checkpointing=True)
@@ -135,14 +151,17 @@ def _changes(facts: Facts, setup: Setup) -> Iterator[tuple[str, str, Setup, floa
         yield "method: qlora", "the base model in 4 bits", replace(setup, method="qlora"), 1.0
     if setup.method == "full" and not own:
         yield "method: lora", "trains adapters instead of all weights", replace(setup, method="lora"), 1.0
-    length = _shorter(facts, setup)
+    length = _shorter(facts, setup, culprit)
     if length is not None:
         yield written("max_length", length), _cut(facts, length), replace(setup, length=length), 1.0
     if "8bit" not in setup.optim and setup.optim != "adafactor":
         yield written("optim", "paged_adamw_8bit"), "", replace(setup, optim="paged_adamw_8bit"), 1.0
-    if setup.loss == "logits":
-        note = "never holds all logits at once, nor does TRL 1.16"
-        yield "%%finetune", note, replace(setup, loss="hidden", loss_chunk=_CHUNK), 1.0
+    if own and setup.attention == "eager":
+        yield 'attn_implementation="sdpa"', "in from_pretrained", replace(setup, attention="fused"), 1.0
+    if own and (setup.loss == "logits" or setup.attention == "math"):
+        what = "never holds all logits at once" if setup.loss == "logits" else "takes the kernel that keeps no scores"
+        changed = replace(setup, loss="hidden", attention="fused", loss_chunk=min(_CHUNK, setup.loss_chunk))
+        yield "%%finetune", what, changed, 1.0
     if facts.rank > 8 and setup.method != "full":
         yield "r: 8", f"now {facts.rank}", setup, 8 / facts.rank
     if setup.packed and setup.documents > 1:
@@ -157,30 +176,39 @@ def _argument(key: str, value: int | bool | str) -> str:
     return f"{key}={value!r}"
 
 
-def _fewer(facts: Facts, setup: Setup) -> int:
+def _fewer(facts: Facts, setup: Setup, culprit: Culprit) -> int:
     """The largest smaller micro-batch that is enough, of those that the effective batch can be split into."""
     whole = facts.effective or setup.documents
     sizes = [size for size in range(setup.documents - 1, 0, -1) if whole % size == 0] or [1]
     for size in sizes:
-        if _is_enough(facts, replace(setup, documents=size)):
+        if _is_enough(facts, culprit, replace(setup, documents=size)):
             return size
     return sizes[-1]
 
 
-def _shorter(facts: Facts, setup: Setup) -> int | None:
+def _shorter(facts: Facts, setup: Setup, culprit: Culprit) -> int | None:
     """A length that is enough, in 64s; half of it where none is, and none for what is short already."""
     for length in range((setup.length - 1) // 64 * 64, 127, -64):
-        if _is_enough(facts, replace(setup, length=length)):
+        if _is_enough(facts, culprit, replace(setup, length=length)):
             return min(length, setup.length // 64 * 64 - 64) if length >= setup.length else length
     half = setup.length // 2 // 64 * 64
     return half if half >= 128 else None
 
 
-def _is_enough(facts: Facts, changed: Setup) -> bool:
+def _is_enough(facts: Facts, culprit: Culprit, changed: Setup) -> bool:
     assert facts.shape is not None
     assert facts.setup is not None
-    saves = estimate(facts.shape, facts.setup).peak - estimate(facts.shape, changed).peak
-    return bool(_enough(facts, saves))
+    saves = _held(facts.shape, facts.setup, culprit) - _held(facts.shape, changed, culprit)
+    return bool(_enough(facts, culprit, saves))
+
+
+def _kept(facts: Facts, before: int, documents: int) -> str:
+    """What keeps the effective batch as it is."""
+    if facts.run:
+        return f"the effective batch stays {facts.effective}" if facts.effective else "the effective batch stays"
+    given = (facts.arguments or {}).get("gradient_accumulation_steps")
+    steps = (given if isinstance(given, int) else 1) * before
+    return f"gradient_accumulation_steps={-(-steps // documents)} keeps the effective batch"
 
 
 def _cut(facts: Facts, length: int) -> str:
@@ -194,8 +222,8 @@ def _cut(facts: Facts, length: int) -> str:
     return f"cuts about {longer:.0%} of the documents"
 
 
-def _enough(facts: Facts, saves: int) -> bool | None:
-    missing = short_by(facts)
+def _enough(facts: Facts, culprit: Culprit, saves: int) -> bool | None:
+    missing = short_by(facts, culprit)
     return None if missing is None else saves >= missing
 
 
@@ -214,7 +242,7 @@ def _without_an_estimate(facts: Facts, culprit: Culprit) -> Iterator[Remedy]:
     cause = culprit.allocation.cause if culprit.allocation is not None else culprit.cause
     if facts.run or culprit.cause in (Cause.OTHERS, Cause.FRAGMENTATION, Cause.REFUSED):
         return
-    if cause in _BY_CAUSE:
+    if cause in _BY_CAUSE and cause != culprit.cause:
         yield Remedy(*_BY_CAUSE[cause])
     if not facts.told.on_host and cause not in (Cause.LOADING, Cause.OPTIMIZER, Cause.OVERSIZED):
         yield Remedy("a smaller batch", "or shorter texts; gradient checkpointing if this is a training")

@@ -9,6 +9,7 @@ import pytest
 from pretended_allocator import GIB, T4, out_of_memory
 from shapes import LLAMA_1B, QWEN3_4B
 
+from colab_magics.memory.culprit import Cause, name
 from colab_magics.memory.diagnosis import Diagnosis, diagnose
 from colab_magics.memory.estimate import estimate
 from colab_magics.memory.facts import Facts, Sizes
@@ -72,7 +73,7 @@ def test_each_saving_is_the_difference_of_two_estimates() -> None:
 
 def test_whether_one_alone_is_enough_is_measured_against_what_was_missing() -> None:
     facts = a_run()
-    missing = short_by(facts)
+    missing = short_by(facts, name(facts))
     assert missing is not None
     assert missing >= GIB // 2  # half of the tensor's segment was free
     for remedy in diagnose(facts).remedies:
@@ -83,7 +84,7 @@ def test_what_is_missing_is_also_what_the_estimate_still_wants_beyond_the_card()
     huge = replace(RUN, documents=16, length=4096)
     facts = a_run(100 * MIB, huge)
     beyond = estimate(LLAMA_1B, huge).peak - facts.told.total
-    assert short_by(facts) == beyond > GIB
+    assert short_by(facts, name(facts)) == beyond > GIB
 
 
 def test_the_micro_batch_is_the_largest_that_is_enough_and_the_effective_batch_can_be_split_into() -> None:
@@ -183,3 +184,17 @@ def test_without_a_known_model_something_is_said_without_a_figure(total: int) ->
     assert told is not None
     found = diagnose(Facts(text, told))
     assert [remedy.saves for remedy in found.remedies] == [None]
+
+
+def test_where_states_are_made_nothing_of_the_batch_is_there_to_be_saved() -> None:
+    full = replace(RUN, method="full")
+    found = diagnose(a_run(128_256 * 2048 * 4, full, phase="optimizer", step=1, first=True))
+    assert found.cause == Cause.OPTIMIZER
+    assert {"optim: paged_adamw_8bit", "method: lora"} <= set(lines(found))
+    assert not any(line.startswith(("per_device", "gradient_checkpointing", "max_length")) for line in lines(found))
+
+
+def test_while_weights_are_loaded_only_smaller_weights_help() -> None:
+    found = diagnose(a_run(128_256 * 2048 * 2, phase="loading", tokens=(), in_memory=0))
+    assert found.cause == Cause.LOADING
+    assert lines(found) == ["method: qlora"]
