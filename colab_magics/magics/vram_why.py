@@ -14,6 +14,7 @@ from colab_magics.events import Event
 from colab_magics.magics.cell_record import FailedCell
 from colab_magics.magics.failed_cell import FAILURES
 from colab_magics.magics.grid import Grid, Page
+from colab_magics.memory.culprit import Cause
 from colab_magics.memory.diagnosis import Diagnosis, diagnose, lost_context, size
 from colab_magics.memory.logged import facts_of, message_of, newest
 from colab_magics.memory.messages import is_sticky
@@ -88,8 +89,10 @@ def _of_cell(cell: FailedCell) -> _Found:
     where = f"Cell [{cell.cell}] of this notebook" if cell.cell else "A cell of this notebook"
     if cell.lost_context:
         return _Found(where, cell.at, lost_context(cell.message))
-    foot = () if cell.config else ("No transformers model was found in the cell's frames: its sizes are not known.",)
-    return _Found(where, cell.at, diagnose(cell.facts()), foot)
+    diagnosis = diagnose(cell.facts())
+    unknown = diagnosis.cause is Cause.FULL and not cell.config
+    foot = ("No transformers model was found in the cell's frames: its sizes are not known.",) if unknown else ()
+    return _Found(where, cell.at, diagnosis, foot)
 
 
 def _of_run(run: Run) -> _Found | None:

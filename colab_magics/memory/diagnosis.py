@@ -98,7 +98,8 @@ def _what(facts: Facts, culprit: Culprit) -> str:
     match culprit.cause:
         case Cause.FRAGMENTATION:
             spare = size(told.unallocated or 0)
-            text = f"the memory was there, but in pieces: {spare} in PyTorch's cache, none large enough for {thing}"
+            piece = thing if what else asked
+            text = f"the memory was there, but in pieces: {spare} in PyTorch's cache, none large enough for {piece}"
         case Cause.OTHERS:
             text = f"another process was on {where}: {_holders(facts)}, and {thing} found no room{sample}"
         case Cause.LIMIT:
@@ -174,11 +175,16 @@ def _details(facts: Facts, culprit: Culprit) -> Iterator[str]:
         yield held
     if facts.tokens:
         yield _flight(facts)
-    missing = short_by(facts, culprit)
-    if missing and missing < EVERYTHING // 2:
-        yield f"Missing: about {size(missing)}."
+    yield from _missing(facts, culprit)
     if telling := [frame for frame in facts.frames if not _NOISE.search(frame)]:
         yield f"Where: {' ← '.join(reversed(telling[-3:]))}"
+
+
+def _missing(facts: Facts, culprit: Culprit) -> Iterator[str]:
+    here, whole = facts.missing, short_by(facts, culprit)
+    if here and here < EVERYTHING // 2:
+        more = f"; to the end of the step about {size(whole)}, by the estimate" if whole and whole > 1.5 * here else ""
+        yield f"Missing: {size(here)}{more}."
 
 
 def _sure(culprit: Culprit) -> str:

@@ -17,6 +17,8 @@ from colab_magics.plan import ModelShape, Setup
 _LEAST = 32 * 2**20  # bytes; less is not worth a line
 _FEWER_ROWS = ("max_train_samples: (fewer), or a smaller model", "in the recipe")
 _LESS_AT_A_TIME = ("less at a time", "a smaller array, batch or part of the file")
+_MARGIN = 1.1  # of what is looked for: the estimate is within 6% (12% at worst)
+_MOST_DOCUMENTS = 1024
 _CHUNK = 512  # rows of logits
 _SEGMENTS = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
 
@@ -179,7 +181,8 @@ def _argument(key: str, value: int | bool | str) -> str:
 def _fewer(facts: Facts, setup: Setup, culprit: Culprit) -> int:
     """The largest smaller micro-batch that is enough, of those that the effective batch can be split into."""
     whole = facts.effective or setup.documents
-    sizes = [size for size in range(setup.documents - 1, 0, -1) if whole % size == 0] or [1]
+    largest = min(setup.documents - 1, _MOST_DOCUMENTS)
+    sizes = [size for size in range(largest, 0, -1) if whole % size == 0] or [1]
     for size in sizes:
         if _is_enough(facts, culprit, replace(setup, documents=size)):
             return size
@@ -188,18 +191,24 @@ def _fewer(facts: Facts, setup: Setup, culprit: Culprit) -> int:
 
 def _shorter(facts: Facts, setup: Setup, culprit: Culprit) -> int | None:
     """A length that is enough, in 64s; half of it where none is, and none for what is short already."""
-    for length in range((setup.length - 1) // 64 * 64, 127, -64):
-        if _is_enough(facts, culprit, replace(setup, length=length)):
-            return min(length, setup.length // 64 * 64 - 64) if length >= setup.length else length
-    half = setup.length // 2 // 64 * 64
-    return half if half >= 128 else None
+    short, long = 2, (setup.length - 1) // 64 + 1  # in 64s: one that may be enough, one that is not
+    if not _is_enough(facts, culprit, replace(setup, length=64 * short)):
+        half = setup.length // 2 // 64 * 64
+        return half if half >= 64 * short else None
+    while long - short > 1:
+        middle = (short + long) // 2
+        if _is_enough(facts, culprit, replace(setup, length=64 * middle)):
+            short = middle
+        else:
+            long = middle
+    return 64 * short if 64 * short < setup.length else None
 
 
 def _is_enough(facts: Facts, culprit: Culprit, changed: Setup) -> bool:
     assert facts.shape is not None
     assert facts.setup is not None
     saves = _held(facts.shape, facts.setup, culprit) - _held(facts.shape, changed, culprit)
-    return bool(_enough(facts, culprit, saves))
+    return bool(_enough(facts, culprit, int(saves / _MARGIN)))
 
 
 def _kept(facts: Facts, before: int, documents: int) -> str:

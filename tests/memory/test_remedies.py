@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -198,3 +199,11 @@ def test_while_weights_are_loaded_only_smaller_weights_help() -> None:
     found = diagnose(a_run(128_256 * 2048 * 2, phase="loading", tokens=(), in_memory=0))
     assert found.cause == Cause.LOADING
     assert lines(found) == ["method: qlora"]
+
+
+def test_figures_that_no_run_has_do_not_keep_it_busy() -> None:
+    huge = replace(RUN, documents=10**15, length=10**15)
+    begin = time.perf_counter()
+    assert diagnose(a_run(setup=replace(huge, documents=1), tokens=(10**15,), in_memory=10**15)).remedies
+    assert diagnose(a_run(setup=huge, tokens=(1,), in_memory=1, effective=10**15)).remedies
+    assert time.perf_counter() - begin < 1
