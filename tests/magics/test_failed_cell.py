@@ -168,6 +168,8 @@ def test_a_run_s_own_failure_is_told_by_its_log(shell: Any) -> None:
         "raise ColabMagicsError('Out of memory at step 3.', 'CUDA out of memory. Tried to allocate 2.00 GiB.')"
     )
     assert FAILURES.last is None
+    shell.run_cell("raise ColabMagicsError('Out of memory at step 3.') from MemoryError('Unable to allocate 2 GiB')")
+    assert FAILURES.last is None
 
 
 def test_an_error_that_another_one_covers_is_found(shell: Any) -> None:
@@ -191,6 +193,7 @@ def test_a_lost_context_is_noted_as_one(shell: Any) -> None:
         "class A:\n    @property\n    def __dict__(self): raise RuntimeError('asked')",
         "class A(dict):\n    def get(self, *a): raise RuntimeError('asked')\n    def __contains__(self, k): 1 / 0",
         "class A:\n    config = property(lambda self: 1 / 0)",
+        "class M(type):\n    def __getattribute__(cls, name): 1 / 0\nclass A(metaclass=M): pass",
     ],
 )
 def test_no_object_of_the_user_s_can_break_it_or_is_asked_anything(shell: Any, hostile: str, capsys: Any) -> None:

@@ -34,7 +34,7 @@ def ran_out(tensor: int, *tokens: int, message: dict[str, Any] | None = None, **
 CASES: list[tuple[str, Cause, Facts]] = [
     # the logits in fp32, as transformers' Trainer makes them; of all tokens or of all but the rows' last; in 16 bit
     ("fp32", Cause.LOGITS, ran_out(2048 * 151_936 * 4, 2048, sizes=QWEN)),
-    ("shifted", Cause.LOGITS, ran_out((4096 - 2) * 128_256 * 4, 2048, 2048, sizes=LLAMA)),
+    ("shifted", Cause.LOGITS, ran_out((512 - 2) * 128_256 * 4, 256, 256, sizes=LLAMA)),
     ("16 bit", Cause.LOGITS, ran_out(8192 * 151_936 * 2, 8192, sizes=BIG)),
     ("a chunk", Cause.LOGITS, ran_out(441 * 151_936 * 4, 900, sizes=QWEN, loss_chunk=441)),
     ("place alone", Cause.LOGITS, ran_out(3 * GIB, sizes=QWEN, frames=("torch.nn.functional.cross_entropy:3504",))),
@@ -102,6 +102,11 @@ CASES: list[tuple[str, Cause, Facts]] = [
         "logits in pieces",
         Cause.FRAGMENTATION,
         ran_out(2048 * 151_936 * 4, 2048, sizes=QWEN, message={"unallocated": 2 * GIB}),
+    ),
+    (
+        "more than others hold",
+        Cause.FRAGMENTATION,
+        ran_out(GIB, message={"unallocated": 3 * GIB, "others": {7: 2 * GIB}}),
     ),
     ("a notebook", Cause.OTHERS, ran_out(GIB, message={"others": {77: 6 * GIB}})),
     ("old words", Cause.OTHERS, ran_out(GIB, message={"allocated": 5 * GIB, "generation": "2.0"})),

@@ -143,3 +143,14 @@ def test_the_worker_repeats_a_step_for_no_other_words_than_before() -> None:
     for other in ("Unable to allocate 3 GiB for an array", "CUDNN_STATUS_ALLOC_FAILED", "Cannot allocate memory"):
         assert not tells_of_memory(other)
         assert read(other) is not None
+
+
+def test_in_a_container_this_process_is_the_one_that_holds_what_pytorch_holds_and_a_context() -> None:
+    told = read(
+        "CUDA out of memory. Tried to allocate 1.00 GiB. GPU 0 has a total capacity of 14.56 GiB of which 0.40 GiB is "
+        "free. Process 11 has 5.40 GiB memory in use. Process 12 has 4.13 GiB memory in use. Of the allocated memory "
+        "3.90 GiB is allocated by PyTorch, and 0.10 GiB is reserved by PyTorch but unallocated."
+    )
+    assert told is not None
+    assert [pid for pid, _ in told.others] == [11]
+    assert told.used == pytest.approx(4.13 * 2**30, abs=1)
