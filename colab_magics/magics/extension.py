@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from colab_magics.magics.activity import HOOKS
+from colab_magics.magics import activity, failed_cell
 from colab_magics.magics.checkpoint import CheckpointMagics
 from colab_magics.magics.completion import complete
 from colab_magics.magics.finetune import FinetuneMagics
@@ -14,6 +14,7 @@ from colab_magics.magics.panel import PanelMagics
 from colab_magics.magics.session import SessionMagics
 
 _MAGICS = {"finetune": FinetuneMagics, "checkpoint": CheckpointMagics, "panel": PanelMagics, "session": SessionMagics}
+_HOOKS = (*activity.HOOKS.items(), *failed_cell.HOOKS.items())
 _NAMES = {kind.__name__ for kind in _MAGICS.values()}
 _COMPLETED = (
     "%finetune",
@@ -35,7 +36,7 @@ def load(shell: Any) -> None:
     shell.register_magics(*_MAGICS.values())
     for word in _COMPLETED:
         shell.set_hook("complete_command", complete, str_key=word)
-    for event, hook in HOOKS.items():
+    for event, hook in _HOOKS:
         shell.events.register(event, hook)
 
 
@@ -69,7 +70,7 @@ def unload(shell: Any) -> None:
 
 
 def _unhook(shell: Any) -> None:
-    for event, hook in HOOKS.items():
+    for event, hook in _HOOKS:
         called = shell.events.callbacks[event]
         called[:] = [one for one in called if _named(one) != _named(hook)]
 

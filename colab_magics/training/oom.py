@@ -9,25 +9,17 @@ from typing import TypeVar
 
 import torch
 
+from colab_magics.memory.messages import tells_of_memory
 from colab_magics.training.attention import forget_masks
 
 T = TypeVar("T")
-
-# RuntimeErrors that are an out-of-memory under another name: cuBLAS and cuDNN workspaces, old driver calls, host.
-_TEXTS = (
-    "out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_NOT_SUPPORTED",
-    "can't allocate memory",
-    "not enough memory",
-)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS)
+    return isinstance(error, RuntimeError) and tells_of_memory(str(error))
 
 
 @dataclass(frozen=True)
