@@ -104,21 +104,24 @@ def _at(moment: str, shape: ModelShape, setup: Setup) -> Estimate:
         activations = kept.between_layers if setup.gradient_checkpointing else kept.layer
         head = 4 * shape.vocabulary * shape.hidden + kept.head_gradients
     attention += kept.mask
-    weights, adapters, trained = _weights(shape, setup)
-    parts = (weights, adapters, trained * 4, trained * _STATES.get(setup.optim, 8.0))
+    weights, trained = _weights(shape, setup)
+    wide = 4 if full else setup.adapter_bytes
+    # 8-bit states are of 8 bits whatever the weight is; all others have its dtype
+    states = _STATES.get(setup.optim, 8.0) * (1 if "8bit" in setup.optim else wide / 4)
+    parts = (weights, 0 if full else trained * wide, trained * wide, trained * states)
     return Estimate(*map(round, (*parts, activations, attention, dequantised, head)))
 
 
-def _weights(shape: ModelShape, setup: Setup) -> tuple[float, int, int]:
-    """(bytes of the model, bytes of an adapter, how many weights are trained)."""
+def _weights(shape: ModelShape, setup: Setup) -> tuple[float, int]:
+    """(bytes of the model, how many weights are trained)."""
     if setup.method == "full":
-        return shape.parameters * 4, 0, shape.parameters
+        return shape.parameters * 4, shape.parameters
     width = _BYTES[setup.precision]
     weights = float(shape.parameters * width)
     if setup.method == "qlora":
         others = shape.parameters - shape.linear_parameters
         weights = shape.weight_bytes or NF4 * shape.linear_parameters + width * others
-    return weights, shape.lora_parameters * 4, shape.lora_parameters
+    return weights, shape.lora_parameters
 
 
 class _Kept:
@@ -152,8 +155,9 @@ class _Kept:
     def casts(self) -> float:
         """Autocast keeps a copy in 16 bit of each fp32 weight that is trained."""
         s = self.shape
-        trained = s.linear_parameters if self.full else s.lora_parameters
-        return 2 * trained / s.layers if self.half else 0.0
+        if not self.half or (not self.full and self.setup.adapter_bytes == 2):
+            return 0.0
+        return 2 * (s.linear_parameters if self.full else s.lora_parameters) / s.layers
 
     @property
     def _norms(self) -> float:

@@ -23,6 +23,10 @@ class Device:
     host_free: int
     capability: tuple[int, int] | None = None
 
+    def __post_init__(self) -> None:
+        if self.capability is not None:
+            object.__setattr__(self, "capability", tuple(self.capability))  # JSON has lists
+
     @property
     def shown(self) -> str:
         """Name and size, as a person reads them: `Tesla T4, 14.6 GiB`."""
@@ -96,6 +100,8 @@ class Setup:
         × length × length; `eager`: transformers' own code, with scores in 16 bit as well.
     lora_dropout : bool
         Whether an adapter's input is dropped from.
+    adapter_bytes : int
+        Of a trained weight: ours are fp32, TRL casts those of a quantised model to bf16.
     loss : str
         `hidden`: our head, in chunks of labelled rows; `head`: the model's own, on the labelled rows at once; `trl`:
         TRL's fused head; `logits`: all logits, as in transformers' Trainer.
@@ -112,6 +118,7 @@ class Setup:
     attention: Literal["fused", "grouped", "math", "eager"] = "fused"
     loss: Literal["hidden", "head", "trl", "logits"] = "hidden"
     lora_dropout: bool = False
+    adapter_bytes: int = 4
 
 
 Estimate = Callable[[ModelShape, Setup], int]

@@ -54,7 +54,8 @@ class _Packing:
         """
         if (window, dtype) not in self.masks:
             lengths = torch.tensor(self.lengths, device=device)
-            document = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
+            numbers = torch.arange(len(lengths), device=device)
+            document = torch.repeat_interleave(numbers, lengths, output_size=sum(self.lengths))  # no wait for a GPU
             seen = (document[:, None] == document[None, :]).tril_()
             if window is not None:
                 seen.triu_(1 - window)

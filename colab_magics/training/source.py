@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from colab_magics.errors import ColabMagicsError
+from colab_magics.hub import NoNetwork, first_line, hub_errors, no_folder
 from colab_magics.recipe import Recipe
 
 Report = Callable[[int, int], None]
@@ -80,13 +81,9 @@ def open_model(recipe: Recipe, *, to_train: bool = True) -> ModelSource:
         files = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
         planned = not to_train and not any(file.endswith(_WEIGHTS) for file in files)
         weights = {} if planned else _weights(name, files, recipe)
-        return ModelSource(name, folder.resolve(), None, _config(name, folder, recipe), sum(weights.values()))
+        return ModelSource(name, folder.resolve(), None, read_model_config(name, folder, recipe), sum(weights.values()))
     if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
-        raise ColabMagicsError(
-            f"There is no folder {name}.",
-            "A name like this cannot be a Hub id.",
-            "Give a folder that exists, a Hub id (org/name), or demo.",
-        )
+        raise no_folder(name)
     return _open_hub(recipe)
 
 
@@ -102,14 +99,14 @@ def fetch_weights(source: ModelSource, report: Report | None = None) -> None:
     from huggingface_hub import snapshot_download
 
     try:
-        with _hub_errors(source.id):
+        with hub_errors(source.id):
             snapshot_download(
                 source.id,
                 revision=source.revision,
                 allow_patterns=list(source.missing),
                 tqdm_class=_reporting(report, source.weight_bytes),
             )
-    except _NoNetwork as error:
+    except NoNetwork as error:
         raise error.shown from None
 
 
@@ -124,7 +121,7 @@ def load_tokenizer(source: ModelSource, recipe: Recipe) -> Any:
         return tokenizer
     except Exception as error:
         raise ColabMagicsError(
-            f"The tokenizer of {source.id} cannot be loaded.", _first_line(error), "Use a model that has one."
+            f"The tokenizer of {source.id} cannot be loaded.", first_line(error), "Use a model that has one."
         ) from None
 
 
@@ -133,25 +130,25 @@ def _open_hub(recipe: Recipe) -> ModelSource:
 
     name = recipe.model
     try:
-        with _hub_errors(name):
+        with hub_errors(name):
             info = HfApi().model_info(name, revision=recipe.hub_revision, files_metadata=True)
-    except _NoNetwork as error:
+    except NoNetwork as error:
         return _open_cached(recipe, error)
     files = {sibling.rfilename: int(sibling.size or 0) for sibling in info.siblings or []}
     weights = _weights(name, files, recipe)
     others = [*_NEVER, *_PICKLES, "*.safetensors"]
-    with _hub_errors(name):
+    with hub_errors(name):
         # by the branch's name, so that the cache knows which commit it was when there is no network next time
         folder = Path(
             snapshot_download(
                 name, revision=recipe.hub_revision, ignore_patterns=others, tqdm_class=_reporting(None, 0)
             )
         )
-    config = _config(name, folder, recipe)
+    config = read_model_config(name, folder, recipe)
     return ModelSource(name, folder, folder.name, config, sum(weights.values()), tuple(weights))
 
 
-def _open_cached(recipe: Recipe, error: _NoNetwork) -> ModelSource:
+def _open_cached(recipe: Recipe, error: NoNetwork) -> ModelSource:
     """The copy that an earlier run downloaded, where there is no network."""
     from huggingface_hub import try_to_load_from_cache
 
@@ -165,7 +162,9 @@ def _open_cached(recipe: Recipe, error: _NoNetwork) -> ModelSource:
     if not any(file.endswith(".safetensors") for file in files) or not wanted <= set(files):
         raise error.shown  # an earlier download was broken off
     weights = _weights(recipe.model, files, recipe)
-    return ModelSource(recipe.model, folder, folder.name, _config(recipe.model, folder, recipe), sum(weights.values()))
+    return ModelSource(
+        recipe.model, folder, folder.name, read_model_config(recipe.model, folder, recipe), sum(weights.values())
+    )
 
 
 def _weights(name: str, files: dict[str, int], recipe: Recipe) -> dict[str, int]:
@@ -192,7 +191,7 @@ def _weights(name: str, files: dict[str, int], recipe: Recipe) -> dict[str, int]
     )
 
 
-def _config(name: str, folder: Path, recipe: Recipe) -> Any:
+def read_model_config(name: str, folder: Path, recipe: Recipe) -> Any:
     """The model's config, checked to be a causal language model's."""
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -212,11 +211,11 @@ def _config(name: str, folder: Path, recipe: Recipe) -> Any:
 
             raise ColabMagicsError(
                 f"{name} is of an architecture that transformers {transformers.__version__} does not know.",
-                _first_line(error),
+                first_line(error),
                 "pip install -U transformers (no restart is needed: every run imports afresh)",
             ) from None
         raise ColabMagicsError(
-            f"The config of {name} cannot be read.", _first_line(error), "Download or copy the model again."
+            f"The config of {name} cannot be read.", first_line(error), "Download or copy the model again."
         ) from None
     architectures = list(getattr(config, "architectures", None) or [])
     remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
@@ -249,95 +248,6 @@ def _check_quantisation(name: str, config: Any) -> None:
         "Of quantised checkpoints only bitsandbytes' 4-bit ones carry an adapter here.",
         "Name the 16-bit model; method: qlora quantises it while it loads.",
     )
-
-
-class _NoNetwork(Exception):
-    """The Hub could not be reached; `shown` is what to say if no local copy helps."""
-
-    def __init__(self, shown: ColabMagicsError) -> None:
-        super().__init__(str(shown))
-        self.shown = shown
-
-
-@contextmanager
-def _hub_errors(name: str) -> Iterator[None]:
-    """Turn the Hub's exceptions into sentences."""
-    from huggingface_hub import errors
-
-    login = "Set HF_TOKEN in the environment or in Colab's or Kaggle's secrets, or run `hf auth login`."
-    signed_in = _token_known()
-    try:
-        yield
-    except errors.GatedRepoError:
-        raise ColabMagicsError(
-            f"{name} is gated: its owner has to let you in.",
-            "Your token has no access yet." if signed_in else "No Hub token was found.",
-            f"Ask for access at https://huggingface.co/{name}",
-            "" if signed_in else login,
-        ) from None
-    except errors.RevisionNotFoundError:
-        raise ColabMagicsError(
-            f"{name} has no such revision.",
-            "hub_revision names none of its commits, branches or tags.",
-            "Check hub_revision, or leave it out.",
-        ) from None
-    except errors.RepositoryNotFoundError:
-        raise ColabMagicsError(
-            f"There is no model {name}: no such folder here, and no such id on the Hub that you may see.",
-            "A private model looks the same as a missing one.",
-            "Check the spelling (org/name).",
-            "" if signed_in else login,
-        ) from None
-    except errors.HFValidationError:
-        raise ColabMagicsError(
-            f"There is no model {name}.",
-            "It is no folder, and cannot be a Hub id.",
-            "Give a folder, org/name, or demo.",
-        ) from None
-    except errors.LocalEntryNotFoundError as error:
-        raise _NoNetwork(_unreachable(name, error)) from None
-    except errors.HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", 0)
-        if status in (401, 403):
-            raise ColabMagicsError(
-                f"The Hub refuses {name} (HTTP {status}).", "The token is wrong or has no access.", login
-            ) from None
-        raise _NoNetwork(_unreachable(name, error)) from None
-    except OSError as error:
-        if error.errno == 28:  # no space left
-            raise ColabMagicsError(
-                f"The disk is full: {name} could not be downloaded.",
-                _first_line(error),
-                "Make room, or set HF_HOME to a larger disk.",
-            ) from None
-        raise _NoNetwork(_unreachable(name, error)) from None
-    except ColabMagicsError:
-        raise
-    except Exception as error:
-        if type(error).__module__.partition(".")[0].startswith("http"):  # httpx and its successors: all of transport
-            raise _NoNetwork(_unreachable(name, error)) from None
-        raise
-
-
-def _unreachable(name: str, error: BaseException) -> ColabMagicsError:
-    return ColabMagicsError(
-        f"The Hub cannot be reached, and {name} is not on this machine.",
-        _first_line(error),
-        "Check the network (on Kaggle: Settings, Internet on), or give a folder.",
-        "model: demo needs no network.",
-    )
-
-
-def _token_known() -> bool:
-    from huggingface_hub import get_token
-
-    return get_token() is not None
-
-
-def _first_line(error: BaseException) -> str:
-    first = str(error).strip().partition("\n")[0]
-    sentence = first if len(first) <= 200 else first[:200].rpartition(". ")[0] or first[:199] + "…"
-    return sentence or type(error).__name__
 
 
 def _reporting(report: Report | None, total: int) -> type:

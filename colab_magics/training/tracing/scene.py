@@ -22,7 +22,7 @@ from colab_magics.training.layers import layer_count, with_layers
 from colab_magics.training.loss import HeadLoss, HiddenLoss, Loss
 from colab_magics.training.model import DTYPES, causal_lm, set_gradient_checkpointing, with_adapter
 from colab_magics.training.optim import build_optimizer
-from colab_magics.training.tracing import four_bit
+from colab_magics.training.tracing import four_bit, peers
 from colab_magics.training.tracing.cuda import as_on_cuda
 from colab_magics.training.tracing.ledger import Ledger, Parts
 
@@ -44,8 +44,6 @@ class Case:
         The implementation that the model is given: ours, `sdpa` or `eager`.
     kind, capability : str, tuple of int
         The device that is meant.
-    adapter_dtype : torch.dtype
-        fp32 of ours; TRL casts those of a quantised model to bf16.
     """
 
     config: Any
@@ -54,7 +52,6 @@ class Case:
     attention: str = attention.NAME
     kind: str = "cuda"
     capability: tuple[int, int] | None = (7, 5)
-    adapter_dtype: torch.dtype = torch.float32
 
 
 def trace(case: Case, layers: Sequence[int]) -> dict[str, Parts]:
@@ -151,7 +148,7 @@ def _model(case: Case, config: Any) -> nn.Module:
         adapted = with_adapter(model, case.recipe)
     for parameter in adapted.parameters():
         if parameter.requires_grad:
-            parameter.data = parameter.data.to(case.adapter_dtype)
+            parameter.data = parameter.data.to(torch.float32 if case.setup.adapter_bytes == 4 else torch.bfloat16)
     return adapted
 
 
@@ -257,11 +254,13 @@ def _micro_batch(case: Case, model: nn.Module, batch: MicroBatch, ledger: Ledger
     """Forward and backward, as the loop's `micro_batch_gradients`; the scale of fp16 is one number more."""
     lm = causal_lm(model)
     dtype = DTYPES[case.setup.precision]
-    loss: Loss = (
-        HiddenLoss(lm, case.setup.loss_chunk, dtype)
-        if case.setup.loss == "hidden" and type(lm.get_output_embeddings()) is nn.Linear  # type: ignore[operator]
-        else HeadLoss(lm, case.setup.loss_chunk)
-    )
+    loss: Loss
+    if case.setup.loss in ("trl", "logits"):
+        loss = peers.LOSSES[case.setup.loss](lm, ledger)
+    elif case.setup.loss == "hidden" and type(lm.get_output_embeddings()) is nn.Linear:  # type: ignore[operator]
+        loss = HiddenLoss(lm, case.setup.loss_chunk, dtype)
+    else:
+        loss = HeadLoss(lm, case.setup.loss_chunk)
     ledger.enter("activations")
     with packed_documents(batch.packed):
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):

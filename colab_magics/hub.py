@@ -1,0 +1,188 @@
+"""Models on the Hub: what can go wrong there, in sentences, and a model's config without anything else of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from colab_magics.errors import ColabMagicsError
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """A model's config.json.
+
+    Attributes
+    ----------
+    folder : Path
+        Where it is.
+    config : dict
+        What it says.
+    weight_bytes : int
+        Of the model's weight files, as far as that is known.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    weight_bytes: int
+
+
+def read_config(model: str, revision: str | None = None) -> ConfigFile:
+    """The config of a model, of which nothing else is downloaded; needs neither torch nor transformers.
+
+    Raises
+    ------
+    ColabMagicsError
+        There is no such folder or model, no network, no permission, or no config that can be read.
+    """
+    from colab_magics.demo import model_path
+
+    folder = model_path() if model == "demo" else Path(model).expanduser()
+    if folder.is_dir():
+        sizes = [file.stat().st_size for file in folder.iterdir() if file.name.endswith(".safetensors")]
+        return ConfigFile(folder.resolve(), _read(folder / "config.json", model), sum(sizes))
+    if model.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
+        raise no_folder(model)
+    return _from_hub(model, revision)
+
+
+def no_folder(model: str) -> ColabMagicsError:
+    return ColabMagicsError(
+        f"There is no folder {model}.",
+        "A name like this cannot be a Hub id.",
+        "Give a folder that exists, a Hub id (org/name), or demo.",
+    )
+
+
+def _from_hub(model: str, revision: str | None) -> ConfigFile:
+    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+
+    try:
+        with hub_errors(model):
+            kept = try_to_load_from_cache(model, "config.json", revision=revision)
+            if isinstance(kept, str):
+                folder = Path(kept).parent
+                sizes = [file.stat().st_size for file in folder.glob("model*.safetensors")]
+                return ConfigFile(folder, _read(Path(kept), model), sum(sizes))
+            info = HfApi().model_info(model, revision=revision, files_metadata=True)
+            path = Path(hf_hub_download(model, "config.json", revision=revision))
+    except NoNetwork as error:
+        raise error.shown from None
+    files = {one.rfilename: int(one.size or 0) for one in info.siblings or []}
+    sizes = [size for name, size in files.items() if name.startswith("model") and name.endswith(".safetensors")]
+    return ConfigFile(path.parent, _read(path, model), sum(sizes))
+
+
+def _read(path: Path, model: str) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ColabMagicsError(
+            f"There is no model in the folder {model}.",
+            "It has no config.json.",
+            "Give a folder that save_pretrained wrote.",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ColabMagicsError(
+            f"The config of {model} cannot be read.", first_line(error), "Download or copy the model again."
+        ) from None
+    if not isinstance(config, dict):
+        raise ColabMagicsError(
+            f"The config of {model} cannot be read.",
+            f"config.json holds a {type(config).__name__}, and no mapping.",
+            "Download or copy the model again.",
+        )
+    return config
+
+
+class NoNetwork(Exception):
+    """The Hub could not be reached; `shown` is what to say if no local copy helps."""
+
+    def __init__(self, shown: ColabMagicsError) -> None:
+        super().__init__(str(shown))
+        self.shown = shown
+
+
+@contextmanager
+def hub_errors(name: str) -> Iterator[None]:
+    """Turn the Hub's exceptions into sentences."""
+    from huggingface_hub import errors
+
+    login = "Set HF_TOKEN in the environment or in Colab's or Kaggle's secrets, or run `hf auth login`."
+    signed_in = _token_known()
+    try:
+        yield
+    except errors.GatedRepoError:
+        raise ColabMagicsError(
+            f"{name} is gated: its owner has to let you in.",
+            "Your token has no access yet." if signed_in else "No Hub token was found.",
+            f"Ask for access at https://huggingface.co/{name}",
+            "" if signed_in else login,
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise ColabMagicsError(
+            f"{name} has no such revision.",
+            "hub_revision names none of its commits, branches or tags.",
+            "Check hub_revision, or leave it out.",
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise ColabMagicsError(
+            f"There is no model {name}: no such folder here, and no such id on the Hub that you may see.",
+            "A private model looks the same as a missing one.",
+            "Check the spelling (org/name).",
+            "" if signed_in else login,
+        ) from None
+    except errors.HFValidationError:
+        raise ColabMagicsError(
+            f"There is no model {name}.",
+            "It is no folder, and cannot be a Hub id.",
+            "Give a folder, org/name, or demo.",
+        ) from None
+    except errors.LocalEntryNotFoundError as error:
+        raise NoNetwork(_unreachable(name, error)) from None
+    except errors.HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", 0)
+        if status in (401, 403):
+            raise ColabMagicsError(
+                f"The Hub refuses {name} (HTTP {status}).", "The token is wrong or has no access.", login
+            ) from None
+        raise NoNetwork(_unreachable(name, error)) from None
+    except OSError as error:
+        if error.errno == 28:  # no space left
+            raise ColabMagicsError(
+                f"The disk is full: {name} could not be downloaded.",
+                first_line(error),
+                "Make room, or set HF_HOME to a larger disk.",
+            ) from None
+        raise NoNetwork(_unreachable(name, error)) from None
+    except ColabMagicsError:
+        raise
+    except Exception as error:
+        if type(error).__module__.partition(".")[0].startswith("http"):  # httpx and its successors: all of transport
+            raise NoNetwork(_unreachable(name, error)) from None
+        raise
+
+
+def _unreachable(name: str, error: BaseException) -> ColabMagicsError:
+    return ColabMagicsError(
+        f"The Hub cannot be reached, and {name} is not on this machine.",
+        first_line(error),
+        "Check the network (on Kaggle: Settings, Internet on), or give a folder.",
+        "model: demo needs no network.",
+    )
+
+
+def _token_known() -> bool:
+    from huggingface_hub import get_token
+
+    return get_token() is not None
+
+
+def first_line(error: BaseException) -> str:
+    first = str(error).strip().partition("\n")[0]
+    sentence = first if len(first) <= 200 else first[:200].rpartition(". ")[0] or first[:199] + "…"
+    return sentence or type(error).__name__
