@@ -86,7 +86,9 @@ class Page:
         foot = "".join(f'<div class="cm-foot">{_html(line)}</div>' for line in self.foot)
         title = f'<div class="cm-name">{_html(self.title)}</div>'
         style = _STYLE + _BARS if self.bars else _STYLE
-        bars = "".join(f'<div class="cm-part">{_html(bar.label)}</div>{bar_html(bar)}{legend_html(bar)}' for bar in self.bars)
+        bars = "".join(
+            f'<div class="cm-part">{_html(bar.label)}</div>{bar_html(bar)}{legend_html(bar)}' for bar in self.bars
+        )
         return f'<div class="cm-grid"><style>{style}</style>{title}{lines}{bars}{grids}{foot}</div>'
 
     def markdown(self) -> str:

@@ -41,6 +41,8 @@ class Owner:
         On `device`: `cuda:0`, `cpu`.
     count : int
         How many tensors or arrays.
+    tensors : bool
+        Whether there are tensors among them.
     variable : str
         What to write after `%vram free` to let go of it; empty where no name leads to it.
     also : tuple of str
@@ -52,6 +54,7 @@ class Owner:
     bytes: int
     device: str
     count: int = 1
+    tensors: bool = True
     variable: str = ""
     also: tuple[str, ...] = ()
 
@@ -131,6 +134,7 @@ class _Found:
     device: str
     bytes: int = 0
     count: int = 0
+    tensors: bool = False
     largest: int = 0
     path: str = ""
     shape: str = ""
@@ -236,7 +240,7 @@ class _Walk:
         elif kind == "tensor":
             self._count_tensor(one, node)
         elif kind == "array" and self._host and (known := self._libraries.array(one)) is not None:
-            self._count(node, known[0], known[1], "")
+            self._count(node, known[0], known[1], "", tensor=False)
         return True
 
     def _count_tensor(self, tensor: Any, node: int) -> None:
@@ -248,7 +252,9 @@ class _Walk:
             for storage in self._libraries.storages(gradient):
                 self._count(node, storage, self._libraries.described(gradient), "gradients")
 
-    def _count(self, node: int, storage: Storage, shape: str, part: str, *, graph: bool = False) -> None:
+    def _count(
+        self, node: int, storage: Storage, shape: str, part: str, *, tensor: bool = True, graph: bool = False
+    ) -> None:
         if (storage.device == "cpu") is not self._host:
             return
         known = self._counted.get(storage.key)
@@ -262,6 +268,7 @@ class _Walk:
             found = self._found[key] = _Found(name, root, of, part or found_part, storage.device)
         found.bytes += storage.bytes
         found.count += 1
+        found.tensors = found.tensors or tensor
         found.graph = found.graph or graph
         found.holders.add(node)
         if storage.bytes > found.largest:
@@ -310,7 +317,8 @@ class _Walk:
             root = self._roots[-found.root - 1]
             names = dict.fromkeys(self._roots[-one - 1].name for one in sorted(self._held_by(found), reverse=True))
             also = tuple(name for name in names if name not in (root.name, UNNAMED))
-            yield Owner(found.name, _what(found), found.bytes, found.device, found.count, root.variable, also)
+            what = _what(found)
+            yield Owner(found.name, what, found.bytes, found.device, found.count, found.tensors, root.variable, also)
 
     def _held_by(self, found: _Found) -> set[int]:
         """The roots that lead to any of this memory."""

@@ -57,7 +57,7 @@ class Released:
         Variables and outputs that were removed, as they were named.
     left : Survey
         Who holds what is left.
-    stuck : tuple of ColabMagicsError or str
+    stuck : tuple of str
         What cannot be freed from here, each with the one thing that helps.
     """
 
@@ -104,10 +104,12 @@ def release(shell: Any, names: Sequence[str] = ()) -> Released:
     return Released(before, standing(), forgotten, removed, left, (*stuck, *_threads()))
 
 
-def owned(shell: Any) -> list[Owner]:
-    """The user's variables and outputs that hold memory, the largest first."""
+def owned(shell: Any) -> tuple[list[Owner], list[str]]:
+    """The user's variables and outputs that hold tensors, the largest first; and all names that lead to any of these."""
     found = survey(shell, host=cuda() is None).owners
-    return [owner for owner in found if owner.variable]
+    owners = [owner for owner in found if owner.variable and owner.tensors]
+    names = dict.fromkeys(name for owner in owners for name in (owner.variable, *owner.also))
+    return owners, [name for name in names if _is_there(name, shell.user_ns, outputs(shell))]
 
 
 def _remove(shell: Any, names: Sequence[str]) -> tuple[str, ...]:
@@ -138,9 +140,13 @@ def _number(name: str) -> int | None:
     return int(found[1] or found[2]) if found else None
 
 
-def _check(name: str, namespace: Any, shown: dict[int, Any]) -> None:
+def _is_there(name: str, namespace: Any, shown: dict[int, Any]) -> bool:
     number = _number(name)
-    if name == "Out" or number in shown or (number is None and name in namespace and not OWN_NAMES.fullmatch(name)):
+    return name == "Out" or number in shown or (number is None and name in namespace and not OWN_NAMES.fullmatch(name))
+
+
+def _check(name: str, namespace: Any, shown: dict[int, Any]) -> None:
+    if _is_there(name, namespace, shown):
         return
     variables = [one for one in namespace if isinstance(one, str) and not one.startswith("_")]
     known = [*(one for one in variables if not OWN_NAMES.fullmatch(one)), *(f"Out[{one}]" for one in shown)]
@@ -173,7 +179,9 @@ def _empty_cache() -> list[str]:
         said = next((one for one in _STICKY if one in str(error)), None)
         if said is None:
             return [f"torch could not give its cache back: {str(error).partition(chr(10))[0]}"]
-        return [f"CUDA has failed in this process ({said}) and frees nothing any more. Only a restart of the kernel helps."]
+        return [
+            f"CUDA has failed in this process ({said}) and frees nothing any more. Only a restart of the kernel helps."
+        ]
     return []
 
 

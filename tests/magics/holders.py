@@ -57,48 +57,73 @@ class Scenario:
 
 
 FAILED = "train_step()"
+CHAINED = """
+try:
+    train_step()
+except RuntimeError as error:
+    raise ValueError('step 3') from error
+"""
+WHILE_HANDLING = """
+def handle():
+    try:
+        train_step()
+    except RuntimeError:
+        1 / 0
+handle()
+"""
+GROUP = """
+def grouped():
+    try:
+        train_step()
+    except RuntimeError as error:
+        raise ExceptionGroup('two', [error, ValueError()]) from None
+grouped()
+"""
+CYCLE = """
+def cyclic():
+    held = Held()
+    held.me, held.step = held, lambda: held
+    1 / 0
+guard(cyclic)()
+"""
+GENERATOR = """
+def batches():
+    held = Held()
+    yield held
+    yield held
+def loop():
+    source = batches()
+    for one in source:
+        innermost(one)
+guard(loop)()
+"""
+INTERRUPTED = """
+def stopped():
+    held = Held()
+    raise KeyboardInterrupt
+guard(stopped)()
+"""
+KEPT = """
+err = None
+try:
+    train_step()
+except RuntimeError as e:
+    err = e
+"""
 SCENARIOS = (
-    Scenario("a failed cell: sys.last_*, InteractiveTB, last_execution_result", (FAILED,)),
-    Scenario("a failed cell, two cells later", (FAILED, "1 + 1")),
+    Scenario("a failed cell", (FAILED,)),
+    Scenario("a failed cell, another cell later", (FAILED, "1 + 1")),
     Scenario("two failed cells in a row", (FAILED, FAILED)),
-    Scenario(
-        "raise ... from ... in an except block",
-        ("try:\n    train_step()\nexcept RuntimeError as error:\n    raise ValueError('step 3') from error",),
-    ),
-    Scenario(
-        "an error inside the handling of an error",
-        ("def handle():\n    try:\n        train_step()\n    except RuntimeError:\n        1 / 0\nhandle()",),
-    ),
-    Scenario(
-        "an ExceptionGroup",
-        (
-            "errors = []\ntry:\n    train_step()\nexcept RuntimeError as error:\n    group = [error]\n"
-            "held_by_group, group = group, None\nraise ExceptionGroup('two', [held_by_group.pop(), ValueError()])",
-        ),
-    ),
-    Scenario(
-        "a reference cycle in the failed frame",
-        (
-            "def cyclic():\n    held = Held()\n    held.me = held\n    held.step = lambda: held\n    1 / 0\n"
-            "guard(cyclic)()",
-        ),
-    ),
-    Scenario(
-        "a generator that the error ended half-way",
-        (
-            "def batches():\n    held = Held()\n    yield held\n    yield held\n"
-            "def loop():\n    source = batches()\n    for one in source:\n        innermost(one)\n"
-            "guard(loop)()",
-        ),
-    ),
+    Scenario("raise ... from an error", (CHAINED,)),
+    Scenario("an error in the handling of an error", (WHILE_HANDLING,)),
+    Scenario("an ExceptionGroup", (GROUP,)),
+    Scenario("a reference cycle in the failed frame", (CYCLE,)),
+    Scenario("a generator, left half-way by the error", (GENERATOR,)),
     Scenario("%debug, left with q", (FAILED, "%debug"), typed=("up", "up", "p held", "q")),
-    Scenario("a failed cell that was interrupted", ("def stopped():\n    held = Held()\n    raise KeyboardInterrupt\n"
-             "guard(stopped)()",)),
-    Scenario("Out[N], after del", ("model = Held()\nmodel", "del model"), free="Out"),
-    Scenario("_, __ and _N of a value without a name", ("Held()", "1", "2"), free="Out"),
-    Scenario("a variable, shown", ("model = Held()\nmodel", "1"), free="model"),
-    Scenario("two variables and a container", ("model = Held()\nagain = model\nbox = {'model': [model]}",),
-             free="model again box"),
-    Scenario("err = e, by the user's own code",
-             ("err = None\ntry:\n    train_step()\nexcept RuntimeError as e:\n    err = e",), free="err"),
-)  # fmt: skip
+    Scenario("an interrupted cell", (INTERRUPTED,)),
+    Scenario("Out[N] of a deleted variable", ("model = Held()\nmodel", "del model"), free="Out"),
+    Scenario("_, __, ___ of a value without a name", ("Held()", "1", "2"), free="Out"),
+    Scenario("a variable that was shown", ("model = Held()\nmodel", "1"), free="model"),
+    Scenario("two names and a container", ("model = Held()\nagain = model\nbox = [model]",), free="model again box"),
+    Scenario("err = e, in the user's own code", (KEPT,), free="err"),
+)
