@@ -140,13 +140,10 @@ def _run_session(asked: SessionLine) -> None:
 
 def _run_vram(asked: VramLine) -> None:
     from colab_magics.magics.durable import rooms
-    from colab_magics.magics.vram import told, usage
+    from colab_magics.magics.vram import IN_A_TERMINAL, told
     from colab_magics.run import runs_root
 
-    if asked.help:
-        print(re.sub("(?<!%)%vram", "python -m colab_magics vram", usage(asked)))
-    else:
-        print(told(asked, rooms(runs_root(None)).root))
+    print(IN_A_TERMINAL.rstrip() if asked.help else told(asked, rooms(runs_root(None)).root))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,13 @@ HELP = """\
 
 Also from a terminal: python -m colab_magics vram, vram why, vram estimate
 """
+IN_A_TERMINAL = """\
+python -m colab_magics vram                        what fills the GPU, and which runs train on it
+python -m colab_magics vram why [RUN]              after an out-of-memory error: what did not fit, and what to change
+python -m colab_magics vram estimate [RUN] [...]   what a recipe will take, before anything is downloaded
+
+%vram --watch and %vram free are about a notebook's kernel, and belong in its cells.
+"""
 
 
 @magics_class

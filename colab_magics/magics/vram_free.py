@@ -59,9 +59,9 @@ def _lines(done: Released, everything: bool) -> list[str]:
     if after.reserved is not None:
         cached = max(0, after.reserved - after.allocated)
         held = f"{size(after.allocated)} in tensors, {size(cached)} cached"
-        lines.append(f"This notebook now holds {size(after.reserved)}: {held}.")
+        lines.append(f"This process now holds {size(after.reserved)}: {held}.")
     else:
-        lines.append(f"This notebook now holds {size(after.rss)} of the machine's memory.")
+        lines.append(f"This process now holds {size(after.rss)} of the machine's memory.")
     return lines
 
 

@@ -90,10 +90,10 @@ def _lines(taken: Report) -> Iterator[str]:
 def _card(gpu: Card) -> str:
     if gpu.total is None or gpu.used is None or gpu.free is None:
         held = size(gpu.allocated + gpu.cached)
-        return f"{held} held by this notebook; what the whole card has in use cannot be told"
+        return f"{held} held by this process; what the whole card has in use cannot be told"
     told = f"{size(gpu.used)} of {size(gpu.total)} in use, {size(gpu.free)} free"
     if not gpu.allocated and not gpu.cached:
-        return f"{told}; this notebook holds none"
+        return f"{told}; this process holds none"
     if gpu.fragmented >= _LEAST:
         told += f"; {size(gpu.fragmented)} of the cache lies in pieces between tensors (fragmented)"
     return told
@@ -102,8 +102,8 @@ def _card(gpu: Card) -> str:
 def _bars(taken: Report) -> list[Bar]:
     if not taken.gpus:
         host = taken.host
-        bands = [("this notebook", host.this_process), ("worker", host.workers), ("others", host.others)]
-        return [Bar("CPU memory", host.total, _above_nothing(bands, "this notebook"))]
+        bands = [("this process", host.this_process), ("worker", host.workers), ("others", host.others)]
+        return [Bar("CPU memory", host.total, _above_nothing(bands, "this process"))]
     several = len(taken.gpus) > 1
     return [
         Bar(

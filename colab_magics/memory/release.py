@@ -105,7 +105,7 @@ def release(shell: Any, names: Sequence[str] = ()) -> Released:
 
 
 def owned(shell: Any) -> tuple[list[Owner], list[str]]:
-    """The user's variables and outputs that hold tensors, the largest first; and all names that lead to any of these."""
+    """Variables and outputs that hold tensors, the largest first; and all names that lead to any of these."""
     found = survey(shell, host=cuda() is None).owners
     owners = [owner for owner in found if owner.variable and owner.tensors]
     names = dict.fromkeys(name for owner in owners for name in (owner.variable, *owner.also))

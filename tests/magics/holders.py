@@ -6,7 +6,9 @@ scenario makes one `Held()`, to which the kernel keeps a weak reference only, an
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from typing import Any
 
 SETUP = """
 import weakref
@@ -54,6 +56,34 @@ class Scenario:
     cells: tuple[str, ...]
     free: str = ""
     typed: tuple[str, ...] = ()
+
+
+def run(kernel: Any, cell: str, typed: tuple[str, ...] = ()) -> Any:
+    """Run a cell, and type what is to be typed; for a moment after an error a kernel drops whatever comes."""
+    while True:
+        sent = kernel.send(cell)
+        for word in typed:
+            kernel.client.get_stdin_msg(timeout=20)
+            kernel.client.input(word)
+        reply = kernel.reply(sent)
+        if reply.status != "aborted":
+            return reply
+        time.sleep(0.05)
+
+
+def play(kernel: Any, scenario: Scenario) -> None:
+    """Run its cells."""
+    for cell in scenario.cells:
+        if cell == "%debug":
+            time.sleep(0.3)  # what is dropped asks for nothing, and would be waited for in vain
+        run(kernel, cell, scenario.typed if cell == "%debug" else ())
+
+
+def lives(kernel: Any, cell: str = "") -> bool:
+    """Whether the last scenario's object lives after `cell`, which is the one that follows."""
+    reply = run(kernel, f"{cell}\n{ALIVE}")
+    assert reply.status == "ok", reply.traceback
+    return bool(reply.text.splitlines()[-1] == "alive")
 
 
 FAILED = "train_step()"
@@ -110,6 +140,11 @@ try:
 except RuntimeError as e:
     err = e
 """
+FINETUNE = """%%finetune nobody
+model: demo
+data: rows
+max_length: none at all
+"""
 SCENARIOS = (
     Scenario("a failed cell", (FAILED,)),
     Scenario("a failed cell, another cell later", (FAILED, "1 + 1")),
@@ -121,6 +156,7 @@ SCENARIOS = (
     Scenario("a generator, left half-way by the error", (GENERATOR,)),
     Scenario("%debug, left with q", (FAILED, "%debug"), typed=("up", "up", "p held", "q")),
     Scenario("an interrupted cell", (INTERRUPTED,)),
+    Scenario("a failed %%finetune, and its data", ("rows = Held()", FINETUNE), free="rows"),
     Scenario("Out[N] of a deleted variable", ("model = Held()\nmodel", "del model"), free="Out"),
     Scenario("_, __, ___ of a value without a name", ("Held()", "1", "2"), free="Out"),
     Scenario("a variable that was shown", ("model = Held()\nmodel", "1"), free="model"),
