@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from colab_magics.magics.activity import ACTIVITY
 from colab_magics.panel.words import size
 
 _LEAST = 2**20  # bytes; cells that change less say nothing
@@ -37,7 +36,7 @@ class Watch:
     def __init__(self) -> None:
         self.on = False
         self._begun: dict[str, Counter] | None = None
-        self._left_in: float | None = None
+        self._to_go_on = False
 
     def cell_begins(self, *_: Any) -> None:
         """For IPython's `pre_run_cell`."""
@@ -58,28 +57,39 @@ class Watch:
         return {"pre_run_cell": self.cell_begins, "post_run_cell": self.cell_ended}
 
     def start(self, shell: Any) -> None:
-        self.leave(shell)
+        self._unhook(shell)
         self.on = True
         for event, hook in self.hooks().items():
             shell.events.register(event, hook)
 
+    def stop(self, shell: Any) -> None:
+        """May be called twice."""
+        self._unhook(shell)
+        self.on = self._to_go_on = False
+        self._begun = None
+
     def leave(self, shell: Any) -> None:
-        """Take the hooks back; may be called twice."""
+        """The extension is unloaded. `%reload_ext` loads it again before the cell ends, and it goes on then."""
+        if not self.on:  # to load begins with another unload
+            return
+
+        def cell_is_over(*_: Any) -> None:
+            self._to_go_on = False
+            shell.events.unregister("post_run_cell", cell_is_over)
+
+        self.stop(shell)
+        self._to_go_on = True
+        shell.events.register("post_run_cell", cell_is_over)
+
+    def go_on(self, shell: Any) -> None:
+        """The extension is loaded."""
+        if self._to_go_on:
+            self.start(shell)
+
+    def _unhook(self, shell: Any) -> None:
         for event, hook in self.hooks().items():
             with suppress(ValueError):
                 shell.events.unregister(event, hook)
-        if self.on:  # to load begins with another unload
-            self._left_in = ACTIVITY.began
-        self.on, self._begun = False, None
-
-    def go_on(self, shell: Any) -> None:
-        """After `%reload_ext`, which unloads and loads within one cell."""
-        if self._left_in is not None and self._left_in == ACTIVITY.began:
-            self.start(shell)
-
-    def forget(self) -> None:
-        """Not to go on, whatever is loaded again."""
-        self._left_in = None
 
 
 WATCH = Watch()
@@ -93,8 +103,7 @@ def switch(shell: Any, *, on: bool) -> str:
         WATCH.start(shell)
         already = "already " if was else ""
         return f"Memory is {already}watched: a line tells what each cell has changed. %vram --watch off ends it."
-    WATCH.leave(shell)
-    WATCH.forget()
+    WATCH.stop(shell)
     return "Memory is no longer watched." if was else "Memory was not watched."
 
 

@@ -58,7 +58,9 @@ def test_one_output_is_removed_by_its_number_and_the_others_stay(notebook: Kerne
     run(notebook, "'this one stays'")
     cell = int(notebook.value("max(Out)")) - 1
     assert not lives(notebook, f"%vram free Out[{cell}]")
-    assert notebook.value(f"Out[{cell + 1}], {cell} in Out, '_{cell}' in globals()") == "('this one stays', False, False)"
+    assert (
+        notebook.value(f"Out[{cell + 1}], {cell} in Out, '_{cell}' in globals()") == "('this one stays', False, False)"
+    )
 
 
 def test_outputs_are_kept_as_ever_afterwards(notebook: Kernel) -> None:
