@@ -140,10 +140,7 @@ def lines(before: dict[str, Counter], after: dict[str, Counter]) -> list[str]:
     for label, now in after.items():
         was = before.get(label, Counter(label, 0, None, now.total)) if label != "host" else before.get(label, now)
         change = now.now - was.now
-        # a peak that no one could set back says something only where it is new
-        peak = now.peak if now.peak is not None and now.peak >= max(was.now, now.now) else None
-        if peak is not None and was.peak is not None and was.peak > was.now and peak == was.peak:
-            peak = None
+        peak = _peak(was, now)
         if abs(change) < _LEAST and (peak is None or peak - max(was.now, now.now) < _LEAST):
             continue
         name = "memory of this notebook" if label == "host" else label
@@ -152,6 +149,16 @@ def lines(before: dict[str, Counter], after: dict[str, Counter]) -> list[str]:
         high = f", peak {size(peak)}" if peak is not None else ""
         told.append(f"{name}: {sign}{size(abs(change))}{high}, now {size(now.now)}{of}")
     return told
+
+
+def _peak(was: Counter, now: Counter) -> int | None:
+    """The cell's own peak. One that could not be set back says something only where it is new."""
+    highest = max(was.now, now.now)
+    if now.peak is None or now.peak < highest - _LEAST:  # the kernel counts pages a little late
+        return None
+    if was.peak is not None and now.peak == was.peak and was.peak - was.now > _LEAST:
+        return None
+    return max(now.peak, highest)
 
 
 def _host() -> Counter:

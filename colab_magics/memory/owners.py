@@ -10,8 +10,9 @@ from __future__ import annotations
 import gc
 import time
 from collections import defaultdict, deque
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from types import CodeType, FrameType
 from typing import Any
 
@@ -147,10 +148,9 @@ class _Walk:
 
     def __init__(self, shell: Any, libraries: Libraries, host: bool, until: float) -> None:
         self._shell, self._libraries, self._host, self._until = shell, libraries, host, until
-        hidden = [shell, shell.user_ns, shell.user_global_ns, getattr(shell, "user_ns_hidden", None), libraries, self]
-        hidden += [getattr(shell, "kernel", None), shell.user_module, shell.user_ns.get("_oh")]
-        self._references = References({id(one) for one in hidden if one is not None}, self._place)
-        self._places: dict[CodeType, str] = {}
+        names = ("user_ns", "user_global_ns", "user_ns_hidden", "user_module", "kernel")
+        hidden = [shell, shell.user_ns.get("_oh"), libraries, *(getattr(shell, name, None) for name in names)]
+        self._references = References({id(one) for one in hidden if one is not None}, _places(shell))
         self._alive: list[Any] = []
         self._roots: list[_Root] = []
         self._parent: dict[int, tuple[int, str]] = {}  # by which a node was found first
@@ -191,7 +191,8 @@ class _Walk:
     def cut(self) -> str:
         """What was not looked through to its end."""
         names = ", ".join(self._cut_off)
-        return f"{names} hold too many objects to look at them all." if names else ""
+        verb = "holds" if len(self._cut_off) == 1 else "hold"
+        return f"{names} {verb} too many objects to look at them all." if names else ""
 
     def _behind(self, one: Any) -> Iterator[tuple[str, Any, Kind | None]]:
         kind = self._libraries.kind(one)
@@ -332,12 +333,17 @@ class _Walk:
                     pending.append(by)
         return roots
 
-    def _place(self, code: CodeType) -> str:
-        if code not in self._places:
-            file = cell_of(code.co_filename, self._shell) or code.co_filename.replace("\\", "/").rpartition("/")[2]
-            name = "" if code.co_name == "<module>" else f"{code.co_qualname.rpartition('<locals>.')[2]}() in "
-            self._places[code] = f"{name}{file}"
-        return self._places[code]
+
+def _places(shell: Any) -> Callable[[CodeType], str]:
+    """Names frames by their code: `train_step() in cell 5`. It does not refer to the walk, which dies at its end."""
+
+    @cache
+    def place(code: CodeType) -> str:
+        file = cell_of(code.co_filename, shell) or code.co_filename.replace("\\", "/").rpartition("/")[2]
+        name = "" if code.co_name == "<module>" else f"{code.co_qualname.rpartition('<locals>.')[2]}() in "
+        return f"{name}{file}"
+
+    return place
 
 
 def _is_own_class(one: Any) -> bool:

@@ -35,6 +35,8 @@ _LEAVES = {int, float, complex, bool, str, bytes, bytearray, range, type(None), 
     weakref.ref,
 }
 _KEY_MOST = 40  # characters of a key that become part of a name
+_FLAGS: Callable[[type], int] = type.__dict__["__flags__"].__get__
+_DESCRIPTORS = (types.GetSetDescriptorType, types.MemberDescriptorType)  # Python's own; a property is somebody's code
 _HEAP = 1 << 9  # Py_TPFLAGS_HEAPTYPE: classes that were made by a class statement
 _SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
@@ -98,37 +100,40 @@ class References:
         if kind is types.FrameType:
             return self._of_frame
         if BaseException in up:
-            return lambda one: chain(_of_failure(one), self._own(one))
+            return lambda one: chain(_of_failure(one), self._attributes_of(one))
         for base, items in _READ_WHOLE.items():
             if base in up:
-                return lambda one: chain(items(one), self._own(one))
+                return lambda one: chain(items(one), self._attributes_of(one))
         if self._dict_of(kind) is None and not self._slots_of(kind):
             return _referents
         return self._own
 
     def _own(self, one: Any) -> Iterator[Named]:
-        """Attributes. An object that refers to nothing but leaves is spared the making of its `__dict__`."""
+        """Attributes, and what a type written in C holds beside these.
+
+        An object that refers to nothing but leaves is spared the making of its `__dict__`.
+        """
         referred = gc.get_referents(one)
         if all(map(self.is_leaf, referred)):
             return
-        named = set()
+        attributes = list(self._attributes_of(one))
+        yield from attributes
+        if not _FLAGS(type(one)) & _HEAP:
+            named = {id(child) for _, child in attributes} | {id(self.attributes(one))}
+            yield from (("", child) for child in referred if id(child) not in named)
+
+    def _attributes_of(self, one: Any) -> Iterator[Named]:
         for name, value in list(dict.items(self.attributes(one))):
-            named.add(id(value))
             yield f".{name}" if type(name) is str else "", value
         for name, descriptor in self._slots_of(type(one)):
             with suppress(AttributeError):  # it is empty
-                value = descriptor.__get__(one)
-                named.add(id(value))
-                yield f".{name}", value
-        if not type.__dict__["__flags__"].__get__(type(one)) & _HEAP:  # what a type written in C holds beside these
-            held = self.attributes(one)
-            yield from (("", child) for child in referred if id(child) not in named and child is not held)
+                yield f".{name}", descriptor.__get__(one)
 
     def _dict_of(self, kind: type) -> Any:
-        """The descriptor of the class that gives an object's `__dict__`; a property of that name is somebody's code."""
+        """The descriptor of the class that gives an object's `__dict__`."""
         if kind not in self._dicts:
             found = (_CLASS_DICT(up).get("__dict__") for up in bases(kind))
-            self._dicts[kind] = next((it for it in found if isinstance(it, types.GetSetDescriptorType)), None)
+            self._dicts[kind] = next((it for it in found if isinstance(it, _DESCRIPTORS)), None)
         return self._dicts[kind]
 
     def _slots_of(self, kind: type) -> list[tuple[str, Any]]:
@@ -136,7 +141,7 @@ class References:
             self._slots[kind] = [
                 (name, found)
                 for up in bases(kind)
-                if type.__dict__["__flags__"].__get__(up) & _HEAP
+                if _FLAGS(up) & _HEAP
                 for name, found in list(_CLASS_DICT(up).items())
                 if isinstance(found, types.MemberDescriptorType)
             ]

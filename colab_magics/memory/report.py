@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -136,6 +137,8 @@ def _gpus(cards: Cards, here: Sequence[Allocator], workers: Sequence[Worker]) ->
     gpus = [_told_by_torch(one, workers) for one in here]
     if any(one.device.startswith("mps") for one in here):
         notes.append("Of an Apple GPU only this process's share can be told; it is part of the machine's memory.")
+    elif here and _is_amd():
+        notes.append("Of an AMD GPU torch alone tells; cards that this process does not use are not shown.")
     elif here:
         notes.append("The driver cannot be asked (no NVML); the figures are torch's own.")
     elif _DRIVER.exists() and os.environ.get("CUDA_VISIBLE_DEVICES") is not None:
@@ -143,6 +146,11 @@ def _gpus(cards: Cards, here: Sequence[Allocator], workers: Sequence[Worker]) ->
     elif _DRIVER.exists():
         notes.append("There is an NVIDIA driver, but it does not answer: nvidia-smi tells why.")
     return gpus, notes
+
+
+def _is_amd() -> bool:
+    version = getattr(sys.modules.get("torch"), "version", None)
+    return getattr(version, "hip", None) is not None
 
 
 def _card(cards: Cards, index: int, here: Allocator | None, workers: Sequence[Worker]) -> Card:
