@@ -11,6 +11,7 @@ import gc
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from types import CodeType, FrameType
@@ -88,11 +89,28 @@ def survey(shell: Any, *, host: bool, seconds: float = SECONDS) -> Survey:
     libraries = Libraries()
     if not libraries.any:
         return Survey()
-    walk = _Walk(shell, libraries, host, time.monotonic() + seconds)
+    with _collector_paused():
+        return _survey(shell, libraries, host, time.monotonic(), seconds)
+
+
+def _survey(shell: Any, libraries: Libraries, host: bool, begin: float, seconds: float) -> Survey:
+    walk = _Walk(shell, libraries, host, begin + 0.7 * seconds)
     for root in sorted(_roots(shell, libraries), key=lambda root: root.rank):
         walk.from_root(root)
-    walk.unnamed()
+    walk.unnamed(begin + seconds)
     return Survey(tuple(sorted(walk.owners(), key=lambda owner: -owner.bytes)), walk.cut)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """It would go through all that the walk notes, again and again, and run finalisers of the user's meanwhile."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 @dataclass(frozen=True)
@@ -154,7 +172,7 @@ class _Walk:
         self._alive: list[Any] = []
         self._roots: list[_Root] = []
         self._parent: dict[int, tuple[int, str]] = {}  # by which a node was found first
-        self._referrers: dict[int, list[int]] = defaultdict(list)
+        self._referrers: dict[int, list[int]] = defaultdict(list)  # by which it was found again
         self._kinds: dict[int, tuple[Kind, str]] = {}  # of nodes that name an owner: its kind, and its class
         self._parameters: dict[int, str] = {}  # of a module: by its name in there
         self._found: dict[tuple[Any, ...], _Found] = {}
@@ -228,8 +246,8 @@ class _Walk:
     def _meet(self, one: Any, by: int, name: str) -> bool:
         """Note a reference; whether the object is met for the first time."""
         node = id(one)
-        self._referrers[node].append(by)
         if node in self._parent:
+            self._referrers[node].append(by)
             return False
         self._parent[node] = (by, name)
         self._alive.append(one)
@@ -300,13 +318,13 @@ class _Walk:
             part = ""
         return node, name, of, path, part
 
-    def unnamed(self) -> None:
+    def unnamed(self, until: float) -> None:
         """Tensors that live, and to which no name has led."""
         number = -len(self._roots) - 1
         self._roots.append(_Root(UNNAMED, None, 7, ""))
         self._parent[number] = (0, UNNAMED)
         for place, one in enumerate(gc.get_objects()):
-            if not place % _LOOKED and time.monotonic() > self._until:
+            if not place % _LOOKED and time.monotonic() > until:
                 self._cut_off.append("other objects")
                 return
             if self._libraries.kind(one) == "tensor" and id(one) not in self._parent:
@@ -325,7 +343,8 @@ class _Walk:
         """The roots that lead to any of this memory."""
         pending, seen, roots = list(found.holders), set(found.holders), set()
         while pending:
-            for by in self._referrers[pending.pop()]:
+            node = pending.pop()
+            for by in (self._parent[node][0], *self._referrers.get(node, ())):
                 if by < 0:
                     roots.add(by)
                 elif by not in seen:

@@ -233,7 +233,7 @@ def test_a_hundred_thousand_objects_take_less_than_two_seconds_and_hide_no_other
     found = survey(shell, host=True)
     assert time.process_time() - begin < 2
     assert {"after", "zz_trainer"} <= {one.name for one in found.owners}
-    assert found.cut in ("", "items holds too many objects to look at them all.")
+    assert found.cut == "" or found.cut.startswith("items")
 
 
 def test_what_was_cut_off_is_said(shell: Any) -> None:

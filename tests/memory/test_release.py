@@ -47,7 +47,7 @@ def test_after_a_sticky_error_the_one_thing_that_helps_is_said(
     done = release(shell)
     [said] = done.stuck
     assert said.startswith("CUDA has failed in this process (")
-    assert said.endswith("nothing is freed any more. Restart the kernel.")
+    assert said.endswith("frees nothing any more. Only a restart of the kernel helps.")
     assert page_of(done).text().startswith("Nothing came back to the GPU")
 
 
