@@ -78,6 +78,8 @@ def _lines(taken: Report) -> Iterator[str]:
         total, free = taken.host.total, taken.host.free
         yield f"{size(total - free)} of {size(total)} in use, {size(free)} free"
     for gpu in taken.gpus:
+        if gpu.total is None and not gpu.allocated + gpu.cached:
+            continue  # a note says so
         which = f"GPU {gpu.index}: " if len(taken.gpus) > 1 else ""
         yield f"{which}{_card(gpu)}"
     for worker in taken.workers:
@@ -121,6 +123,7 @@ def _bars(taken: Report) -> list[Bar]:
             unknown=() if gpu.others is not None else ("others + CUDA",),
         )
         for gpu in taken.gpus
+        if gpu.total is not None or gpu.allocated + gpu.cached
     ]
 
 
