@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 
 from colab_magics.magics.line import split
-from colab_magics.magics.vram_line import BODY, COMMANDS, Line, read
+
+if TYPE_CHECKING:
+    from colab_magics.magics.vram_line import Line
 
 HELP = """\
 %vram                        what fills the GPU, by name; x = %vram gives the figures, in bytes
@@ -39,6 +41,8 @@ class VramMagics(Magics):  # type: ignore[misc]
     @line_cell_magic  # type: ignore[untyped-decorator]
     def vram(self, line: str, cell: str | None = None) -> Any:
         """What fills the GPU; %vram --help shows all subcommands."""
+        from colab_magics.magics.vram_line import BODY, read
+
         asked = read(split(line))
         if asked.help:
             print(usage(asked))
@@ -135,6 +139,8 @@ def runs_of(shell: Any) -> Any:
 
 def usage(asked: Line) -> str:
     """How a subcommand is written; without one, all of them."""
+    from colab_magics.magics.vram_line import COMMANDS
+
     return COMMANDS[asked.command] if asked.command is not None else HELP.rstrip()
 
 

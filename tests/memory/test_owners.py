@@ -6,13 +6,19 @@ import gc
 import time
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
+from memory.pretended import one_t4
 from traitlets.config import Config
 
+from colab_magics.memory import report
+from colab_magics.memory.allocator import Allocator
 from colab_magics.memory.owners import FAILED, UNNAMED, Owner, survey
+from colab_magics.memory.tensors import Libraries
 
 torch = pytest.importorskip("torch")
 
@@ -241,6 +247,36 @@ def test_what_was_cut_off_is_said(shell: Any) -> None:
     found = survey(shell, host=True, seconds=0)
     assert "items" in found.cut
     assert "too many objects" in found.cut
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Has tensors of a MiB and more claim to be on `cuda:0`, whose allocator has given out so many bytes."""
+    real = Libraries._storage
+
+    def claimed(libraries: Libraries, tensor: Any) -> Any:
+        found = real(libraries, tensor)
+        return replace(found, device="cuda:0") if found is not None and found.bytes >= MIB else found
+
+    monkeypatch.setattr(Libraries, "_storage", claimed)
+    monkeypatch.setattr(report, "cuda", lambda: object())
+
+    def allocate(count: int) -> None:
+        here = (Allocator("cuda:0", count, count),)
+        monkeypatch.setattr(report, "allocators", lambda **_: here)
+
+    return allocate
+
+
+def test_on_a_gpu_what_the_allocator_has_beyond_pythons_tensors_is_told(shell: Any, on_a_gpu: Any) -> None:
+    shell.run_cell("weight = mib(1).requires_grad_()\nloss = weight * 2\narray = numpy.ones(2**20)")
+    others = survey(shell, host=False).on("cuda:0")
+    on_a_gpu(others + 5 * MIB)
+    taken = report.take(Path("nowhere"), shell, nvml=one_t4())
+    [unseen] = [one for one in taken.owners if one.name == report.UNSEEN]
+    assert (unseen.bytes, unseen.what) == (5 * MIB, "saved for backward by the graph of loss")
+    assert not any("array" in one.name for one in taken.owners)
+    assert "loss" in report.holders(shell, most=10)
 
 
 def test_on_a_gpu_the_hosts_tensors_are_nobodys_business(shell: Any) -> None:
