@@ -259,7 +259,7 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
         return replace(found, device="cuda:0") if found is not None and found.bytes >= MIB else found
 
     monkeypatch.setattr(Libraries, "_storage", claimed)
-    monkeypatch.setattr(report, "cuda", lambda: object())
+    monkeypatch.setattr(report, "cuda", object)
 
     def allocate(count: int) -> None:
         here = (Allocator("cuda:0", count, count),)
