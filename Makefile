@@ -42,6 +42,7 @@ bench: $(TODAY)/.bench
 	$(TODAY)/bin/python benchmarks/forecast.py
 	$(TODAY)/bin/python benchmarks/panel.py
 	$(TODAY)/bin/python benchmarks/panel_kernel.py
+	$(TODAY)/bin/python benchmarks/release.py
 
 soak: $(TODAY)/.bench
 	$(TODAY)/bin/python benchmarks/reliability calls

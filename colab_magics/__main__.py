@@ -13,6 +13,7 @@ from colab_magics.errors import ColabMagicsError
 if TYPE_CHECKING:
     from colab_magics.magics.checkpoint_line import Line
     from colab_magics.magics.session_line import Line as SessionLine
+    from colab_magics.magics.vram_line import Line as VramLine
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _read(arguments: list[str]) -> argparse.Namespace | Line | SessionLine:
+def _read(arguments: list[str]) -> argparse.Namespace | Line | SessionLine | VramLine:
     if arguments[:1] == ["checkpoint"]:
         from colab_magics.magics.checkpoint_line import read_words
 
@@ -34,6 +35,10 @@ def _read(arguments: list[str]) -> argparse.Namespace | Line | SessionLine:
         from colab_magics.magics.session_line import read
 
         return read(arguments[1:])
+    if arguments[:1] == ["vram"]:
+        from colab_magics.magics.vram_line import read as read_vram
+
+        return read_vram(arguments[1:])
     from colab_magics.magics.checkpoint_line import COMMANDS as CHECKPOINT
     from colab_magics.magics.session_line import COMMANDS as SESSION
 
@@ -41,9 +46,10 @@ def _read(arguments: list[str]) -> argparse.Namespace | Line | SessionLine:
         prog="python -m colab_magics",
         description=__doc__,
         epilog=f"checkpoint {', '.join(CHECKPOINT)}: see checkpoint --help; "
-        f"session shows this session, session {', '.join(SESSION)}: see session --help",
+        f"session shows this session, session {', '.join(SESSION)}: see session --help; "
+        "vram shows what fills the memory, vram why, estimate: see vram --help",
     )
-    commands = ("status", "attach", "detach", "save", "stop", "list", "checkpoint", "session")
+    commands = ("status", "attach", "detach", "save", "stop", "list", "checkpoint", "session", "vram")
     parser.add_argument("command", choices=commands)
     parser.add_argument("run", nargs="?", help="its name; without one the living run, else the newest")
     parser.add_argument("--root", help="where runs are kept (else COLAB_MAGICS_ROOT, else ./runs)")
@@ -51,13 +57,16 @@ def _read(arguments: list[str]) -> argparse.Namespace | Line | SessionLine:
     return parser.parse_intermixed_args(arguments)  # the name may stand behind an option
 
 
-def _run(asked: argparse.Namespace | Line | SessionLine) -> None:
+def _run(asked: argparse.Namespace | Line | SessionLine | VramLine) -> None:
     from colab_magics.magics.session_line import Line as SessionLine
+    from colab_magics.magics.vram_line import Line as VramLine
 
     if isinstance(asked, argparse.Namespace):
         _run_command(asked)
     elif isinstance(asked, SessionLine):
         _run_session(asked)
+    elif isinstance(asked, VramLine):
+        _run_vram(asked)
     else:
         _run_checkpoint(asked)
 
@@ -127,6 +136,14 @@ def _run_session(asked: SessionLine) -> None:
         )
     else:
         print(perform(asked, rooms(runs_root(None)).root)["text/plain"])
+
+
+def _run_vram(asked: VramLine) -> None:
+    from colab_magics.magics.durable import rooms
+    from colab_magics.magics.vram import IN_A_TERMINAL, told
+    from colab_magics.run import runs_root
+
+    print(IN_A_TERMINAL.rstrip() if asked.help else told(asked, rooms(runs_root(None)).root))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ def complete(shell: Any, event: Any) -> list[str]:
             return _of_panel(shell, before, symbol)
         if magic.lstrip("%") == "session":
             return _of_session(shell, before, symbol)
+        if magic.lstrip("%") == "vram":
+            return _of_vram(shell, before, symbol)
         return _of_finetune(shell, before, symbol)
     except Exception:  # a completer that raises takes the whole completion with it
         return []
@@ -94,6 +96,39 @@ def _of_session(shell: Any, before: list[str], symbol: str) -> list[str]:
         case ["plan" | "cost"]:
             return _runs(shell)
     return []
+
+
+def _of_vram(shell: Any, before: list[str], symbol: str) -> list[str]:
+    from colab_magics.magics.vram_line import COMMANDS as VRAM
+
+    match before:
+        case [] if symbol.startswith("-"):
+            return ["--watch", "--help"]
+        case []:
+            return list(VRAM)
+        case ["--watch"]:
+            return ["off"]
+        case ["free", *_] if symbol.startswith("-"):
+            return ["--all"]
+        case ["free", *named]:
+            return [name for name in _variables(shell) if name not in named]
+        case ["why" | "estimate"]:
+            return _runs(shell)
+    return []
+
+
+def _variables(shell: Any) -> list[str]:
+    """The user's own variables; functions, classes and modules hold memory too seldom to be offered."""
+    from types import FunctionType, ModuleType
+
+    from colab_magics.memory.kept import OWN_NAMES
+
+    kinds = (FunctionType, ModuleType, type)
+    return [
+        name
+        for name, one in shell.user_ns.items()
+        if not name.startswith("_") and not OWN_NAMES.fullmatch(name) and type(one) not in kinds
+    ]
 
 
 def _settings(*, given: bool) -> list[str]:

@@ -12,8 +12,15 @@ from colab_magics.magics.completion import complete
 from colab_magics.magics.finetune import FinetuneMagics
 from colab_magics.magics.panel import PanelMagics
 from colab_magics.magics.session import SessionMagics
+from colab_magics.magics.vram import VramMagics
 
-_MAGICS = {"finetune": FinetuneMagics, "checkpoint": CheckpointMagics, "panel": PanelMagics, "session": SessionMagics}
+_MAGICS = {
+    "finetune": FinetuneMagics,
+    "checkpoint": CheckpointMagics,
+    "panel": PanelMagics,
+    "session": SessionMagics,
+    "vram": VramMagics,
+}
 _HOOKS = (*activity.HOOKS.items(), *failed_cell.HOOKS.items())
 _NAMES = {kind.__name__ for kind in _MAGICS.values()}
 _COMPLETED = (
@@ -27,6 +34,9 @@ _COMPLETED = (
     "%session",
     "%%session",
     "session",
+    "%vram",
+    "%%vram",
+    "vram",
 )
 
 
@@ -38,6 +48,9 @@ def load(shell: Any) -> None:
         shell.set_hook("complete_command", complete, str_key=word)
     for event, hook in _HOOKS:
         shell.events.register(event, hook)
+    watch = sys.modules.get("colab_magics.magics.vram_watch")
+    if watch is not None:
+        watch.WATCH.go_on(shell)
 
 
 def unload(shell: Any) -> None:
@@ -45,6 +58,9 @@ def unload(shell: Any) -> None:
     background = sys.modules.get("colab_magics.magics.background")
     if background is not None:  # it is imported with the first run
         background.leave_all()
+    watch = sys.modules.get("colab_magics.magics.vram_watch")
+    if watch is not None:  # it is imported when it is first switched on
+        watch.WATCH.leave(shell)
     manager = shell.magics_manager
     # by their names: after %reload_ext the classes are others
     for magics in manager.magics.values():

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from html import escape
 
 from colab_magics.errors import clean, redact
+from colab_magics.panel.bands import Bar, legend
+from colab_magics.panel.html import bar_html, legend_html
+from colab_magics.panel.style import BARS, COLOURS
+from colab_magics.panel.text import shaded
 
 # No script and nothing from the network; text takes the colour that is there, and the greys show on light and dark.
 # JupyterLab aligns and stripes every table: what it does is undone.
@@ -26,6 +30,7 @@ text-align:left;vertical-align:baseline;max-width:none;color:inherit}
 .cm-grid .cm-off td{opacity:var(--cm-dim)}
 .cm-grid .cm-foot{margin:6px 0 0;font-size:12px;opacity:var(--cm-dim)}
 """.strip().replace("\n", "")
+_BARS = f".cm-grid{{{COLOURS};--cm-o:#8b949e}}{BARS}.cm-keys>.k-y::before,.cm-bar .k-y{{background:var(--cm-k)}}"
 _MARKDOWN = str.maketrans({mark: f"\\{mark}" for mark in "\\|*_`<>[]#"})
 
 
@@ -54,12 +59,13 @@ class Grid:
 
 @dataclass(frozen=True)
 class Page:
-    """What a line shows: a title, lines under it, tables, and lines at the foot."""
+    """What a line shows: a title, lines under it, bars of memory, tables, and lines at the foot."""
 
     title: str
     lines: Sequence[str] = ()
     grids: Sequence[Grid] = ()
     foot: Sequence[str] = ()
+    bars: Sequence[Bar] = ()
 
     def bundle(self) -> dict[str, str]:
         """As a display bundle."""
@@ -68,6 +74,7 @@ class Page:
     def text(self) -> str:
         """Without ANSI and control characters."""
         parts = ["\n".join(map(_safe, [self.title, *self.lines]))]
+        parts += ["\n".join(_safe(line) for bar in self.bars for line in _bar(bar))]
         parts += ["\n".join([*filter(None, [_safe(grid.title)]), *_aligned(grid)]) for grid in self.grids]
         parts += ["\n".join(map(_safe, self.foot))]
         return "\n\n".join(filter(None, parts))
@@ -78,7 +85,11 @@ class Page:
         grids = "".join(map(_html_grid, self.grids))
         foot = "".join(f'<div class="cm-foot">{_html(line)}</div>' for line in self.foot)
         title = f'<div class="cm-name">{_html(self.title)}</div>'
-        return f'<div class="cm-grid"><style>{_STYLE}</style>{title}{lines}{grids}{foot}</div>'
+        style = _STYLE + _BARS if self.bars else _STYLE
+        bars = "".join(
+            f'<div class="cm-part">{_html(bar.label)}</div>{bar_html(bar)}{legend_html(bar)}' for bar in self.bars
+        )
+        return f'<div class="cm-grid"><style>{style}</style>{title}{lines}{bars}{grids}{foot}</div>'
 
     def markdown(self) -> str:
         """For a README or an issue."""
@@ -87,6 +98,10 @@ class Page:
             parts += [f"### {_markdown(grid.title)}" if grid.title else "", _markdown_grid(grid)]
         parts += ["\n\n".join(map(_markdown, self.foot))]
         return "\n\n".join(filter(None, parts))
+
+
+def _bar(bar: Bar) -> list[str]:
+    return [f"{shaded(bar)}{bar.label}", "  ".join(part for row in legend(bar) for part in row)]
 
 
 def _aligned(grid: Grid) -> list[str]:

@@ -15,7 +15,7 @@ from colab_magics.panel.moment import Moment
 from colab_magics.panel.state import PanelState
 from colab_magics.panel.style import MOST_BYTES, STYLE
 
-__all__ = ["MOST_BYTES", "html"]
+__all__ = ["MOST_BYTES", "bar_html", "html", "legend_html"]
 
 _NOWHEN = Moment()
 _DOTS = {"finished": "cm-ok", "failed": "cm-bad", "stopped": "cm-mind", "stopping": "cm-mind", "unfinished": "cm-mind"}
@@ -124,16 +124,17 @@ def _memory(state: PanelState) -> str:
     if not bars:
         return ""
     if len(bars) == 1:
-        return _bar(bars[0]) + _legend(bars[0])
+        return bar_html(bars[0]) + legend_html(bars[0])
     told = [f"{bar.label}: {bands.headline((bar,)).removesuffix(' GiB')}" for bar in bars]
     cells = "".join(
-        f'<div><span class="cm-dim">{escape(said)}</span>{_bar(bar)}</div>'
+        f'<div><span class="cm-dim">{escape(said)}</span>{bar_html(bar)}</div>'
         for said, bar in zip(told, bars, strict=True)
     )
-    return f'<div class="cm-gpus">{cells}</div>{_legend(bars[0])}'
+    return f'<div class="cm-gpus">{cells}</div>{legend_html(bars[0])}'
 
 
-def _bar(bar: bands.Bar) -> str:
+def bar_html(bar: bands.Bar) -> str:
+    """One device's memory, drawn; nothing where its total is not known."""
     if not bar.total:
         return ""
     whole = max(bar.total, bar.used)
@@ -155,10 +156,12 @@ def _bar(bar: bands.Bar) -> str:
 
 def _kinds(bar: bands.Bar) -> list[str]:
     names = [*(name for name, _ in bar.bands), *bar.unknown]
-    return [("k-o" if name.startswith("others") else "k-b" if name == "cached" else "") for name in names]
+    kinds = {"others": "k-o", "cached": "k-b", "worker": "k-y"}
+    return [kinds.get(name.split(" ")[0], "") for name in names]
 
 
-def _legend(bar: bands.Bar) -> str:
+def legend_html(bar: bands.Bar) -> str:
+    """What the bands of a bar are, with their amounts."""
     shown, ticks = bands.legend(bar)
     kinds = [kind for kind, at in (("k-p", bar.peak), ("k-t", bar.estimate)) if at is not None]
     return _keys(list(zip(_kinds(bar), shown, strict=True))) + _keys(list(zip(kinds, ticks, strict=True)))

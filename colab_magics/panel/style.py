@@ -8,14 +8,16 @@ the classic notebook, an export).
 
 from __future__ import annotations
 
+import re
+
 MOST_BYTES = 20_000  # a server drops output that comes too thick
 
-_ANY = "--cm-a:#3b82f6;--cm-w:#d97706;--cm-r:#ef4444;--cm-k:#16a34a"
+COLOURS = "--cm-a:#3b82f6;--cm-w:#d97706;--cm-r:#ef4444;--cm-k:#16a34a"
 _LIGHT = "--cm-a:#2563eb;--cm-w:#b45309;--cm-r:#dc2626;--cm-k:#15803d"
 _DARK = "--cm-a:#60a5fa;--cm-w:#f59e0b;--cm-r:#f87171;--cm-k:#4ade80"
 
 BASE = f"""
-.cm-panel{{{_ANY};--cm-o:#8b949e;--cm-line:rgba(128,128,128,.28);
+.cm-panel{{{COLOURS};--cm-o:#8b949e;--cm-line:rgba(128,128,128,.28);
 font:13px/1.5 var(--jp-ui-font-family,system-ui,-apple-system,"Segoe UI",Roboto,sans-serif);color:inherit;
 border:1px solid var(--cm-line);border-radius:10px;padding:14px 18px;max-width:860px;box-sizing:border-box;
 font-variant-numeric:tabular-nums;overflow-wrap:anywhere;text-align:left}}
@@ -102,3 +104,6 @@ margin:6px 0 0;padding:8px 10px;border:1px solid var(--cm-line);border-radius:6p
 """
 
 BASE, STYLE, FOLDS = (style.strip().replace("\n", "") for style in (BASE, STYLE, FOLDS))
+
+# Bars and their legends alone, for whatever else shows one.
+BARS = "".join(rule for rule in re.findall(r"[^{}]+{[^{}]*}", STYLE) if ".cm-bar" in rule or ".cm-keys" in rule)

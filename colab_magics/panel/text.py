@@ -13,7 +13,7 @@ from colab_magics.panel.state import PanelState
 
 _NOWHEN = Moment()
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_SHADES = {"others": "▒", "cached": "▓"}
+_SHADES = {"others": "▒", "cached": "▓", "worker": "░"}
 _BAR = 30
 _CHART = 60
 _LABEL = 12
@@ -68,13 +68,13 @@ def _memory(memory: answers.Answer, bars: tuple[bands.Bar, ...]) -> list[str]:
         return [memory.said]
     legend = ", ".join(part for row in bands.legend(bars[0]) for part in row)
     if len(bars) == 1:
-        told = (f"{_shaded(bars[0])}{memory.said}", memory.verdict, legend, *memory.behind)
+        told = (f"{shaded(bars[0])}{memory.said}", memory.verdict, legend, *memory.behind)
         return [part for part in told if part]
-    cards = [f"{bar.label} {_shaded(bar, 10)}{bands.headline((bar,))}" for bar in bars]
+    cards = [f"{bar.label} {shaded(bar, 10)}{bands.headline((bar,))}" for bar in bars]
     return [memory.said, *cards, f"{bars[0].label}: {legend}", *memory.parts[1:]]
 
 
-def _shaded(bar: bands.Bar, width: int = _BAR) -> str:
+def shaded(bar: bands.Bar, width: int = _BAR) -> str:
     """The bands as blocks; | is the peak."""
     if not bar.total:
         return ""
@@ -82,7 +82,7 @@ def _shaded(bar: bands.Bar, width: int = _BAR) -> str:
     whole = max(bar.total, bar.used)
     for name, amount in bar.bands:
         edge += amount
-        cells += _SHADES.get(name.split(",")[0], "█") * (round(width * edge / whole) - len(cells))
+        cells += _SHADES.get(name.split(" ")[0].rstrip(","), "█") * (round(width * edge / whole) - len(cells))
     cells = cells.ljust(width, "·")
     if bar.peak is not None:
         at = min(width - 1, int(width * bar.peak / whole))

@@ -1,0 +1,203 @@
+"""Giving memory back, and finding out whether it came back.
+
+The order matters. What IPython keeps of a failed cell goes first, then what the user has named, then what only the
+collector can free (trainers and models are full of cycles), and only then has torch something to give to the card.
+"""
+
+from __future__ import annotations
+
+import gc
+import re
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from colab_magics.errors import ColabMagicsError, nearest
+from colab_magics.memory.allocator import allocators, cuda
+from colab_magics.memory.kept import OWN_NAMES, drop_outputs, failures, forget_failures, output_names, outputs
+from colab_magics.memory.owners import Owner, Survey, survey
+
+_OUTPUT = re.compile(r"Out\[(\d+)\]|_(\d+)")
+_STICKY = ("device-side assert", "illegal memory access", "unspecified launch failure", "misaligned address",
+           "hardware stack error", "illegal instruction", "CUDA-capable device(s) is/are busy")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What this process held at one moment; bytes.
+
+    Attributes
+    ----------
+    reserved : int, optional
+        Of the GPUs, by torch; None where it uses none.
+    allocated : int
+        Of that, in tensors.
+    rss : int
+        Of the host.
+    """
+
+    reserved: int | None
+    allocated: int
+    rss: int
+
+
+@dataclass(frozen=True)
+class Released:
+    """What a release has done.
+
+    Attributes
+    ----------
+    before, after : Standing
+    forgotten : bool
+        Whether a failed cell's traceback was let go.
+    removed : tuple of str
+        Variables and outputs that were removed, as they were named.
+    left : Survey
+        Who holds what is left.
+    stuck : tuple of str
+        What cannot be freed from here, each with the one thing that helps.
+    """
+
+    before: Standing
+    after: Standing
+    forgotten: bool
+    removed: tuple[str, ...]
+    left: Survey
+    stuck: tuple[str, ...] = ()
+
+
+def standing() -> Standing:
+    """What this process holds now."""
+    import psutil
+
+    try:
+        here = allocators()
+    except Exception:  # after an illegal access CUDA answers nothing any more
+        here = ()
+    reserved = sum(one.reserved for one in here) if here else None
+    return Standing(reserved, sum(one.allocated for one in here), int(psutil.Process().memory_info().rss))
+
+
+def release(shell: Any, names: Sequence[str] = ()) -> Released:
+    """Free what can be freed; of the user's variables only those that are named.
+
+    Parameters
+    ----------
+    shell : IPython's
+    names : variables, `Out[5]` or `_5` for one output, `Out` for all outputs that hold memory
+
+    Raises
+    ------
+    ColabMagicsError
+        A name that there is not (the nearest is named); nothing is removed then.
+    """
+    before, forgotten = standing(), bool(failures(shell))
+    removed = _remove(shell, names)
+    forget_failures(shell)
+    gc.collect()
+    gc.collect()  # what a finaliser has brought back in the first
+    stuck = _empty_cache()
+    left = survey(shell, host=cuda() is None)
+    return Released(before, standing(), forgotten, removed, left, (*stuck, *_threads()))
+
+
+def owned(shell: Any) -> tuple[list[Owner], list[str]]:
+    """Variables and outputs that hold tensors, the largest first; and all names that lead to any of these."""
+    found = survey(shell, host=cuda() is None).owners
+    owners = [owner for owner in found if owner.variable and owner.tensors]
+    names = dict.fromkeys(name for owner in owners for name in (owner.variable, *owner.also))
+    return owners, [name for name in names if _is_there(name, shell.user_ns, outputs(shell))]
+
+
+def _remove(shell: Any, names: Sequence[str]) -> tuple[str, ...]:
+    """Remove variables and outputs; the objects die with the last reference, which is ours."""
+    namespace, shown = shell.user_ns, outputs(shell)
+    of_ipython = set(output_names(namespace))
+    for name in names:
+        _check(name, namespace, shown)
+    objects, removed = [], []
+    for name in dict.fromkeys(names):
+        number = _number(name)
+        if name == "Out":
+            objects += list(shown.values())
+        elif number is not None:
+            objects.append(shown[number])
+        elif name in of_ipython:
+            objects.append(namespace[name])
+        else:
+            objects.append(namespace.pop(name))
+        removed.append(name)
+    if objects:
+        drop_outputs(shell, objects)
+    return tuple(removed)
+
+
+def _number(name: str) -> int | None:
+    found = _OUTPUT.fullmatch(name)
+    return int(found[1] or found[2]) if found else None
+
+
+def _is_there(name: str, namespace: Any, shown: dict[int, Any]) -> bool:
+    number = _number(name)
+    return name == "Out" or number in shown or (number is None and name in namespace and not OWN_NAMES.fullmatch(name))
+
+
+def _check(name: str, namespace: Any, shown: dict[int, Any]) -> None:
+    if _is_there(name, namespace, shown):
+        return
+    variables = [one for one in namespace if isinstance(one, str) and not one.startswith("_")]
+    known = [*(one for one in variables if not OWN_NAMES.fullmatch(one)), *(f"Out[{one}]" for one in shown)]
+    close = nearest(name, known)
+    raise ColabMagicsError(
+        f"There is no variable {name}; nothing was removed.",
+        "%vram free takes names of variables, Out[5] for one output, and Out for all.",
+        f"Did you mean {close}?" if close else "%vram shows which names hold memory.",
+    )
+
+
+def _empty_cache() -> list[str]:
+    """Give what no tensor uses back to the card; sentences, where CUDA refuses."""
+    mps: Any = getattr(sys.modules.get("torch"), "mps", None)
+    module = cuda()
+    if module is None:
+        with suppress(Exception):
+            if mps is not None and allocators():
+                mps.empty_cache()
+        return []
+    try:
+        module.synchronize()  # an error of a kernel that ran earlier is told at the next call
+        module.empty_cache()
+        module.ipc_collect()
+        clear = getattr(getattr(sys.modules["torch"], "_C", None), "_cuda_clearCublasWorkspaces", None)
+        if clear is not None:
+            clear()
+            module.empty_cache()
+    except Exception as error:
+        said = next((one for one in _STICKY if one in str(error)), None)
+        if said is None:
+            return [f"torch could not give its cache back: {str(error).partition(chr(10))[0]}"]
+        return [
+            f"CUDA has failed in this process ({said}) and frees nothing any more. Only a restart of the kernel helps."
+        ]
+    return []
+
+
+def _threads() -> list[str]:
+    """Threads of the user's: what their frames hold cannot be seen, nor taken from them."""
+    names = [
+        one.name
+        for one in threading.enumerate()
+        if one is not threading.main_thread() and not one.daemon and _is_users(one)
+    ]
+    if not names:
+        return []
+    verb = "is" if len(names) == 1 else "are"
+    return [f"{', '.join(names)} {verb} still running; what a running thread holds is free when it has ended: join it."]
+
+
+def _is_users(thread: threading.Thread) -> bool:
+    target = getattr(thread, "_target", None)
+    return getattr(target, "__module__", None) == "__main__"

@@ -1,0 +1,83 @@
+"""`%vram free` in real kernels: whatever held an object of a cell that is over, it is dead in the very next cell."""
+
+from __future__ import annotations
+
+import pytest
+
+from .conftest import Kernel
+from .holders import SCENARIOS, SETUP, Scenario, lives, play, run
+
+pytestmark = [pytest.mark.face, pytest.mark.colab, pytest.mark.xdist_group("vram-free")]
+
+
+@pytest.fixture(scope="module")
+def notebook(kernel: Kernel) -> Kernel:
+    assert run(kernel, SETUP).status == "ok"
+    return kernel
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=[one.name for one in SCENARIOS])
+def test_what_a_cell_has_left_is_dead_in_the_next_cell(notebook: Kernel, scenario: Scenario) -> None:
+    play(notebook, scenario)
+    assert not lives(notebook, f"%vram free {scenario.free}")
+
+
+def test_without_the_release_it_would_live_on(notebook: Kernel) -> None:
+    for scenario in SCENARIOS:
+        play(notebook, scenario)
+        assert lives(notebook, "import gc; gc.collect();"), scenario.name
+
+
+def test_without_names_no_variable_and_no_output_is_removed(notebook: Kernel) -> None:
+    run(notebook, "kept = Held()\nkept")
+    assert lives(notebook, "%vram free")
+    assert notebook.value("[kept is Held.seen[-1](), any(one is kept for one in Out.values()), _ is kept]") == (
+        "[True, True, True]"
+    )
+
+
+def test_a_wrong_name_is_told_with_the_nearest_and_nothing_is_removed(notebook: Kernel) -> None:
+    run(notebook, "model, optimizer = Held(), Held()")
+    reply = run(notebook, "%vram free optimizer modle")
+    assert reply.error == "ColabMagicsError"
+    assert reply.traceback == [
+        "There is no variable modle; nothing was removed.",
+        "%vram free takes names of variables, Out[5] for one output, and Out for all.",
+        "→ Did you mean model?",
+    ]
+    assert notebook.value("[type(model).__name__, type(optimizer).__name__]") == "['Held', 'Held']"
+
+
+@pytest.mark.parametrize("name", ["get_ipython", "In", "_ih", "Out[999]", "_999"])
+def test_what_is_ipythons_own_or_not_there_is_no_variable(notebook: Kernel, name: str) -> None:
+    assert run(notebook, f"%vram free {name}").error == "ColabMagicsError"
+
+
+def test_one_output_is_removed_by_its_number_and_the_others_stay(notebook: Kernel) -> None:
+    run(notebook, "Held()")
+    run(notebook, "'this one stays'")
+    cell = int(notebook.value("max(Out)")) - 1
+    assert not lives(notebook, f"%vram free Out[{cell}]")
+    assert (
+        notebook.value(f"Out[{cell + 1}], {cell} in Out, '_{cell}' in globals()") == "('this one stays', False, False)"
+    )
+
+
+def test_outputs_are_kept_as_ever_afterwards(notebook: Kernel) -> None:
+    run(notebook, "Held()")
+    run(notebook, "%vram free Out")
+    run(notebook, "'first'")
+    assert run(notebook, "_").result == "'first'"
+    run(notebook, "'second'")
+    assert run(notebook, "_, __").result == "('second', 'first')"
+
+
+def test_it_says_what_was_let_go_and_what_is_left(notebook: Kernel) -> None:
+    run(notebook, "train_step()")
+    reply = run(notebook, "%vram free")
+    [[frame]] = reply.displays.values()
+    lines = frame["text/plain"].splitlines()
+    assert lines[0].endswith("came back to the machine")
+    assert lines[1] == "Let go: the traceback of the failed cell (%debug and %tb have nothing to show any more)."
+    assert lines[2].startswith("This process now holds ")
+    assert 'class="cm-grid"' in frame["text/html"]
