@@ -161,6 +161,11 @@ def runs_root(root: str | os.PathLike[str] | None = None) -> Path:
     return Path(root or os.environ.get("COLAB_MAGICS_ROOT") or "runs").expanduser().absolute()
 
 
+def cache_folder() -> Path:
+    """What may be thrown away at any time: prepared data, verdicts, traces."""
+    return Path(os.environ.get("COLAB_MAGICS_CACHE") or Path.home() / ".cache" / "colab_magics").expanduser()
+
+
 def check_name(name: str) -> str:
     """`name` if a run may have it.
 

@@ -30,7 +30,9 @@ text-align:left;vertical-align:baseline;max-width:none;color:inherit}
 .cm-grid .cm-off td{opacity:var(--cm-dim)}
 .cm-grid .cm-foot{margin:6px 0 0;font-size:12px;opacity:var(--cm-dim)}
 """.strip().replace("\n", "")
-_BARS = f".cm-grid{{{COLOURS};--cm-o:#8b949e}}{BARS}.cm-keys>.k-y::before,.cm-bar .k-y{{background:var(--cm-k)}}"
+_KINDS = (("k-y", "--cm-k"), ("k-m", "--cm-w"))
+_OWN = "".join(f".cm-keys>.{kind}::before,.cm-bar .{kind}{{background:var({colour})}}" for kind, colour in _KINDS)
+_BARS = f".cm-grid{{{COLOURS};--cm-o:#8b949e}}{BARS}{_OWN}"
 _MARKDOWN = str.maketrans({mark: f"\\{mark}" for mark in "\\|*_`<>[]#"})
 
 

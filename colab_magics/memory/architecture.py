@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from colab_magics.errors import ColabMagicsError, nearest
-from colab_magics.plan import ModelShape
+from colab_magics.plan import ModelShape, Verdict
 
 Role = Literal[0, 1, 2, 3]
 """What a linear reads: the attention's input, its output, the MLP's input, its product."""
@@ -127,6 +127,15 @@ def shape_of(
     )
 
 
+def usual_verdict(shape: ModelShape) -> Verdict:
+    """What a probe finds of an architecture known here (held against real probes by the tests)."""
+    if shape.architecture.startswith(("Gemma2", "gemma2")):
+        why = "its attention scores and its logits are capped"
+        return Verdict("eager", why, False, why, False, why)
+    why = "as a probe has found of this architecture"
+    return Verdict("colab_magics", why, True, why, True, why)
+
+
 def roles(found: Iterable[int], layers: int = 1) -> tuple[float, float, float, float]:
     """How many linears of a layer read each of the four."""
     counts = Counter(found)
@@ -181,7 +190,7 @@ def _sizes(read: _Fields, kind: str) -> dict[str, int]:
     width = read.optional("head_dim") or (256 if kind.startswith("gemma") else hidden // heads)
     inner = read.optional("intermediate_size", "n_inner", "ffn_dim")
     if inner is None and kind != "gpt2":
-        inner = read.number("intermediate_size", "ffn_dim")
+        inner = read.number("intermediate_size", "ffn_dim")  # raises
     return {
         "layers": read.number("num_hidden_layers", "n_layer"),
         "hidden": hidden,

@@ -156,7 +156,7 @@ def bar_html(bar: bands.Bar) -> str:
 
 def _kinds(bar: bands.Bar) -> list[str]:
     names = [*(name for name, _ in bar.bands), *bar.unknown]
-    kinds = {"others": "k-o", "cached": "k-b", "worker": "k-y"}
+    kinds = {"others": "k-o", "cached": "k-b", "worker": "k-y", "trained": "k-y", "activations": "k-m", "margin": "k-b"}
     return [kinds.get(name.split(" ")[0], "") for name in names]
 
 

@@ -13,7 +13,7 @@ from colab_magics.panel.state import PanelState
 
 _NOWHEN = Moment()
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_SHADES = {"others": "▒", "cached": "▓", "worker": "░"}
+_SHADES = {"others": "▒", "cached": "▓", "worker": "░", "trained": "▓", "activations": "▒", "margin": "░"}
 _BAR = 30
 _CHART = 60
 _LABEL = 12

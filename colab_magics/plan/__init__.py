@@ -12,11 +12,13 @@ from colab_magics.plan.facts import (
     Verdict,
 )
 from colab_magics.plan.fit import Fit, budget, fit
+from colab_magics.plan.nearest import Change, nearest_change
 from colab_magics.plan.policies import GIVEN, choose_max_length, make_plan, setup_of
 
 __all__ = [
     "GIB",
     "GIVEN",
+    "Change",
     "Choice",
     "DataFacts",
     "Device",
@@ -30,5 +32,6 @@ __all__ = [
     "choose_max_length",
     "fit",
     "make_plan",
+    "nearest_change",
     "setup_of",
 ]

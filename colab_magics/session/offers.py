@@ -35,7 +35,7 @@ Fits = Literal["yes", "tight", "no", "unknown"]
 _FITS: Mapping[str, Fits] = {"green": "yes", "amber": "tight", "red": "no"}
 
 _RAM_SHARE = 0.8
-_DRAWN = 2001
+_MOST_DRAWN = 2001
 _FEW_SESSIONS = 3  # more of them are a nuisance for which people would rather pay
 # Before the first step of each session: libraries, and the model's files downloaded and loaded. The projects counted
 # five minutes for a model of 1B parameters on a T4.
@@ -81,7 +81,7 @@ def job_of(recipe: Recipe, event: Mapping[str, Any], *, done: int = 0) -> Job | 
         chosen = Plan.from_dict(event["choices"])
         documents, total = int(event["documents"]), int(chosen["total_steps"])
         quantiles = [float(one) for one in event["lengths"]]
-        data = DataFacts(_drawn(quantiles, documents), int(event["eval_documents"]), chosen.choices["max_length"])
+        data = DataFacts(drawn(quantiles, documents), int(event["eval_documents"]), chosen.choices["max_length"])
         shape, verdict = ModelShape(**event["shape"]), Verdict(**event["verdict"])
         tokens, eval_tokens = int(event["tokens_per_epoch"]), int(event["eval_tokens"])
     except (KeyError, TypeError, ValueError):
@@ -90,9 +90,9 @@ def job_of(recipe: Recipe, event: Mapping[str, Any], *, done: int = 0) -> Job | 
     return Job(recipe, shape, verdict, data, documents, tokens, eval_tokens, total, left)
 
 
-def _drawn(quantiles: list[float], documents: int) -> npt.NDArray[np.int32]:
+def drawn(quantiles: list[float], documents: int) -> npt.NDArray[np.int32]:
     """Lengths distributed as the quantiles say: as many as there are documents, or as are enough."""
-    at = np.linspace(0, len(quantiles) - 1, max(1, min(documents, _DRAWN)))
+    at = np.linspace(0, len(quantiles) - 1, max(1, min(documents, _MOST_DRAWN)))
     return np.interp(at, range(len(quantiles)), quantiles).round().astype(np.int32)
 
 

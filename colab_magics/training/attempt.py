@@ -14,14 +14,14 @@ from colab_magics.checkpoints.manifest import Manifest
 from colab_magics.checkpoints.replica import start as start_replica
 from colab_magics.events import EventLog
 from colab_magics.plan import Plan
-from colab_magics.run import Run
+from colab_magics.run import Run, cache_folder
 from colab_magics.training import imported
 from colab_magics.training.deadline import Deadline
 from colab_magics.training.loop import Outcome, Progress, Task, train
 from colab_magics.training.measure import settle_packing
 from colab_magics.training.model import load_model
 from colab_magics.training.orders import Orders
-from colab_magics.training.preflight import Ready, Reporter, Wish, cache_folder, first_start, preflight
+from colab_magics.training.preflight import Ready, Reporter, Wish, first_start, preflight
 from colab_magics.training.quiet import quiet_libraries
 from colab_magics.training.reporting import Reports
 from colab_magics.training.result import save_result

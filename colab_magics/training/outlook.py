@@ -53,6 +53,7 @@ def plan_fields(
     return {
         "choices": plan.to_dict(),
         "device": device.shown,
+        "on": asdict(device),
         "shape": asdict(shape),
         "verdict": asdict(verdict),
         "estimate": {**asdict(parts), "peak": parts.peak},

@@ -26,6 +26,7 @@ from colab_magics.memory.devices import this_device
 from colab_magics.memory.estimate import peak
 from colab_magics.plan import DataFacts, Device, ModelShape, Plan, Verdict, choose_max_length, make_plan
 from colab_magics.recipe import Recipe
+from colab_magics.run import cache_folder
 from colab_magics.training import imported
 from colab_magics.training.batches import Order
 from colab_magics.training.model import describe
@@ -216,10 +217,6 @@ def _data_is_gone(folder: Path, source: Source) -> ColabMagicsError:
         f"What was prepared of it is not in {folder / 'prepared'} either, or was altered.",
         "Upload the data again, or %checkpoint fetch the run from its replica.",
     )
-
-
-def cache_folder() -> Path:
-    return Path(os.environ.get("COLAB_MAGICS_CACHE") or Path.home() / ".cache" / "colab_magics").expanduser()
 
 
 def first_start(folder: Path) -> datetime:

@@ -1,0 +1,65 @@
+"""The devices that `--gpu` names: of the table, of a size, or what is here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from colab_magics.errors import ColabMagicsError, nearest
+from colab_magics.plan import Device
+from colab_magics.session.table import Accelerator, Table, accelerator_of
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(gib|gb|g|mib|mb)", re.IGNORECASE)
+_UNITS = {"gib": 2**30, "gb": 10**9, "g": 10**9, "mib": 2**20, "mb": 10**6}
+_LIKE = (8, 0)  # of a card of which only the size is known
+OTHERS = ("T4", "L4", "A100-40")  # beside the one that is asked about
+
+
+def devices(written: Sequence[str], table: Table) -> list[Device]:
+    """A device for each name: `T4`, `Tesla T4`, `24GB`, `cpu`.
+
+    Raises
+    ------
+    ColabMagicsError
+        A name that the table does not have; the nearest is named.
+    """
+    return [_device(name, table) for name in written]
+
+
+def card(key: str, table: Table) -> Device:
+    """A card of the table, with nobody on it."""
+    return _of(table.accelerators[key])
+
+
+def _device(name: str, table: Table) -> Device:
+    size = _SIZE.fullmatch(name.strip())
+    if size is not None:
+        total = round(float(size[1]) * _UNITS[size[2].lower()])
+        if total < 2**30:
+            raise ColabMagicsError(
+                f"--gpu {name} is too small for a GPU.", "CUDA alone takes a part of that.", "Write --gpu 24GB."
+            )
+        return Device("cuda", f"GPU of {name.strip()}", total, total, 0, _LIKE)
+    word = name.strip().lower()
+    keys = {key.lower(): key for key in table.accelerators}
+    found = table.accelerators.get(keys.get(word, "")) or accelerator_of(name, table)
+    if found is None:
+        begun = [key for key in table.accelerators if key.lower().startswith(f"{word}-")]
+        found = table.accelerators[begun[0]] if begun else None
+    if found is None:
+        close = nearest(word, keys)
+        raise ColabMagicsError(
+            f"There is no GPU {name} in the table.",
+            f"There is {', '.join(table.accelerators)}.",
+            f"Did you mean {keys[close]}?" if close else "A size will do: --gpu 24GB.",
+        )
+    if found.capability is None:
+        from colab_magics.memory.devices import this_device
+
+        return this_device(cuda=False)
+    return _of(found)
+
+
+def _of(accelerator: Accelerator) -> Device:
+    memory = accelerator.memory
+    return Device("cuda", accelerator.title, memory, memory, 0, accelerator.capability)

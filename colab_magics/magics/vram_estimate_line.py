@@ -1,0 +1,136 @@
+"""The words of `%vram estimate`: text in, a frozen value out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from colab_magics.errors import ColabMagicsError, nearest
+from colab_magics.recipe.spellings import known_keys
+
+HELP = """\
+%vram estimate --model ID [--method qlora] [--max-length 2048] [--gpu T4]
+                        what training it takes of a card, from its config alone: nothing else is downloaded
+%vram estimate RUN      the same of a run, beside what its worker has measured
+%vram estimate net --batch x [--optimizer opt] [--keep a,b]
+                        any torch module of this notebook: by component, against each card
+%%vram estimate         of the recipe below it, with its data
+
+  --gpu T4,24GB           cards by name or by size; without it the one that is here, else a T4
+  --batch N               documents at once (per_device_train_batch_size); any other key of the recipe is an option too
+  --compare               what TRL and transformers' Trainer would take for the same
+  --inference             generating instead of training: weights and KV cache, by context length
+  --context N             with --inference: this context, in tokens
+  --quick                 by formula alone, in milliseconds
+  --root DIR              where runs are kept (else COLAB_MAGICS_ROOT, else ./runs)\
+"""
+_VALUES = ("gpu", "batch", "optimizer", "keep", "context", "root")
+_FLAGS = ("compare", "inference", "quick", "help")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The line, read.
+
+    Attributes
+    ----------
+    name : str, optional
+        A run, or a variable that holds a torch module.
+    gpus, keep : tuple of str
+        Cards, and variables that stay on the card beside the module.
+    batch : str, optional
+        A number of documents, or (of a module) the variable of its input.
+    recipe : dict
+        Keys of the recipe that were given.
+    """
+
+    name: str | None = None
+    gpus: tuple[str, ...] = ()
+    batch: str | None = None
+    optimizer: str | None = None
+    keep: tuple[str, ...] = ()
+    context: int | None = None
+    root: str | None = None
+    compare: bool = False
+    inference: bool = False
+    quick: bool = False
+    help: bool = False
+    recipe: dict[str, str | bool] = field(default_factory=dict)
+
+
+def read(words: Sequence[str]) -> Asked:
+    """What the words ask for.
+
+    Raises
+    ------
+    ColabMagicsError
+        An unknown option (the nearest is named), a missing value, a second name, an impossible number.
+    """
+    asked, left = Asked(), list(words)
+    while left:
+        word = left.pop(0)
+        if word in ("-h", "-?", "help"):
+            asked = replace(asked, help=True)
+        elif word.startswith("--") and len(word) > 2:
+            asked = _option(asked, word, left)
+        elif word.startswith("-"):
+            raise _unknown(word)
+        elif asked.name is not None:
+            raise ColabMagicsError(
+                f"%vram estimate takes one name, and there are {asked.name} and {word}.",
+                "It is a run, or a variable that holds a module.",
+                "A model is named by --model.",
+            )
+        else:
+            asked = replace(asked, name=word)
+    return asked
+
+
+def _option(asked: Asked, word: str, left: list[str]) -> Asked:
+    written, equals, value = word[2:].partition("=")
+    name = written.replace("-", "_")
+    if name in _FLAGS:
+        switched: dict[str, Any] = {name: True}
+        return replace(asked, **switched)
+    follows = bool(left) and not left[0].startswith("--")
+    if name not in _VALUES and name not in known_keys():
+        raise _unknown(word)
+    if not equals and not follows:
+        raise ColabMagicsError(
+            f"--{written} needs a value.", "The line ends, or another option follows it.", f"Write --{written} VALUE."
+        )
+    value = value if equals else left.pop(0)
+    match name:
+        case "gpu" | "keep":
+            listed = tuple(part.strip() for part in value.split(",") if part.strip())
+            given: dict[str, Any] = {"gpus" if name == "gpu" else "keep": listed}
+            return replace(asked, **given)
+        case "context":
+            return replace(asked, context=_whole(value, "--context"))
+        case "batch" | "optimizer" | "root":
+            given = {name: value}
+            return replace(asked, **given)
+    return replace(asked, recipe={**asked.recipe, name: value})
+
+
+def _whole(value: str, option: str) -> int:
+    try:
+        number = int(value.replace("_", "").replace(",", ""))
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise ColabMagicsError(
+            f"{option} {value} is no number of tokens.", "It is a whole number above 0.", f"Write {option} 8192."
+        )
+    return number
+
+
+def _unknown(word: str) -> ColabMagicsError:
+    name = word.lstrip("-").partition("=")[0].replace("-", "_")
+    close = nearest(name, (*_VALUES, *_FLAGS, *sorted(known_keys())))
+    return ColabMagicsError(
+        f"There is no option {word.partition('=')[0]}.",
+        "An option is one of %vram estimate's own or a key of the recipe.",
+        f"Did you mean --{close.replace('_', '-')}?" if close else "%vram estimate --help lists them.",
+    )

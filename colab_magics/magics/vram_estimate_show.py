@@ -1,0 +1,262 @@
+"""How an estimate is shown: a verdict, a stacked bar, the parts as a table, and how it is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from colab_magics.magics.grid import Grid, Page
+from colab_magics.memory.estimate import Estimate, peak
+from colab_magics.memory.inference import Generating, cache_per_token
+from colab_magics.memory.measured import Measured
+from colab_magics.memory.prediction import Prediction, fixed_lengths
+from colab_magics.panel.bands import Bar
+from colab_magics.panel.words import size
+from colab_magics.plan import DataFacts, ModelShape, Verdict, nearest_change
+from colab_magics.recipe import Recipe
+
+VERDICTS = {"green": "fits", "amber": "should fit, with little to spare", "red": "does not fit"}
+_KERNELS = {
+    "fused": "a memory-efficient kernel, with key and value repeated for every head: no scores are kept",
+    "grouped": "flash attention, with key and value heads as they are: no scores are kept",
+    "math": "torch's own composition: fp32 scores of heads × length × length in every layer",
+    "eager": "the model's own code: scores of heads × length × length in every layer",
+}
+_LOSSES = {
+    "hidden": "our head, at labelled positions, in chunks: the logits are never all there",
+    "head": "the model's own head, at labelled positions at once",
+}
+PARTS = {
+    "weights": "weights",
+    "adapters": "adapters",
+    "gradients": "gradients",
+    "optimizer": "optimizer states",
+    "activations": "activations",
+    "attention": "attention scores and masks",
+    "dequantised": "a layer's weight, dequantised",
+    "head": "head and loss",
+}
+_CACHE = (
+    "Each token of context keeps {}: keys and values of {} layers. Training keeps none of this. A sliding window would "
+    "keep less."
+)
+_NONE: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """What `%vram estimate` gives: figures in bytes; it shows itself as the line did.
+
+    Attributes
+    ----------
+    predictions : tuple of Prediction
+        The best that is known, for each device.
+    formula : tuple of Prediction
+        The same by the closed formula.
+    peers : tuple of mapping
+        What others' way takes, by name, for each device.
+    seen : Measured, optional
+        What the run's worker has measured.
+    untraced : str
+        Why there is no trace, where one was wanted.
+    """
+
+    recipe: Recipe
+    shape: ModelShape
+    verdict: Verdict
+    predictions: tuple[Prediction, ...]
+    formula: tuple[Prediction, ...]
+    peers: tuple[Mapping[str, Estimate], ...] = _NONE
+    seen: Measured | None = None
+    untraced: str = ""
+    title: str = ""
+    others: tuple[Prediction, ...] = _NONE
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: for each device the parts, the peak, what is needed and what there is, in bytes."""
+        return {"model": self.recipe.model, "devices": [made.to_dict() for made in self.predictions]}
+
+    def page(self) -> Page:
+        """All of it."""
+        first = self.predictions[0]
+        return Page(
+            f"{self.title or self.recipe.model}: {_trained(first)}",
+            [_sentence(made) for made in self.predictions],
+            [*self._parts(), *self._beside(), *self._elsewhere()],
+            [*self._foot()],
+            [_bar(made) for made in self.predictions],
+        )
+
+    def _parts(self) -> Iterator[Grid]:
+        several = len(self.predictions) > 1
+        for made in self.predictions:
+            yield Grid(("", "size", ""), tuple(_part_rows(made)), made.device.shown if several else "", whole=("size",))
+
+    def _beside(self) -> Iterator[Grid]:
+        for made, theirs in zip(self.predictions, self.peers, strict=False):
+            rows = [("colab_magics", size(made.parts.peak), *_largest(made.parts))]
+            rows += [(name, size(parts.peak), *_largest(parts)) for name, parts in theirs.items()]
+            yield Grid(
+                ("the same documents at once", "peak", "most of it", "then"),
+                tuple(rows),
+                f"Beside others, on a {made.device.name}",
+                whole=("peak",),
+            )
+
+    def _elsewhere(self) -> Iterator[Grid]:
+        if self.others:
+            rows = tuple(_card_row(made) for made in self.others)
+            yield Grid(("card", "verdict", "needs", "trained as"), rows, "On other cards, by formula", whole=("needs",))
+
+    def _foot(self) -> Iterator[str]:
+        made, formula = self.predictions[0], self.formula[0]
+        yield f"Attention: {_KERNELS[made.setup.attention]}. Loss: {_LOSSES.get(made.setup.loss, made.setup.loss)}."
+        yield self._known(made, formula)
+        if self.note:
+            yield self.note
+        for other in self.predictions:
+            if other.fit.colour == "red":
+                yield self._way_out(other)
+
+    def _way_out(self, made: Prediction) -> str:
+        lengths = fixed_lengths(made.setup.length)
+        data = DataFacts(lengths, 0, made.plan.choices["max_length"])
+        change = nearest_change(self.recipe, self.shape, made.device, data, self.verdict, peak)
+        where = f"On the {made.device.name}" if len(self.predictions) > 1 else "There"
+        return f"{where} it fits with {change}." if change else f"{where} nothing that a recipe can say makes it fit."
+
+    def _known(self, made: Prediction, formula: Prediction) -> str:
+        if made.tier == 2 and self.seen is not None:
+            seen = self.seen
+            return (
+                f"Measured by its worker: {size(seen.peak)} at step {seen.step}, with {seen.in_memory:,} tokens in "
+                f"memory; this is what the plan's {_tokens(made):,} will take. By formula {size(formula.parts.peak)}."
+            )
+        if made.tier == 1:
+            return (
+                f"Traced: the model's own code on tensors without numbers; the peak is at: {made.moment}. By formula "
+                f"{size(formula.parts.peak)}. Margin: holes between tensors, and what CUDA itself takes."
+            )
+        why = f" It could not be traced: {self.untraced}." if self.untraced else ""
+        return f"By formula, within {made.error:.0%}.{why} Margin: holes between tensors, and what CUDA itself takes."
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        return self.page().bundle()
+
+    def __repr__(self) -> str:
+        return self.page().text()
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What `%vram estimate --inference` gives; bytes."""
+
+    model: str
+    method: str
+    shape: ModelShape
+    rows: tuple[Generating, ...] = field(default=_NONE)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, in bytes."""
+        names = ("context", "batch", "weights", "cache", "working", "peak")
+        return {
+            "model": self.model,
+            "rows": [
+                {**{name: getattr(row, name) for name in names}, "device": row.device.name, "verdict": row.fit.colour}
+                for row in self.rows
+            ],
+        }
+
+    def page(self) -> Page:
+        """One row a context."""
+        several = len({row.device.name for row in self.rows}) > 1
+        rows = tuple(
+            (
+                f"{row.context:,}",
+                row.device.name if several else "",
+                size(row.weights),
+                size(row.cache),
+                size(row.fit.need),
+                VERDICTS[row.fit.colour],
+            )
+            for row in self.rows
+        )
+        first = self.rows[0]
+        kept = "4 bits" if self.method == "qlora" else "fp32" if first.device.kind == "cpu" else "16 bit"
+        at_once = f"{first.batch} sequences at once" if first.batch > 1 else "one sequence"
+        wide = 4 if first.device.kind == "cpu" else 2
+        return Page(
+            f"{self.model}: generating, weights in {kept}, {at_once}",
+            [f"On a {first.device.shown}"] if not several else [],
+            [Grid(("context, in tokens", "on", "weights", "KV cache", "all", "verdict"), rows)],
+            [_CACHE.format(size(cache_per_token(self.shape, wide)), self.shape.layers)],
+        )
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        return self.page().bundle()
+
+    def __repr__(self) -> str:
+        return self.page().text()
+
+
+def _trained(made: Prediction) -> str:
+    plan, setup = made.plan, made.setup
+    at_once = f"{setup.documents} document{'s' if setup.documents > 1 else ''} of {setup.length:,} tokens at once"
+    checkpointing = ", gradient checkpointing" if setup.gradient_checkpointing else ""
+    return f"{plan['method']}, {plan['precision']}, {at_once}{checkpointing}"
+
+
+def _tokens(made: Prediction) -> int:
+    return made.setup.documents * made.setup.length
+
+
+def _sentence(made: Prediction) -> str:
+    found = made.fit
+    held = f", {size(found.held)} of it held by others already" if found.held > 2**28 else ""
+    return (
+        f"It {VERDICTS[found.colour]} ({found.colour}): {size(found.need)} of the {size(found.total)} of a "
+        f"{made.device.name}{held}."
+    )
+
+
+def _bar(made: Prediction) -> Bar:
+    parts, found = made.parts, made.fit
+    bands = (
+        ("weights", float(parts.weights + parts.adapters)),
+        ("trained", float(parts.gradients + parts.optimizer)),
+        ("activations", float(parts.activations + parts.attention + parts.dequantised + parts.head)),
+        ("margin + CUDA", float(found.holes + found.context)),
+        ("others", float(found.held)),
+    )
+    label = "GPU memory" if made.device.kind == "cuda" else "CPU memory"
+    return Bar(label, float(found.total), tuple(band for band in bands if band[1]))
+
+
+def _part_rows(made: Prediction) -> Iterator[tuple[str, str, str]]:
+    found = made.fit
+    for name, label in PARTS.items():
+        amount = getattr(made.parts, name)
+        if amount:
+            yield label, size(amount), ""
+    yield "peak of torch's allocator", size(made.parts.peak), ""
+    yield "margin", size(found.holes), "holes between tensors"
+    yield "context", size(found.context), "CUDA itself" if made.device.kind == "cuda" else "the libraries"
+    if found.held > 2**20:
+        yield "others", size(found.held), "held there already: %vram shows by whom"
+    yield "all", size(found.need + found.held), f"of {size(found.total)}"
+
+
+def _largest(parts: Estimate) -> tuple[str, str]:
+    amounts = sorted(((getattr(parts, name), label) for name, label in PARTS.items()), reverse=True)
+    first, second = amounts[:2]
+    return f"{first[1]} {size(first[0])}", f"{second[1]} {size(second[0])}"
+
+
+def _card_row(made: Prediction) -> tuple[str, ...]:
+    found, plan = made.fit, made.plan
+    ways: Sequence[str] = [plan["method"], plan["precision"], f"{made.setup.documents} at once"]
+    checkpointing = ["checkpointing"] if plan["gradient_checkpointing"] else []
+    need = f"{size(found.need)} of {size(found.total)}"
+    return made.device.name, VERDICTS[found.colour], need, ", ".join([*ways, *checkpointing])

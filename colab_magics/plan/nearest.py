@@ -1,0 +1,130 @@
+"""Of a training that does not fit, the change of its recipe that does, and that changes the least."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from colab_magics.errors import ColabMagicsError
+from colab_magics.plan.facts import DataFacts, Device, Estimate, ModelShape, Verdict
+from colab_magics.plan.fit import fit
+from colab_magics.plan.policies import choose_max_length, make_plan, setup_of
+from colab_magics.recipe import Recipe
+
+_SHORTEST = 64  # tokens
+
+
+@dataclass(frozen=True)
+class Change:
+    """Lines to write into the recipe.
+
+    Attributes
+    ----------
+    keys : mapping
+        Keys of the recipe, and what they become.
+    cut : int
+        How many documents lose their end by it.
+    """
+
+    keys: Mapping[str, Any]
+    cut: int = 0
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """As they are pasted."""
+        return tuple(f"{key}: {_shown(value)}" for key, value in self.keys.items())
+
+    def __str__(self) -> str:
+        cut = f" (it cuts {self.cut:,} documents)" if self.cut else ""
+        return f"{', '.join(self.lines)}{cut}"
+
+
+def nearest_change(
+    recipe: Recipe, shape: ModelShape, device: Device, data: DataFacts, verdict: Verdict, estimate: Estimate
+) -> Change | None:
+    """The change that makes it fit; None where nothing does.
+
+    What changes no result comes first (how much is in memory at once), then what changes it a little; several changes
+    only where none alone is enough. `max_length` is the largest that fits.
+
+    Parameters
+    ----------
+    data : the documents, at their length under the recipe as it stands
+    """
+
+    def fits(changed: Recipe) -> bool:
+        try:
+            cut = choose_max_length(changed, data.lengths, shape.positions)
+            held = replace(data, lengths=np.minimum(data.lengths, cut.value).astype(np.int32), max_length=cut)
+            plan = make_plan(changed, shape, device, held, verdict, estimate)
+        except ColabMagicsError:
+            return False
+        setup = setup_of(plan, changed, shape, held.lengths, device)
+        return fit(estimate(shape, setup), device, cap=changed.max_memory_bytes).colour != "red"
+
+    def with_keys(keys: Mapping[str, Any]) -> Recipe:
+        return replace(recipe, **keys)
+
+    steps = list(_steps(recipe, shape))
+    for keys in steps:
+        if fits(with_keys(keys)):
+            return Change(keys)
+    short = _shorter(recipe, data, fits, {})
+    if short is not None and short.cut * 100 <= len(data.lengths):
+        return short
+    together: dict[str, Any] = {}
+    for keys in steps:
+        together |= keys
+        if fits(with_keys(together)):
+            return Change(_needed(together, lambda keys: fits(with_keys(keys))))
+    return short or _shorter(recipe, data, fits, together)
+
+
+def _steps(recipe: Recipe, shape: ModelShape) -> Iterator[dict[str, Any]]:
+    """Single changes, the cheapest first."""
+    micro = recipe.per_device_train_batch_size
+    while isinstance(micro, int) and micro > 1:
+        micro = max(divisor for divisor in range(1, micro) if micro % divisor == 0)
+        yield {"per_device_train_batch_size": micro}
+    if recipe.gradient_checkpointing is False:
+        yield {"gradient_checkpointing": True}
+    if recipe.method == "full":
+        if recipe.optim not in ("auto", "paged_adamw_8bit"):
+            yield {"optim": "paged_adamw_8bit"}
+        yield {"method": "lora"}
+    if recipe.method in ("lora", "full") and not shape.quantised:
+        yield {"method": "qlora"}
+
+
+def _shorter(recipe: Recipe, data: DataFacts, fits: Callable[[Recipe], bool], keys: dict[str, Any]) -> Change | None:
+    """The longest `max_length` that fits, in steps of 64."""
+    longest = int(data.lengths.max()) if len(data.lengths) else 0
+    low, high = 1, max(0, (longest - 1) // _SHORTEST)
+    best = None
+    while low <= high:
+        middle = (low + high) // 2
+        length = middle * _SHORTEST
+        if fits(replace(recipe, **{**keys, "max_length": length})):
+            best, low = length, middle + 1
+        else:
+            high = middle - 1
+    if best is None:
+        return None
+    return Change({**keys, "max_length": best}, int((data.lengths > best).sum()))
+
+
+def _needed(keys: dict[str, Any], fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Without the keys that are not needed beside the others."""
+    kept = dict(keys)
+    for key in list(kept):
+        fewer = {other: value for other, value in kept.items() if other != key}
+        if fewer and fits(fewer):
+            kept = fewer
+    return kept
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
