@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--resume", type=Path, help="a checkpoints folder, or one checkpoint's, to go on from")
     parser.add_argument("--deadline", type=float, help="seconds until the session ends")
     parser.add_argument("--replica", help="where checkpoints are copied to: a folder or an fsspec URL")
+    parser.add_argument("--kernel-holds", type=int, default=0, help="bytes of the GPU that the notebook itself holds")
     options = parser.parse_args(arguments)
 
     folder: Path = options.folder.absolute()
@@ -74,6 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
             resume=options.resume.absolute() if options.resume is not None else None,
             deadline=options.deadline,
             replica=options.replica,
+            kernel_holds=options.kernel_holds,
         )
         work(folder, wish, log, orders)
     except ColabMagicsError as error:

@@ -29,6 +29,7 @@ from colab_magics.recipe import Recipe
 from colab_magics.run import cache_folder
 from colab_magics.training import imported
 from colab_magics.training.batches import Order
+from colab_magics.training.fitting import check_fit
 from colab_magics.training.model import describe
 from colab_magics.training.optim import check_bitsandbytes
 from colab_magics.training.orders import Orders
@@ -57,6 +58,8 @@ class Wish:
         Seconds until the session ends.
     replica : str, optional
         Where the checkpoints are copied to.
+    kernel_holds : int
+        Bytes of the GPU that the notebook's kernel holds itself.
     """
 
     name: str | None = None
@@ -64,6 +67,7 @@ class Wish:
     resume: Path | None = None
     deadline: float | None = None
     replica: str | None = None
+    kernel_holds: int = 0
 
 
 @dataclass(frozen=True)
@@ -183,6 +187,20 @@ def preflight(folder: Path, wish: Wish, origin: Origin | None, log: EventLog, re
             plan = plan_to_the_end(plan, recipe, origin.saved, order)
         ready = replace(ready, plan=plan)
     check_bitsandbytes(plan["method"], plan["optim"], device.kind)
+    if wish.until is None:  # who only looks is shown what there is
+        caution = check_fit(
+            plan,
+            recipe,
+            source,
+            shape,
+            verdict,
+            device,
+            facts,
+            kernel_holds=wish.kernel_holds,
+            tracing=lambda: report("estimating the memory", 0, None, "layers"),
+        )
+        if caution is not None:
+            log.append("warning", message=caution)
     _check_disk(folder, shape, plan)
     if wish.replica is not None:
         report("looking at the replica", 0, None, "files")
