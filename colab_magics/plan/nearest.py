@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from colab_magics.errors import ColabMagicsError
-from colab_magics.plan.facts import DataFacts, Device, Estimate, ModelShape, Verdict
+from colab_magics.plan.facts import Choice, DataFacts, Device, Estimate, ModelShape, Verdict
 from colab_magics.plan.fit import fit
 from colab_magics.plan.policies import choose_max_length, make_plan, setup_of
 from colab_magics.recipe import Recipe
 
 _SHORTEST = 64  # tokens
+_Fits = Callable[[int], bool]
 
 
 @dataclass(frozen=True)
@@ -99,21 +100,57 @@ def _steps(recipe: Recipe, shape: ModelShape) -> Iterator[dict[str, Any]]:
         yield {"method": "qlora"}
 
 
+def length_that_fits(
+    recipe: Recipe, shape: ModelShape, device: Device, data: DataFacts, verdict: Verdict, estimate: Estimate
+) -> Choice:
+    """The `max_length` of the data, or where `auto` chose more than fits, the longest that does.
+
+    Where nothing fits it stays as it is: a refusal then names what would.
+    """
+    if recipe.max_length != "auto":
+        return data.max_length
+
+    def fits(length: int) -> bool:
+        held = replace(data, lengths=np.minimum(data.lengths, length).astype(np.int32))
+        try:
+            plan = make_plan(recipe, shape, device, held, verdict, estimate)
+        except ColabMagicsError:
+            return True  # it is told when the plan is made
+        setup = setup_of(plan, recipe, shape, held.lengths, device)
+        return fit(estimate(shape, setup), device, cap=recipe.max_memory_bytes).colour == "green"
+
+    if fits(data.max_length.value):
+        return data.max_length
+    longest = _longest(data.max_length.value, fits)
+    if longest is None:
+        return data.max_length
+    cut = int((data.lengths > longest).sum())
+    return Choice(
+        longest,
+        f"the longest of which one document fits on this {device.name}; {cut:,} of {len(data.lengths):,} documents "
+        "lose their end",
+    )
+
+
 def _shorter(recipe: Recipe, data: DataFacts, fits: Callable[[Recipe], bool], keys: dict[str, Any]) -> Change | None:
     """The longest `max_length` that fits, in steps of 64."""
     longest = int(data.lengths.max()) if len(data.lengths) else 0
-    low, high = 1, max(0, (longest - 1) // _SHORTEST)
-    best = None
-    while low <= high:
-        middle = (low + high) // 2
-        length = middle * _SHORTEST
-        if fits(replace(recipe, **{**keys, "max_length": length})):
-            best, low = length, middle + 1
-        else:
-            high = middle - 1
+    best = _longest(longest, lambda length: fits(replace(recipe, **{**keys, "max_length": length})))
     if best is None:
         return None
     return Change({**keys, "max_length": best}, int((data.lengths > best).sum()))
+
+
+def _longest(below: int, fits: _Fits) -> int | None:
+    """Of the multiples of 64 below a length, the greatest that fits."""
+    low, high, best = 1, max(0, (below - 1) // _SHORTEST), None
+    while low <= high:
+        middle = (low + high) // 2
+        if fits(middle * _SHORTEST):
+            best, low = middle * _SHORTEST, middle + 1
+        else:
+            high = middle - 1
+    return best
 
 
 def _needed(keys: dict[str, Any], fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
