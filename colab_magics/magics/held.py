@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from colab_magics.panel.words import size
+from colab_magics.sizes import size
 
 _WORTH_SAYING = 2**28  # bytes
 

@@ -12,9 +12,9 @@ from colab_magics.magics.vram_devices import card, devices
 from colab_magics.magics.vram_estimate_line import Asked
 from colab_magics.magics.vram_estimate_show import VERDICTS
 from colab_magics.panel.bands import Bar
-from colab_magics.panel.words import size
 from colab_magics.plan import Device, Fit, fit
 from colab_magics.session.table import Table
+from colab_magics.sizes import size
 
 _LABELS = {
     "weights": "weights and buffers",

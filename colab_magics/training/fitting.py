@@ -10,6 +10,7 @@ from colab_magics.memory.estimate import estimate, peak
 from colab_magics.memory.prediction import Prediction
 from colab_magics.plan import GIB, DataFacts, Device, ModelShape, Plan, Verdict, nearest_change, setup_of
 from colab_magics.recipe import Recipe
+from colab_magics.sizes import size
 from colab_magics.training.source import ModelSource
 from colab_magics.training.tracing.answer import traced
 
@@ -50,7 +51,7 @@ def check_fit(
     found = made.fit
     if found.colour == "green":
         return None
-    figures = f"about {_gib(found.need)}, and {_gib(found.room)} of {device.shown} can be had"
+    figures = f"about {size(found.need)}, and {size(found.room)} of {device.shown} can be had"
     if not found.cannot(made.error):
         if found.colour == "amber":
             return f"memory will be tight: this needs {figures}"
@@ -76,8 +77,8 @@ def _refusal(
     )
     others = max(0, found.held - kernel_holds)
     held = [
-        f"this notebook's kernel holds {_gib(kernel_holds)}" if kernel_holds >= _WORTH_FREEING else "",
-        f"other processes hold {_gib(others)}" if others >= _WORTH_FREEING and device.kind == "cuda" else "",
+        f"this notebook's kernel holds {size(kernel_holds)}" if kernel_holds >= _WORTH_FREEING else "",
+        f"other processes hold {size(others)}" if others >= _WORTH_FREEING and device.kind == "cuda" else "",
     ]
     why = "; ".join(filter(None, held))
     change = nearest_change(recipe, shape, device, data, verdict, peak)
@@ -95,7 +96,3 @@ def _refusal(
     if recipe.max_memory is not None and found.cap is not None:
         steps.append(f"Or raise max_memory: {recipe.max_memory}.")
     return ColabMagicsError(what, f"{why[:1].upper()}{why[1:]}." if why else "", *steps)
-
-
-def _gib(number: int) -> str:
-    return f"{number / GIB:.1f} GiB" if number >= GIB else f"{number / 2**20:.0f} MiB"
