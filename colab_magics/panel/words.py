@@ -8,7 +8,9 @@ from datetime import datetime, timezone
 from colab_magics.panel.moment import Moment
 from colab_magics.panel.parts import Data
 from colab_magics.panel.state import PanelState
-from colab_magics.sizes import size as size  # with the other words, for whoever writes several
+from colab_magics.sizes import size
+
+__all__ = ["size"]  # with the words below, for whoever writes several
 
 _PHASES = {
     "starting": "starting the worker",

@@ -208,6 +208,12 @@ class _Asker:
         return self.bytes(method, optim, documents, checkpointing) <= self.budget
 
     @property
+    def fewest(self) -> int:
+        """How many documents there are at once at least."""
+        given = self.recipe.per_device_train_batch_size
+        return given if isinstance(given, int) else 1
+
+    @property
     def may_checkpoint(self) -> bool:
         return self.recipe.gradient_checkpointing is not False
 
@@ -244,7 +250,7 @@ def _method(recipe: Recipe, shape: ModelShape, ask: _Asker, free: int) -> Choice
         )
     if recipe.method != "auto":
         return Choice(recipe.method, GIVEN)
-    need = ask.bytes("lora", "adamw_torch_fused", 1, ask.may_checkpoint)
+    need = ask.bytes("lora", "adamw_torch_fused", ask.fewest, ask.may_checkpoint)
     figures = f"LoRA needs about {size(need)} of the {size(free)} free"
     if need <= ask.budget:
         return Choice("lora", f"{figures}, and is faster than QLoRA")
@@ -260,7 +266,7 @@ def _optim(recipe: Recipe, device: Device, method: str, ask: _Asker) -> Choice:
                 "Use optim: adamw_8bit or adamw_torch_fused.",
             )
         return Choice(recipe.optim, GIVEN)
-    if device.kind == "cpu" or method != "full" or ask.fits(method, "adamw_torch_fused", 1, ask.may_checkpoint):
+    if device.kind == "cpu" or method != "full" or ask.fits(method, "adamw_torch_fused", ask.fewest, ask.may_checkpoint):
         return Choice("adamw_torch_fused", "one fused kernel for all weights")
     return Choice("paged_adamw_8bit", "AdamW's two fp32 states do not fit beside the weights")
 
@@ -292,15 +298,15 @@ def _micro_batch(
 
 
 def _chosen(
-    recipe: Recipe, size: int, effective: int, checkpointing: bool, ask: _Asker, method: str, optim: str
+    recipe: Recipe, documents: int, effective: int, checkpointing: bool, ask: _Asker, method: str, optim: str
 ) -> tuple[Choice, Choice]:
-    need = ask.bytes(method, optim, size, checkpointing)
+    need = ask.bytes(method, optim, documents, checkpointing)
     figures = f"about {size(need)}, of {size(ask.budget)} that may be used"
     micro = (
-        Choice(size, GIVEN)
+        Choice(documents, GIVEN)
         if recipe.per_device_train_batch_size != "auto"
         else Choice(
-            size,
+            documents,
             f"the largest split of {effective} that fits: {figures}"
             if need <= ask.budget
             else f"nothing larger fits: {figures}",
