@@ -69,7 +69,7 @@ def nearest_change(
     def with_keys(keys: Mapping[str, Any]) -> Recipe:
         return replace(recipe, **keys)
 
-    steps = list(_steps(recipe, shape))
+    steps = list(_steps(recipe, shape, device))
     for keys in steps:
         if fits(with_keys(keys)):
             return Change(keys)
@@ -84,7 +84,7 @@ def nearest_change(
     return short or _shorter(recipe, data, fits, together)
 
 
-def _steps(recipe: Recipe, shape: ModelShape) -> Iterator[dict[str, Any]]:
+def _steps(recipe: Recipe, shape: ModelShape, device: Device) -> Iterator[dict[str, Any]]:
     """Single changes, the cheapest first."""
     micro = recipe.per_device_train_batch_size
     while isinstance(micro, int) and micro > 1:
@@ -93,8 +93,8 @@ def _steps(recipe: Recipe, shape: ModelShape) -> Iterator[dict[str, Any]]:
     if recipe.gradient_checkpointing is False:
         yield {"gradient_checkpointing": True}
     if recipe.method == "full":
-        if recipe.optim not in ("auto", "paged_adamw_8bit"):
-            yield {"optim": "paged_adamw_8bit"}
+        if recipe.optim not in ("auto", "paged_adamw_8bit", "adamw_8bit"):
+            yield {"optim": "adamw_8bit" if device.kind == "cpu" else "paged_adamw_8bit"}
         yield {"method": "lora"}
     if recipe.method in ("lora", "full") and not shape.quantised:
         yield {"method": "qlora"}

@@ -266,7 +266,8 @@ def _optim(recipe: Recipe, device: Device, method: str, ask: _Asker) -> Choice:
                 "Use optim: adamw_8bit or adamw_torch_fused.",
             )
         return Choice(recipe.optim, GIVEN)
-    if device.kind == "cpu" or method != "full" or ask.fits(method, "adamw_torch_fused", ask.fewest, ask.may_checkpoint):
+    usual = "adamw_torch_fused"
+    if device.kind == "cpu" or method != "full" or ask.fits(method, usual, ask.fewest, ask.may_checkpoint):
         return Choice("adamw_torch_fused", "one fused kernel for all weights")
     return Choice("paged_adamw_8bit", "AdamW's two fp32 states do not fit beside the weights")
 
