@@ -15,6 +15,7 @@ from colab_magics.plan.policies import choose_max_length, make_plan, setup_of
 from colab_magics.recipe import Recipe
 
 _SHORTEST = 64  # tokens
+_MICRO = "per_device_train_batch_size"
 _Fits = Callable[[int], bool]
 
 
@@ -28,15 +29,22 @@ class Change:
         Keys of the recipe, and what they become.
     cut : int
         How many documents lose their end by it.
+    effective : int
+        The effective batch, which stays as it is.
     """
 
     keys: Mapping[str, Any]
     cut: int = 0
+    effective: int = 1
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """As they are pasted."""
-        return tuple(f"{key}: {_shown(value)}" for key, value in self.keys.items())
+        """As they are pasted: a smaller micro-batch with its accumulation, whichever of them the recipe has."""
+        written = dict(self.keys)
+        micro = written.get(_MICRO)
+        if micro is not None:
+            written = {_MICRO: micro, "gradient_accumulation_steps": max(1, self.effective // micro), **written}
+        return tuple(f"{key}: {_shown(value)}" for key, value in written.items())
 
     def __str__(self) -> str:
         cut = f" (it cuts {self.cut:,} documents)" if self.cut else ""
@@ -69,10 +77,11 @@ def nearest_change(
     def with_keys(keys: Mapping[str, Any]) -> Recipe:
         return replace(recipe, **keys)
 
+    effective = recipe.effective_batch_size if isinstance(recipe.effective_batch_size, int) else 1
     steps = list(_steps(recipe, shape, device))
     for keys in steps:
         if fits(with_keys(keys)):
-            return Change(keys)
+            return Change(keys, effective=effective)
     short = _shorter(recipe, data, fits, {})
     if short is not None and short.cut * 100 <= len(data.lengths):
         return short
@@ -80,8 +89,9 @@ def nearest_change(
     for keys in steps:
         together |= keys
         if fits(with_keys(together)):
-            return Change(_needed(together, lambda keys: fits(with_keys(keys))))
-    return short or _shorter(recipe, data, fits, together)
+            return Change(_needed(together, lambda keys: fits(with_keys(keys))), effective=effective)
+    last = short or _shorter(recipe, data, fits, together)
+    return replace(last, effective=effective) if last is not None else None
 
 
 def _steps(recipe: Recipe, shape: ModelShape, device: Device) -> Iterator[dict[str, Any]]:
@@ -89,7 +99,7 @@ def _steps(recipe: Recipe, shape: ModelShape, device: Device) -> Iterator[dict[s
     micro = recipe.per_device_train_batch_size
     while isinstance(micro, int) and micro > 1:
         micro = max(divisor for divisor in range(1, micro) if micro % divisor == 0)
-        yield {"per_device_train_batch_size": micro}
+        yield {_MICRO: micro}
     if recipe.gradient_checkpointing is False:
         yield {"gradient_checkpointing": True}
     if recipe.method == "full":
