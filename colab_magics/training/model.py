@@ -15,6 +15,7 @@ from colab_magics.errors import ColabMagicsError, nearest
 from colab_magics.plan import ModelShape, Plan
 from colab_magics.recipe import Recipe
 from colab_magics.training import attention
+from colab_magics.training.oom import is_out_of_memory
 from colab_magics.training.source import ModelSource
 from colab_magics.training.torchao import hide_old_torchao
 
@@ -128,6 +129,8 @@ def load_model(source: ModelSource, recipe: Recipe, plan: Plan, device: torch.de
             **options,
         )
     except OSError as error:
+        if is_out_of_memory(error):  # a file that could not be mapped
+            raise
         raise ColabMagicsError(
             f"The weights of {source.id} could not be loaded.", str(error).partition("\n")[0]
         ) from None

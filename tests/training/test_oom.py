@@ -64,7 +64,7 @@ def test_losses_equal_those_of_the_smaller_micro_batch_from_the_start(tiny_run, 
 def test_every_halving_is_told_and_the_settled_one_is_kept(tiny_run):
     run = _on(_run(tiny_run), room=3).run()
     assert [(e["step"], e["micro_batch"], e["documents"]) for e in run.told("oom")] == [(1, 8, 8), (1, 4, 4)]
-    assert run.told("oom")[0]["message"] == "CUDA out of memory. Tried to allocate 2.00 GiB."
+    assert run.told("oom")[0]["message"] == "CUDA out of memory. Tried to allocate 2.00 GiB.\nmore"
     assert [e["micro_batch"] for e in run.told("recovered")] == [2]
     assert run.progress.arrangement.micro_batch == 2
     assert [e["step"] for e in run.told("step")] == [1, 2, 3, 4]
