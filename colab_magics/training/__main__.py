@@ -88,12 +88,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _unexpected(error: BaseException, phase: str) -> ColabMagicsError:
     oom = _out_of_memory(error, phase)
+    facts = None if oom is None else {"oom": oom}
+    if oom is not None and _is_capped():
+        return ColabMagicsError(
+            f"Out of memory while {phase}: max_memory is too small for this run.",
+            str(error).partition("\n")[0],
+            "Set a larger max_memory, or leave it out.",
+            "Or use method: qlora, or a smaller model.",
+            facts=facts,
+        )
     if isinstance(error, MemoryError):
         return ColabMagicsError(
             f"The worker failed while {phase}.",
             "The machine's memory ran out.",
             "End other notebooks and programs on it, or use a smaller model or fewer rows (max_train_samples).",
-            facts={"oom": oom} if oom else None,
+            facts=facts,
         )
     if oom is not None:
         return ColabMagicsError(
@@ -101,7 +110,7 @@ def _unexpected(error: BaseException, phase: str) -> ColabMagicsError:
             str(error).partition("\n")[0],
             "Free the GPU: a kernel holds its memory until it is restarted (nvidia-smi shows who has it).",
             "Or use method: qlora, a smaller model, or a smaller max_length.",
-            facts={"oom": oom},
+            facts=facts,
         )
     return ColabMagicsError(
         f"The worker failed while {phase}.",
@@ -118,6 +127,12 @@ def _out_of_memory(error: BaseException, phase: str) -> dict[str, Any] | None:
     from colab_magics.training.oom_told import told
 
     return told(seen(error, phase)) if is_out_of_memory(error) else None
+
+
+def _is_capped() -> bool:
+    from colab_magics.training.cap import capped
+
+    return capped()
 
 
 def _fail(log: EventLog, error: ColabMagicsError, orders: Orders) -> None:

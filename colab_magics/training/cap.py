@@ -7,10 +7,17 @@ On a CPU torch counts nothing, and the system's answer to a process that takes t
 RLIMIT_DATA (Linux) makes it answer the allocation instead: malloc returns nothing and torch raises. It counts private
 writable memory whether touched or not, which here is what was allocated, the stacks of threads, and, of files, the
 weights that safetensors maps.
+
+Whatever is small (Python's objects, a graph's nodes, a new thread's first steps) must find memory also at the moment
+when a tensor did not: an exception in the wrong place ends the process, or hangs it (CPython waits for ever for a
+thread that could not begin). So malloc is told to map every large block by itself, which is given back the moment it is
+free, to serve all threads from one heap, and to keep some of that heap in reserve, of which no tensor gets a byte.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +27,10 @@ import torch
 
 _STATUS = Path("/proc/self/status")
 _REQUESTED = re.compile(r"tried to allocate (\d+) bytes")
+
+_LARGE = 256 * 2**10
+_RESERVE = 16 * 2**20
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8  # glibc's malloc.h
 
 
 def cap_gpu(cap: int, device: torch.device) -> None:
@@ -41,6 +52,8 @@ class HostCap:
 
     def __init__(self, cap: int) -> None:
         self._cap = cap
+        _start_threads()
+        _keep_a_reserve()
         self._base = _data() or 0
         self._limits: tuple[int, int] | None = None
         with suppress(ImportError):  # Windows has no such module
@@ -51,10 +64,19 @@ class HostCap:
 
     def for_loading(self, files: int) -> None:
         """Weights are read through mappings of their `files` bytes, which count and are given back in the end."""
+        os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # one tensor at a time: transformers' threads have 8 MiB stacks
         self._limit(self._base + self._cap + files)
 
     def for_training(self, weights: int) -> None:
-        """What is left of the cap beside `weights` bytes; whatever else loading has left is not charged for."""
+        """What is left of the cap beside `weights` bytes; whatever else loading has left is not charged for.
+
+        Raises
+        ------
+        torch.OutOfMemoryError
+            When the weights alone are more than the cap.
+        """
+        if weights > self._cap:
+            raise torch.OutOfMemoryError(f"The weights take {weights:,} bytes, and max_memory is {self._cap:,}.")
         self._base = (_data() or 0) - weights
         self._limit(self._base + self._cap)
 
@@ -84,6 +106,27 @@ class HostCap:
         resource.setrlimit(resource.RLIMIT_DATA, (wanted, most))
 
 
+def _start_threads() -> None:
+    """Have OpenMP start its threads now: where it cannot, it ends the process."""
+    square = torch.ones(512, 512)
+    torch.mm(square, square).add_(1)
+
+
+def _keep_a_reserve() -> None:
+    """Set malloc up as told above. Another C library than glibc is left as it is."""
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallopt"):
+        return
+    settings = {_MMAP_THRESHOLD: _LARGE, _ARENA_MAX: 1, _TOP_PAD: _RESERVE, _TRIM_THRESHOLD: 4 * _RESERVE}
+    for setting, value in settings.items():
+        library.mallopt(setting, value)
+    library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    library.free.argtypes = [ctypes.c_void_p]
+    blocks = [library.malloc(_LARGE // 2) for _ in range(2 * _RESERVE // _LARGE)]  # the heap grows by all of these
+    for block in blocks:
+        library.free(block)
+
+
 def _data() -> int | None:
     """Bytes that RLIMIT_DATA counts of this process; None where nobody tells."""
     try:
@@ -93,16 +136,20 @@ def _data() -> int | None:
     return int(line.split()[1]) * 1024
 
 
-_host: HostCap | None = None
+_caps: list[HostCap] = []  # one at most: a process has one such limit, and whatever runs out in it is told with it
 
 
 def cap_host(cap: int) -> HostCap:
     """Hold this process to `cap` bytes beyond what it has now, once `for_loading` or `for_training` is called."""
-    global _host  # a process has one such limit, and an out-of-memory anywhere in it is told with it
-    _host = HostCap(cap)
-    return _host
+    _caps[:] = [HostCap(cap)]
+    return _caps[0]
+
+
+def capped() -> bool:
+    """Whether this process's memory is held to a cap."""
+    return any(cap.works for cap in _caps)
 
 
 def record(message: str) -> dict[str, Any] | None:
     """What a capped CPU had when `message` came; None where there is no cap."""
-    return _host.record(message) if _host is not None and _host.works else None
+    return _caps[0].record(message) if capped() else None

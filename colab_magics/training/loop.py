@@ -238,7 +238,11 @@ def _finished_step(
 ) -> tuple[float, float, int]:
     """Leave the step's clipped gradients on the parameters, whatever retries that takes.
 
-    Returns (loss, gradient norm, tokens of the largest micro-batch). A retry starts from `random`, the random state of the step's start, so that dropout falls as it would have fallen.
+    A retry starts from `random`, the random state of the step's start, so that dropout falls as it would have fallen.
+
+    Returns
+    -------
+    The loss, the gradient norm, and the tokens of the largest micro-batch.
     """
     ran_out = False
     while True:

@@ -100,22 +100,20 @@ def _live(
     return sizes, True
 
 
-_observer: Observer | None = None
+_observers: list[Observer] = []  # one at most, which torch holds for the life of the process
 
 
 def observe(device: torch.device) -> None:
-    """Take a record of whatever runs out on that device from now on. It can be asked for twice; torch cannot forget it.
+    """Take a record of whatever runs out on that device from now on. It may be asked for twice.
 
     It makes a CUDA context where there is none yet.
     """
-    global _observer  # torch holds the one observer for the life of the process
     attach = getattr(torch._C, "_cuda_attach_out_of_memory_observer", None)  # a build for CPUs alone has none
-    if device.type != "cuda" or attach is None or _observer is not None:
-        return
-    _observer = Observer()
-    attach(_observer)
+    if device.type == "cuda" and attach is not None and not _observers:
+        _observers.append(Observer())
+        attach(_observers[0])
 
 
 def taken() -> Record | None:
     """The record of the out-of-memory that has just come; None where nothing observes, or it came from elsewhere."""
-    return None if _observer is None else _observer.take()
+    return _observers[0].take() if _observers else None

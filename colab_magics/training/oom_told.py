@@ -8,6 +8,7 @@ from typing import Any
 
 from colab_magics.errors import ColabMagicsError
 from colab_magics.training.batches import Sample, tokens_at_once
+from colab_magics.training.cap import capped
 from colab_magics.training.oom import Arrangement, OutOfMemory
 
 _DOCUMENTS = 64
@@ -69,7 +70,9 @@ def too_large(failure: OutOfMemory, sample: Sample, oom: dict[str, Any], *, chun
         f"Out of memory at step {oom['step']}: document {sample.id} ({sample.tokens} tokens) does not fit alone.",
         f"Gradient checkpointing is on and {head}. {failure.first_line}",
         "Set a smaller max_length (it is never cut without your consent).",
-        "Or use method: qlora, a smaller model, or a larger GPU.",
+        "Or use method: qlora, a smaller model, or a larger max_memory."
+        if capped()
+        else "Or use method: qlora, a smaller model, or a larger GPU.",
         facts={"oom": oom},
     )
 

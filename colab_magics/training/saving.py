@@ -215,7 +215,11 @@ class Saver:
             "every": self.interval if self.every.steps is None else None,
         }
         self._writing = threading.Thread(target=self._write, args=(snapshot, manifest, told), name="checkpoint")
-        self._writing.start()
+        try:
+            self._writing.start()
+        except RuntimeError:  # no room for its stack: the training waits for the disk then
+            self._writing = None
+            self._write(snapshot, manifest, told)
 
     def terminated(self) -> None:
         """SIGTERM has come, in the middle of whatever the training thread did."""
