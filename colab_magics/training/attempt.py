@@ -148,6 +148,8 @@ def _train(
         log.append("plan", **ready.event(plan))
     saver = _saver(folder, ready, plan, task, progress, log, orders)
     saver.left = deadline.left
+    if host is not None:
+        saver.make_room = host.lift
     if origin is not None:
         _go_on(origin, ready, task, progress, saver, log)
     forget_peak(device)  # of loading and of what was tried: from here on it is the training's

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
@@ -134,6 +135,10 @@ def load_model(source: ModelSource, recipe: Recipe, plan: Plan, device: torch.de
         raise ColabMagicsError(
             f"The weights of {source.id} could not be loaded.", str(error).partition("\n")[0]
         ) from None
+    except RuntimeError as error:
+        if is_out_of_memory(error) or (kept := _kept_for_the_report(error)) is None:
+            raise
+        raise torch.OutOfMemoryError(kept) from error
     if plan["method"] == "qlora":
         _set_dtype(model, dtype)
     if plan["method"] == "full":
@@ -142,6 +147,18 @@ def load_model(source: ModelSource, recipe: Recipe, plan: Plan, device: torch.de
         parameter.requires_grad_(False)
     _import_peft(bitsandbytes=plan["method"] == "qlora")
     return _with_adapter(model, source, recipe)
+
+
+def _kept_for_the_report(error: BaseException) -> str | None:
+    """The out-of-memory behind a failed loading: transformers logs what quantising a weight raised, and raises else.
+
+    It goes on with the next weight meanwhile, and what it has kept is in the frame that raises at the end.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    report = frames[-1].f_locals.get("loading_info") if frames else None
+    texts = getattr(report, "conversion_errors", None) or {}
+    lines = (line for text in texts.values() for line in str(text).splitlines())
+    return next((line for line in lines if is_out_of_memory(RuntimeError(line))), None)
 
 
 def _import_peft(*, bitsandbytes: bool) -> None:
