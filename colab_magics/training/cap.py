@@ -30,7 +30,7 @@ _REQUESTED = re.compile(r"tried to allocate (\d+) bytes")
 
 _LARGE = 256 * 2**10
 _RESERVE = 16 * 2**20
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8  # glibc's malloc.h
+_MMAP_THRESHOLD, _ARENA_MAX = -3, -8  # glibc's malloc.h
 
 
 def cap_gpu(cap: int, device: torch.device) -> None:
@@ -113,18 +113,21 @@ def _start_threads() -> None:
 
 
 def _keep_a_reserve() -> None:
-    """Set malloc up as told above. Another C library than glibc is left as it is."""
+    """Set malloc up as told above. Another C library than glibc is left as it is.
+
+    malloc takes a large block from the heap where a free piece is large enough. So every other one of many pieces is
+    kept, untouched: those between them never grow together.
+    """
     library = ctypes.CDLL(None)
     if not hasattr(library, "mallopt"):
         return
-    settings = {_MMAP_THRESHOLD: _LARGE, _ARENA_MAX: 1, _TOP_PAD: _RESERVE, _TRIM_THRESHOLD: 4 * _RESERVE}
-    for setting, value in settings.items():
-        library.mallopt(setting, value)
+    library.mallopt(_MMAP_THRESHOLD, _LARGE)
+    library.mallopt(_ARENA_MAX, 1)
     library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     library.free.argtypes = [ctypes.c_void_p]
-    blocks = [library.malloc(_LARGE // 2) for _ in range(2 * _RESERVE // _LARGE)]  # the heap grows by all of these
-    for block in blocks:
-        library.free(block)
+    pieces = [library.malloc(_LARGE // 2) for _ in range(4 * _RESERVE // _LARGE)]
+    for piece in pieces[::2]:
+        library.free(piece)
 
 
 def _data() -> int | None:

@@ -114,9 +114,19 @@ def _where(traceback: TracebackType | None) -> tuple[tuple[str, ...], bool]:
     return tuple(frames[-_FRAMES:]), backward
 
 
+def _finish_the_backward() -> None:
+    """Let go of a backward that failed: on a CPU its other branches wait in autograd's queue until the next one.
+
+    They hold the whole graph below them, and the next forward may never get so far for want of that memory.
+    """
+    with suppress(RuntimeError, MemoryError):
+        torch.zeros((), requires_grad=True).mul(1.0).backward()
+
+
 def release() -> None:
     """Give cached memory back, so that the retry starts from what is really free."""
     forget_masks()
+    _finish_the_backward()
     gc.collect()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

@@ -6,6 +6,7 @@ The limit is the system's own (RLIMIT_DATA), so the errors are torch's own, from
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from colab_magics.memory.measured import measured
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing holds a process to its memory")
 
@@ -115,10 +118,11 @@ def test_a_step_that_does_not_fit_is_done_again_smaller_and_learns_the_same(work
     settled = held.told("recovered")[-1]
     assert settled["micro_batch"] < 8
     assert held.told("step")[-1]["in_memory"] < free.told("step")[-1]["in_memory"]
+    assert measured(held.events) is None, "on a CPU nothing is measured"
 
 
 def test_where_nothing_fits_the_document_is_named_and_the_worker_ends_in_good_order(workers: Workers) -> None:
-    run = workers.run("too-small", "25MiB")
+    run = workers.run("too-small", "21MiB")
     assert run.code == 1, f"it must not die of a signal: {run.log}"
     (failed,) = run.told("failed")
     error = failed["error"]
@@ -127,7 +131,7 @@ def test_where_nothing_fits_the_document_is_named_and_the_worker_ends_in_good_or
     assert "max_memory" in " ".join(error["next"])
     assert failed["oom"]["documents"] == 1
     assert failed["oom"]["gradient_checkpointing"] is True
-    assert failed["oom"]["record"]["total"] == 25 * 2**20
+    assert failed["oom"]["record"]["total"] == 21 * 2**20
     assert failed["oom"].items() <= run.told("oom")[-1].items()
     assert run.events[-1] is failed or run.events[-1]["kind"] == "memory"
     assert [event["action"] for event in run.told("checkpoint")] == ["saved"], "what there is is kept"
@@ -153,6 +157,32 @@ def test_weights_that_a_reserve_took_in_are_still_too_many(workers: Workers) -> 
     run = workers.run("slipped", "12MiB")
     assert run.code == 1, run.log
     assert run.told("failed")[0]["oom"]["phase"] == "loading"
+
+
+AT_THE_LIMIT = """
+import threading, torch
+from colab_magics.training.cap import cap_host
+
+cap_host(64 * 2**20).for_training(0)
+held = []
+for size in (8 * 2**20, 2**20, 2**18):
+    try:
+        while True:
+            held.append(torch.empty(size, dtype=torch.uint8))
+    except RuntimeError as error:
+        assert "can't allocate memory" in str(error)
+small = [torch.empty(200) for _ in range(3_000)]
+words = [str(number) * 20 for number in range(10_000)]
+del held
+threading.Thread(target=lambda: small.append(torch.empty(2000))).start()
+"""
+
+
+def test_at_the_limit_small_things_still_find_memory(warm: Any) -> None:
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "2"}
+    command = [warm.environment["WARM_REAL_PYTHON"], "-c", AT_THE_LIMIT]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_checkpoint_is_written_also_where_no_thread_can_start(

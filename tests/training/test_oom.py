@@ -13,7 +13,7 @@ from conftest import documents
 
 from colab_magics.errors import ColabMagicsError
 from colab_magics.training.batches import read_samples
-from colab_magics.training.oom import Arrangement, OutOfMemory, attempt, is_out_of_memory
+from colab_magics.training.oom import Arrangement, OutOfMemory, attempt, is_out_of_memory, release
 
 DOCS = documents(40, longest=32)
 
@@ -183,6 +183,37 @@ def test_nothing_of_the_failed_attempt_is_kept_alive():
         assert seen[0]() is None
     finally:
         gc.enable()
+
+
+class Failing(torch.autograd.Function):
+    """Runs out in backward, while another branch of the graph is still waiting for its turn."""
+
+    @staticmethod
+    def forward(_ctx, tensor):
+        return tensor.clone()
+
+    @staticmethod
+    def backward(_ctx, _gradient):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def test_nothing_of_a_failed_backward_is_kept_alive():
+    class Storage(np.ndarray):
+        """Memory whose end can be seen, also where C++ alone holds the tensor."""
+
+    ended = []
+
+    def work():
+        memory = np.ones(10, np.float32).view(Storage)
+        weakref.finalize(memory, ended.append, True)
+        saved = torch.from_numpy(memory).requires_grad_()
+        waiting = saved.sin().sin()
+        failing = Failing.apply(saved.exp())
+        (waiting + failing).sum().backward()
+
+    assert isinstance(attempt(work), OutOfMemory)
+    release()
+    assert ended
 
 
 class Cramped:
