@@ -1,8 +1,8 @@
 """A pretended CUDA allocator, as far as an out-of-memory asks it.
 
-What it answers has the form that torch 2.13's sources give it: `CUDACachingAllocator.cpp` calls an observer with
+What it answers has the form that torch's sources give it: `CUDACachingAllocator.cpp` calls an observer with
 (device, bytes of the segment asked for, the allowed maximum or the card's total, bytes free) before it throws, and
-what the observer raises replaces the out-of-memory; `torch/cuda/memory.py` documents the snapshot's segments.
+what the observer raises replaces the out-of-memory; torch 2.13's `cuda/memory.py` documents the snapshot's segments.
 """
 
 from __future__ import annotations
