@@ -230,7 +230,7 @@ def _bar(made: Prediction) -> Bar:
         ("margin + CUDA", float(found.holes + found.context)),
         ("others", float(found.held)),
     )
-    label = "GPU memory" if made.device.kind == "cuda" else "CPU memory"
+    label = f"{made.device.name}: {size(found.need + found.held)} of {size(found.total)}"
     return Bar(label, float(found.total), tuple(band for band in bands if band[1]))
 
 
