@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from types import FrameType, GetSetDescriptorType, TracebackType
 from typing import Any, Literal
 
-from colab_magics.errors import ColabMagicsError
 from colab_magics.memory.facts import Facts, Sizes, Tensor
 from colab_magics.memory.host import host_memory
-from colab_magics.memory.messages import Told, is_sticky, read, tells_of_memory
+from colab_magics.memory.messages import Told, is_sticky, read
 from colab_magics.plan import Setup
 
 _MOST_TEXT = 4000  # characters
@@ -27,7 +26,6 @@ _MOST_TENSORS = 8
 _MOST_LOCALS = 400  # of a frame
 _LEAST_TENSOR = 2**20  # elements
 _PASSED_ON = re.compile(r"Module\._(wrapped_)?call_impl:|^IPython\.")  # frames that say nothing
-_CHAIN = 6  # exceptions that led to this one
 
 # A trainer's own arguments, by which its cell is corrected; nothing else of them is read.
 _ARGUMENTS = (
@@ -130,26 +128,6 @@ class FailedCell:
         if self.attention == "eager":
             return "eager"
         return "math" if self.old_gpu and sizes.key_value < sizes.query else "fused"
-
-
-def of_memory(error: BaseException) -> BaseException | None:
-    """Of the error and those that led to it, the one that tells of memory or of a lost context."""
-    for _ in range(_CHAIN):
-        if isinstance(error, ColabMagicsError):
-            return None  # a run's: its log tells more
-        said = str(error)
-        kind = type(error).__name__
-        if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
-            return error
-        if isinstance(error, RuntimeError) and (tells_of_memory(said) or is_sticky(said)):
-            return error
-        if isinstance(error, OSError) and error.errno == 12:
-            return error
-        before = error.__cause__ or error.__context__
-        if before is None:
-            return None
-        error = before
-    return None
 
 
 def written_down(error: BaseException, cell: int) -> FailedCell:

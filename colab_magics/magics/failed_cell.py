@@ -1,6 +1,6 @@
 """The last cell of this kernel that ran out of memory: noted the moment it ends, for its traceback may be gone later.
 
-A cell that did not fail costs one comparison; what is needed to note one is imported with the first that did.
+A cell that did not fail costs one comparison; what is needed to note one is imported with the first that ran out.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from colab_magics.magics.cell_record import FailedCell
+
+
+_CHAIN = 6  # exceptions that led to this one
 
 
 class Failures:
@@ -30,11 +33,34 @@ def cell_failed(*arguments: Any) -> None:
     if error is None:
         return
     with suppress(Exception):  # whatever the user's objects are: a cell's own error is enough for him
-        from colab_magics.magics.cell_record import of_memory, written_down
-
         found = of_memory(error)
         if found is not None:
+            from colab_magics.magics.cell_record import written_down
+
             FAILURES.last = written_down(found, int(getattr(result, "execution_count", 0) or 0))
+
+
+def of_memory(error: BaseException) -> BaseException | None:
+    """Of the error and those that led to it, the one that tells of memory or of a lost context."""
+    from colab_magics.errors import ColabMagicsError
+    from colab_magics.memory.messages import is_sticky, tells_of_memory
+
+    for _ in range(_CHAIN):
+        if isinstance(error, ColabMagicsError):
+            return None  # a run's: its log tells more
+        said = str(error)
+        kind = type(error).__name__
+        if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
+            return error
+        if isinstance(error, RuntimeError) and (tells_of_memory(said) or is_sticky(said)):
+            return error
+        if isinstance(error, OSError) and error.errno == 12:
+            return error
+        before = error.__cause__ or error.__context__
+        if before is None:
+            return None
+        error = before
+    return None
 
 
 HOOKS = {"post_run_cell": cell_failed}

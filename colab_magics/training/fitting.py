@@ -12,7 +12,6 @@ from colab_magics.plan import GIB, DataFacts, Device, ModelShape, Plan, Verdict,
 from colab_magics.recipe import Recipe
 from colab_magics.sizes import size
 from colab_magics.training.source import ModelSource
-from colab_magics.training.tracing.answer import traced
 
 _WORTH_FREEING = GIB // 4
 
@@ -46,7 +45,10 @@ def check_fit(
     if made.fit.colour == "green":
         return None
     tracing()
+    # what traces imports peft and bitsandbytes, and may not be asked for by most runs
     with suppress(Exception):  # a model's code may raise anything on tensors without numbers: the formula stands
+        from colab_magics.training.tracing.answer import traced
+
         made = traced(made, source, recipe)
     found = made.fit
     if found.colour == "green":

@@ -119,6 +119,8 @@ def load_tokenizer(source: ModelSource, recipe: Recipe) -> Any:
         if tokenizer.vocab_size < 2:  # where there are no files, transformers makes an empty one and says nothing
             raise ValueError("Its files are not there: tokenizer.json, or what its kind has instead.")
         return tokenizer
+    except ColabMagicsError:
+        raise  # an interrupt, which comes wherever it finds us
     except Exception as error:
         raise ColabMagicsError(
             f"The tokenizer of {source.id} cannot be loaded.", first_line(error), "Use a model that has one."

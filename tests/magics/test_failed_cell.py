@@ -230,7 +230,7 @@ def test_in_a_kernel_a_real_out_of_memory_is_known_in_the_next_cell(kernel: Kern
     kernel.run("1 + 1")
     ask = "from colab_magics.magics.vram_why import why; from pathlib import Path"
     said = kernel.value(f"exec({ask!r}) or why([], get_ipython(), Path('none'))['text/plain']")
-    assert "had no room for an array of 1,048,576 × 1,048,576 × 64 in float64 (524288.0 GiB)" in said
+    assert "had no room for an array of 1,048,576 × 1,048,576 × 64 in float64 (512.0 TiB)" in said
     assert "torch" not in kernel.value("sorted(__import__('sys').modules)").split("'")
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from colab_magics.magics.cell_record import FailedCell, of_memory, written_down
+from colab_magics.magics.cell_record import FailedCell, written_down
+from colab_magics.magics.failed_cell import of_memory
 from colab_magics.memory.culprit import Cause
 from colab_magics.memory.diagnosis import diagnose
 
