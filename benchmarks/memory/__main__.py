@@ -17,7 +17,9 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-os.environ.update(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="", TOKENIZERS_PARALLELISM="false", KINETO_LOG_LEVEL="99")  # read by torch
+os.environ.update(
+    OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="", TOKENIZERS_PARALLELISM="false", KINETO_LOG_LEVEL="99"
+)  # read by torch
 sys.path.insert(1, str(Path(__file__).resolve().parents[2]))  # a checkout that is not installed
 
 

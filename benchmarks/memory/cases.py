@@ -185,7 +185,9 @@ def show_progress(done: int, of: int, what: str) -> None:
     import sys
 
     if sys.stderr.isatty() or done % 10 == 0 or done == of:
-        print(f"  {done} of {of}: {what:70.70s}", end="\r" if sys.stderr.isatty() else "\n", file=sys.stderr, flush=True)
+        print(
+            f"  {done} of {of}: {what:70.70s}", end="\r" if sys.stderr.isatty() else "\n", file=sys.stderr, flush=True
+        )
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

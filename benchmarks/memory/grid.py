@@ -56,9 +56,7 @@ def _main(
 
 
 def _packed() -> Iterator[Case]:
-    for device, model, method, checkpointing in product(
-        ("T4", "L4"), SMALLER, METHODS, (True, False)
-    ):
+    for device, model, method, checkpointing in product(("T4", "L4"), SMALLER, METHODS, (True, False)):
         yield Case(model, method, 4, 256 if model == "gpt2" else 1024, checkpointing, device, packed=True)
 
 
@@ -94,7 +92,9 @@ def error(case: Case, found: Traced) -> float:
 def main(*, quick: bool, processes: int, only: str, verbose: bool) -> int:
     chosen = [group for group in groups() if only in group.name]
     if quick:
-        chosen = [Group(one.name, tuple(case for case in one.cases if _is_quick(case)), one.quadratic) for one in chosen]
+        chosen = [
+            Group(one.name, tuple(case for case in one.cases if _is_quick(case)), one.quadratic) for one in chosen
+        ]
         chosen = [one for one in chosen if one.cases]
     wanted = list(dict.fromkeys(case for group in chosen for case in group.cases))
     found: dict[Case, Traced] = {}
