@@ -98,7 +98,7 @@ def main(*, processes: int = 1) -> int:
              f"{ours.peak / _GIB + base:.2f}{'†' if base else ''}")
         )  # fmt: skip
     heads = (
-        "by", "run", "in memory at once", "start", "weights + adapters", "error", "peak", "predicted", "error", "our way"
+        "by", "run", "at once", "start", "weights + adapters", "error", "peak", "predicted", "error", "our way"
     )  # fmt: skip
     print(table(heads, rows))
     print("† counted from the published start: the checkpoint keeps layers in 16 bit")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import statistics
 import tempfile
 import time
@@ -27,18 +28,26 @@ _CALLS = 2000
 def main(*, times: int) -> int:
     cases = {model: Case(model, "qlora", 1, 1024 if model == "gpt2" else 2048, checkpointing=True) for model in MODELS}
     waited: dict[str, list[float]] = {model: [] for model in MODELS}
+    worked: dict[str, list[float]] = {model: [] for model in MODELS}
     formula: dict[str, list[float]] = {model: [] for model in MODELS}
     for turn in range(times):  # by turns, so that a busy minute of the machine hits all of them
         for number, (model, case) in enumerate(cases.items(), 1):
             show_progress(turn * len(cases) + number, times * len(cases), model)
-            waited[model].append(_trace(case))
+            wall, cpu = _trace(case)
+            waited[model].append(wall)
+            worked[model].append(cpu)
             formula[model].append(_formula(case))
     rows = [
         (model, f"{statistics.median(waited[model]):.1f}", f"{max(waited[model]):.1f}",
+         f"{statistics.median(worked[model]):.1f}",
          f"{statistics.median(formula[model]) * 1e6:.0f}")
         for model in MODELS
     ]  # fmt: skip
-    print(table(("QLoRA, 2,048 tokens (gpt2: 1,024)", "traced, s (median)", "(longest)", "by formula, µs"), rows))
+    print(
+        table(
+            ("QLoRA, 2,048 tokens (gpt2: 1,024)", "traced, s (median)", "(longest)", "CPU, s", "by formula, µs"), rows
+        )
+    )
     load = " ".join(f"{one:.1f}" for one in os.getloadavg())
     print(f"{times} times each, by turns; {len(os.sched_getaffinity(0))} cores, load {load} over 1, 5 and 15 minutes")
     found = statistics.median(waited["Qwen3-14B"])
@@ -46,15 +55,16 @@ def main(*, times: int) -> int:
     return int(found > BAR)
 
 
-def _trace(case: Case) -> float:
-    """As `%vram estimate` asks: a new process, nothing kept from before."""
+def _trace(case: Case) -> tuple[float, float]:
+    """(seconds, CPU seconds) as `%vram estimate` asks: a new process, nothing kept from before."""
     with tempfile.TemporaryDirectory(prefix="seconds-") as folder:
         (Path(folder) / "config.json").write_text(json.dumps(config_of(case.model)), encoding="utf-8")
         model = read_config(folder)
         recipe = replace(case.recipe, model=folder)
-        begin = time.perf_counter()
+        begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         traces(model, recipe, [case.on], fixed_lengths(case.length))
-        return time.perf_counter() - begin
+        wall, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+        return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _formula(case: Case) -> float:

@@ -39,8 +39,8 @@ def layers_before_experts(text: Any) -> int:
     if any(isinstance(step := getattr(text, name, None), int) and step > 1 for name in _EXPERTS_EVERY):
         return layer_count(text)  # experts come and go to the end
     numbers = [number for name in _WITHOUT_EXPERTS if isinstance(number := getattr(text, name, None), int)]
-    alone = getattr(text, "mlp_only_layers", None) or ()
-    return min(layer_count(text), max((0, *numbers, *(index + 1 for index in alone))))
+    numbers += [index + 1 for index in getattr(text, "mlp_only_layers", None) or ()]
+    return min(layer_count(text), max(numbers, default=0))
 
 
 def with_layers(config: Any, keep: Sequence[int]) -> Any:
