@@ -46,6 +46,7 @@ bench: $(TODAY)/.bench
 	$(TODAY)/bin/python benchmarks/memory seconds
 	$(TODAY)/bin/python benchmarks/memory peers
 	$(TODAY)/bin/python benchmarks/memory published
+	$(TODAY)/bin/python benchmarks/memory notes
 
 soak: $(TODAY)/.bench
 	$(TODAY)/bin/python benchmarks/reliability calls

@@ -6,6 +6,7 @@ layers     traces of a few layers against traces of all
 seconds    how long an answer takes
 published  predictions against what others have measured on GPUs
 peers      beside accelerate estimate-memory, TRL and Unsloth
+notes      beside the traces that the first formula was fitted to
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def main() -> int:
     seconds.add_argument("--times", type=int, default=3)
     commands.add_parser("published")
     commands.add_parser("peers")
+    commands.add_parser("notes")
     options = vars(parser.parse_args())
     begin = time.monotonic()
     missed = import_module(options.pop("command")).main(**options)
