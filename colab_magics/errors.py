@@ -56,14 +56,24 @@ class ColabMagicsError(Exception):
         What to do next, most useful first.
     details : sequence of str
         Lines shown between the reason and the next steps (found columns, counts, the end of a log).
+    facts : mapping
+        Fields that a `failed` event has besides the error, for who looks further than the sentences.
     """
 
-    def __init__(self, what: str, why: str = "", *next_steps: str, details: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        what: str,
+        why: str = "",
+        *next_steps: str,
+        details: Sequence[str] = (),
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(what)
         self.what = what
         self.why = why
         self.next_steps = tuple(step for step in next_steps if step)
         self.details = tuple(details)
+        self.facts = dict(facts or {})
 
     def lines(self) -> list[str]:
         """One to eight lines, safe to print anywhere: no ANSI, no control characters, no tokens."""

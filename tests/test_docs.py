@@ -17,7 +17,7 @@ from colab_magics.data.formats import Wishes, detect
 from colab_magics.data.rows import Row
 from colab_magics.data.templates import PLAIN_TEMPLATE, Renderer
 from colab_magics.events import KINDS
-from colab_magics.magics import session_line
+from colab_magics.magics import session_line, vram_estimate_line, vram_line
 from colab_magics.magics.line import split
 from colab_magics.magics.options import _WITH_VALUE, OWN, SUBCOMMANDS, Options, read_line
 from colab_magics.magics.session_set import SPELT
@@ -140,6 +140,15 @@ def test_every_session_line_in_the_documents_can_be_read(tmp_path: Path) -> None
         if asked.command == "set" and not {"NAME", "VALUE", "TIME"} & set(asked.words):
             key, value = asked.words
             set_value(SPELT.get(key, key), value, environ=environ, clock=Earlier())
+
+
+def test_every_vram_line_in_the_documents_can_be_read() -> None:
+    shown = {re.split(r"\s{2,}", line)[0] for _, line in lines("%vram")}  # a page may say beside a line what it does
+    assert len(shown) > 10
+    for line in shown:
+        asked = vram_line.read(split(re.sub(r"\[[^]]*\]", "", line.removeprefix("%vram"))))
+        if asked.command == "estimate":
+            vram_estimate_line.read(asked.words)
 
 
 class Earlier(BootClock):

@@ -22,7 +22,7 @@ FLOORS = [
     {"demo", "credentials"},
     {"worker", "recipe"},
     {"events", "presets"},
-    {"errors", "version"},
+    {"errors", "sizes", "version"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -29,6 +29,7 @@ from colab_magics.magics.follow import (
     interrupts,
     reap,
 )
+from colab_magics.magics.held import held_by_kernel
 from colab_magics.magics.options import RESERVED, Options
 from colab_magics.magics.starting import keep_log_of, living_run, sweep, temporary_run, write_inputs, written_in
 from colab_magics.panel.state import PanelState
@@ -169,6 +170,8 @@ def follow_worker(
         arguments = [*arguments, "--deadline", str(cell.options.deadline)]
     if where is not None:
         arguments = [*arguments, "--replica", where]
+    if (held := held_by_kernel(cell.say)) > 0:
+        arguments = [*arguments, "--kernel-holds", str(held)]
     environment = {**environment, **for_worker()}
     folder = starting or run.folder
     with suppress(OSError):  # a recipe that is gone is the worker's to tell

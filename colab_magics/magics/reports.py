@@ -17,6 +17,7 @@ from colab_magics.events import read_events
 from colab_magics.magics.cell import Cell, conclude
 from colab_magics.magics.display import Nowhere, Panel
 from colab_magics.magics.follow import Died, Followed, Follower, interrupts
+from colab_magics.magics.held import held_by_kernel
 from colab_magics.magics.starting import write_inputs
 from colab_magics.panel import words
 from colab_magics.panel.parts import Data
@@ -80,7 +81,8 @@ def preflight(cell: Cell, until: str) -> tuple[Recipe, frozenset[str], list[dict
         folder.mkdir()
         write_inputs(folder, parsed.recipe, cell.namespace, say=cell.say)
         with interrupts() as presses:
-            process = worker.spawn(folder, 1, arguments=("--until", until), env={**token_environment(), **for_worker()})
+            arguments = ("--until", until, "--kernel-holds", str(held_by_kernel(cell.say)))
+            process = worker.spawn(folder, 1, arguments=arguments, env={**token_environment(), **for_worker()})
             follower = Follower(folder, 1, process=process)
             followed = follower.follow(Panel(Nowhere()), presses)
         if not _through(followed):

@@ -13,7 +13,7 @@ HELP = """\
 %vram estimate --model ID [--method qlora] [--max-length 2048] [--gpu T4]
                         what training it takes of a card, from its config alone: nothing else is downloaded
 %vram estimate RUN      the same of a run, beside what its worker has measured
-%vram estimate net --batch x [--optimizer opt] [--keep a,b]
+%vram estimate net --batch x [--optimizer opt] [--loss f] [--keep a,b]
                         any torch module of this notebook: by component, against each card
 %%vram estimate         of the recipe below it, with its data
 
@@ -94,7 +94,7 @@ def _option(asked: Asked, word: str, left: list[str]) -> Asked:
         switched: dict[str, Any] = {name: True}
         return replace(asked, **switched)
     follows = bool(left) and not left[0].startswith("--")
-    if name not in _VALUES and name not in known_keys():
+    if name not in (*_VALUES, "loss") and name not in known_keys():
         raise _unknown(word)
     if not equals and not follows:
         raise ColabMagicsError(

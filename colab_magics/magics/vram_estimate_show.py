@@ -12,9 +12,9 @@ from colab_magics.memory.inference import Generating, cache_per_token
 from colab_magics.memory.measured import Measured
 from colab_magics.memory.prediction import Prediction, fixed_lengths
 from colab_magics.panel.bands import Bar
-from colab_magics.panel.words import size
 from colab_magics.plan import DataFacts, ModelShape, Verdict, nearest_change
 from colab_magics.recipe import Recipe
+from colab_magics.sizes import size
 
 VERDICTS = {"green": "fits", "amber": "should fit, with little to spare", "red": "does not fit"}
 _KERNELS = {
@@ -124,7 +124,7 @@ class Estimated:
         lengths = fixed_lengths(made.setup.length)
         data = DataFacts(lengths, 0, made.plan.choices["max_length"])
         change = nearest_change(self.recipe, self.shape, made.device, data, self.verdict, peak)
-        where = f"On the {made.device.name}" if len(self.predictions) > 1 else "There"
+        where = f"On a {made.device.name}"
         return f"{where} it fits with {change}." if change else f"{where} nothing that a recipe can say makes it fit."
 
     def _known(self, made: Prediction, formula: Prediction) -> str:
@@ -230,7 +230,7 @@ def _bar(made: Prediction) -> Bar:
         ("margin + CUDA", float(found.holes + found.context)),
         ("others", float(found.held)),
     )
-    label = "GPU memory" if made.device.kind == "cuda" else "CPU memory"
+    label = f"{made.device.name}: {size(found.need + found.held)} of {size(found.total)}"
     return Bar(label, float(found.total), tuple(band for band in bands if band[1]))
 
 

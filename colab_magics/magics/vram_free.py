@@ -11,7 +11,7 @@ from colab_magics.magics.vram_show import owners_grid, removing
 from colab_magics.memory.allocator import CONTEXT, cuda
 from colab_magics.memory.owners import FAILED, Owner
 from colab_magics.memory.release import Released, owned, release
-from colab_magics.panel.words import size
+from colab_magics.sizes import size
 
 _LEAST = 2**20  # bytes that are worth a word
 

@@ -11,7 +11,7 @@ from colab_magics.magics.grid import Grid, Page
 from colab_magics.memory.owners import FAILED, Owner
 from colab_magics.memory.report import Card, Report, take
 from colab_magics.panel.bands import Bar
-from colab_magics.panel.words import size
+from colab_magics.sizes import size
 
 _MOST = 12  # owners that are named; the others are summed up
 _LEAST = 2**20  # bytes

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from colab_magics.panel.words import size
+from colab_magics.sizes import size
 
 _LEAST = 2**20  # bytes; cells that change less say nothing
 _PROCESS = Path("/proc/self")

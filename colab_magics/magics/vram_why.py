@@ -15,10 +15,11 @@ from colab_magics.magics.cell_record import FailedCell
 from colab_magics.magics.failed_cell import FAILURES
 from colab_magics.magics.grid import Grid, Page
 from colab_magics.memory.culprit import Cause
-from colab_magics.memory.diagnosis import Diagnosis, diagnose, lost_context, size
+from colab_magics.memory.diagnosis import Diagnosis, diagnose, lost_context
 from colab_magics.memory.logged import facts_of, message_of, newest
 from colab_magics.memory.messages import is_sticky
 from colab_magics.run import Run, list_runs
+from colab_magics.sizes import size
 
 _MOST_RUNS = 20  # the newest that are looked into
 

@@ -163,6 +163,7 @@ def allocations(facts: Facts) -> Iterator[Allocation]:
     yield from _of_tokens(facts)
     yield from _of_weights(facts)
     yield from _of_tensors(facts)
+    yield from _of_products(facts)
 
 
 def _of_tokens(facts: Facts) -> Iterator[Allocation]:
@@ -234,6 +235,26 @@ def _of_tensors(facts: Facts) -> Iterator[Allocation]:
         for width in dict.fromkeys((own, 4, 2)):
             words = f"a tensor of the size of `{tensor.name}` ({shown}) in {_dtype(width)}"
             yield Allocation(_like(facts, tensor.shape), words, tensor.elements * width, f"{shown} × {width}")
+
+
+def _of_products(facts: Facts) -> Iterator[Allocation]:
+    """What the tensors at hand make when they are multiplied: each token with each, or one matrix with another."""
+    for tensor in facts.tensors:
+        if len(tensor.shape) == 4:
+            rows, heads, length, _ = tensor.shape
+            shown = f"{rows} × {heads} × {length:,} × {length:,}"
+            for width in (4, 2):
+                words = f"attention scores of `{tensor.name}`, {shown} in {_dtype(width)}"
+                yield Allocation(Cause.SCORES, words, rows * heads * length**2 * width, f"{shown} × {width}")
+    for left in facts.tensors:
+        for right in facts.tensors:
+            if len(left.shape) < 2 or len(right.shape) != 2 or left.shape[-1] not in right.shape:
+                continue
+            columns = right.shape[1] if left.shape[-1] == right.shape[0] else right.shape[0]
+            rows = left.elements // max(1, left.shape[-1])
+            for width in (4, 2):
+                words = f"the product of `{left.name}` and `{right.name}`, {rows:,} × {columns:,} in {_dtype(width)}"
+                yield Allocation(Cause.TENSOR, words, rows * columns * width, f"{rows:,} × {columns:,} × {width}")
 
 
 def _like(facts: Facts, shape: tuple[int, ...]) -> Cause:

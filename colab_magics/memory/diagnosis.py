@@ -10,6 +10,7 @@ from colab_magics.memory.culprit import Cause, Culprit, name
 from colab_magics.memory.facts import Facts
 from colab_magics.memory.messages import EVERYTHING
 from colab_magics.memory.remedies import Remedy, remedies, short_by
+from colab_magics.sizes import size
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,6 @@ def lost_context(message: str) -> Diagnosis:
         ),
         (Remedy("restart the kernel", "the one thing that helps"),),
     )
-
-
-def size(value: int) -> str:
-    """Bytes, in the unit that suits them."""
-    for amount, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if value >= amount:
-            return f"{value / amount:.1f} {unit}"
-    return f"{value} bytes"
 
 
 # what only passes a call on

@@ -27,14 +27,15 @@ _RUNTIME_TEXTS = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_NOT_SUPPORTED",
     "can't allocate memory",
+    "annot allocate memory",
     "not enough memory",
+    "std::bad_alloc",
 )
 # said by errors of other types, or only worth a diagnosis
 _OTHER_TEXTS = (
     "CUDNN_STATUS_ALLOC_FAILED",
     "would exceed allowed memory",
     "can NOT allocate memory block",
-    "Cannot allocate memory",
     "Unable to allocate",
     "std::bad_alloc",
     "MemoryError",

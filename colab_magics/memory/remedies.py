@@ -214,7 +214,10 @@ def _is_enough(facts: Facts, culprit: Culprit, changed: Setup) -> bool:
 def _kept(facts: Facts, before: int, documents: int) -> str:
     """What keeps the effective batch as it is."""
     if facts.run:
-        return f"the effective batch stays {facts.effective}" if facts.effective else "the effective batch stays"
+        if not facts.effective:
+            return "the effective batch stays"
+        accumulation = max(1, facts.effective // documents)
+        return f"the effective batch stays {facts.effective}, with gradient_accumulation_steps: {accumulation}"
     given = (facts.arguments or {}).get("gradient_accumulation_steps")
     steps = (given if isinstance(given, int) else 1) * before
     return f"gradient_accumulation_steps={-(-steps // documents)} keeps the effective batch"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from colab_magics.panel.parts import Gpu, Memory
 from colab_magics.panel.state import PanelState
-from colab_magics.panel.words import size
+from colab_magics.sizes import size
 
 _NEARLY_FULL = 0.05  # of the total
 _OTHERS = "others + CUDA"

@@ -14,7 +14,7 @@ def out_of_memory(event: Mapping[str, Any]) -> str:
     micro = count(event, "micro_batch")
     if micro:
         text += f" with {_documents(micro)} at a time"
-    message = shown(event.get("message"))
+    message = shown(str(event.get("message") or "").partition("\n")[0])
     return f"{text}: {message}" if message else text
 
 

@@ -8,6 +8,9 @@ from datetime import datetime, timezone
 from colab_magics.panel.moment import Moment
 from colab_magics.panel.parts import Data
 from colab_magics.panel.state import PanelState
+from colab_magics.sizes import size
+
+__all__ = ["size"]  # with the words below, for whoever writes several
 
 _PHASES = {
     "starting": "starting the worker",
@@ -51,20 +54,10 @@ def count(value: float | None) -> str:
         return "n/a"
     if value < 10_000:
         return f"{value:,.0f}"
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if value >= 0.9995 * size:
-            return f"{value / size:.3g}{unit}" if value < 999.5 * size else f"{value / size:.0f}{unit}"
+    for amount, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if value >= 0.9995 * amount:
+            return f"{value / amount:.3g}{unit}" if value < 999.5 * amount else f"{value / amount:.0f}{unit}"
     return f"{value:.0f}"
-
-
-def size(value: float | None) -> str:
-    """Bytes, in the unit that suits them."""
-    if value is None:
-        return "n/a"
-    for amount, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if value >= amount:
-            return f"{value / amount:.1f} {unit}"
-    return f"{value:.0f} bytes"
 
 
 def rate(value: float) -> str:

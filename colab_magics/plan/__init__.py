@@ -12,7 +12,7 @@ from colab_magics.plan.facts import (
     Verdict,
 )
 from colab_magics.plan.fit import Fit, budget, fit
-from colab_magics.plan.nearest import Change, nearest_change
+from colab_magics.plan.nearest import Change, length_that_fits, nearest_change
 from colab_magics.plan.policies import GIVEN, choose_max_length, make_plan, setup_of
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "budget",
     "choose_max_length",
     "fit",
+    "length_that_fits",
     "make_plan",
     "nearest_change",
     "setup_of",

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from colab_magics.errors import ColabMagicsError
-from colab_magics.plan.facts import DataFacts, Device, Estimate, ModelShape, Verdict
+from colab_magics.plan.facts import Choice, DataFacts, Device, Estimate, ModelShape, Verdict
 from colab_magics.plan.fit import fit
 from colab_magics.plan.policies import choose_max_length, make_plan, setup_of
 from colab_magics.recipe import Recipe
 
 _SHORTEST = 64  # tokens
+_MICRO = "per_device_train_batch_size"
+_Fits = Callable[[int], bool]
 
 
 @dataclass(frozen=True)
@@ -27,15 +29,22 @@ class Change:
         Keys of the recipe, and what they become.
     cut : int
         How many documents lose their end by it.
+    effective : int
+        The effective batch, which stays as it is.
     """
 
     keys: Mapping[str, Any]
     cut: int = 0
+    effective: int = 1
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """As they are pasted."""
-        return tuple(f"{key}: {_shown(value)}" for key, value in self.keys.items())
+        """As they are pasted: a smaller micro-batch with its accumulation, whichever of them the recipe has."""
+        written = dict(self.keys)
+        micro = written.get(_MICRO)
+        if micro is not None:
+            written = {_MICRO: micro, "gradient_accumulation_steps": max(1, self.effective // micro), **written}
+        return tuple(f"{key}: {_shown(value)}" for key, value in written.items())
 
     def __str__(self) -> str:
         cut = f" (it cuts {self.cut:,} documents)" if self.cut else ""
@@ -68,10 +77,11 @@ def nearest_change(
     def with_keys(keys: Mapping[str, Any]) -> Recipe:
         return replace(recipe, **keys)
 
-    steps = list(_steps(recipe, shape))
+    effective = recipe.effective_batch_size if isinstance(recipe.effective_batch_size, int) else 1
+    steps = list(_steps(recipe, shape, device))
     for keys in steps:
         if fits(with_keys(keys)):
-            return Change(keys)
+            return Change(keys, effective=effective)
     short = _shorter(recipe, data, fits, {})
     if short is not None and short.cut * 100 <= len(data.lengths):
         return short
@@ -79,41 +89,78 @@ def nearest_change(
     for keys in steps:
         together |= keys
         if fits(with_keys(together)):
-            return Change(_needed(together, lambda keys: fits(with_keys(keys))))
-    return short or _shorter(recipe, data, fits, together)
+            return Change(_needed(together, lambda keys: fits(with_keys(keys))), effective=effective)
+    last = short or _shorter(recipe, data, fits, together)
+    return replace(last, effective=effective) if last is not None else None
 
 
-def _steps(recipe: Recipe, shape: ModelShape) -> Iterator[dict[str, Any]]:
+def _steps(recipe: Recipe, shape: ModelShape, device: Device) -> Iterator[dict[str, Any]]:
     """Single changes, the cheapest first."""
     micro = recipe.per_device_train_batch_size
     while isinstance(micro, int) and micro > 1:
         micro = max(divisor for divisor in range(1, micro) if micro % divisor == 0)
-        yield {"per_device_train_batch_size": micro}
+        yield {_MICRO: micro}
     if recipe.gradient_checkpointing is False:
         yield {"gradient_checkpointing": True}
     if recipe.method == "full":
-        if recipe.optim not in ("auto", "paged_adamw_8bit"):
-            yield {"optim": "paged_adamw_8bit"}
+        if recipe.optim not in ("auto", "paged_adamw_8bit", "adamw_8bit"):
+            yield {"optim": "adamw_8bit" if device.kind == "cpu" else "paged_adamw_8bit"}
         yield {"method": "lora"}
     if recipe.method in ("lora", "full") and not shape.quantised:
         yield {"method": "qlora"}
 
 
+def length_that_fits(
+    recipe: Recipe, shape: ModelShape, device: Device, data: DataFacts, verdict: Verdict, estimate: Estimate
+) -> Choice:
+    """The `max_length` of the data, or where `auto` chose more than fits, the longest that does.
+
+    Where nothing fits it stays as it is: a refusal then names what would.
+    """
+    if recipe.max_length != "auto":
+        return data.max_length
+
+    def fits(length: int) -> bool:
+        held = replace(data, lengths=np.minimum(data.lengths, length).astype(np.int32))
+        try:
+            plan = make_plan(recipe, shape, device, held, verdict, estimate)
+        except ColabMagicsError:
+            return True  # it is told when the plan is made
+        setup = setup_of(plan, recipe, shape, held.lengths, device)
+        return fit(estimate(shape, setup), device, cap=recipe.max_memory_bytes).colour == "green"
+
+    if fits(data.max_length.value):
+        return data.max_length
+    longest = _longest(data.max_length.value, fits)
+    if longest is None:
+        return data.max_length
+    cut = int((data.lengths > longest).sum())
+    return Choice(
+        longest,
+        f"the longest of which one document fits on this {device.name}; {cut:,} of {len(data.lengths):,} documents "
+        "lose their end",
+    )
+
+
 def _shorter(recipe: Recipe, data: DataFacts, fits: Callable[[Recipe], bool], keys: dict[str, Any]) -> Change | None:
     """The longest `max_length` that fits, in steps of 64."""
     longest = int(data.lengths.max()) if len(data.lengths) else 0
-    low, high = 1, max(0, (longest - 1) // _SHORTEST)
-    best = None
-    while low <= high:
-        middle = (low + high) // 2
-        length = middle * _SHORTEST
-        if fits(replace(recipe, **{**keys, "max_length": length})):
-            best, low = length, middle + 1
-        else:
-            high = middle - 1
+    best = _longest(longest, lambda length: fits(replace(recipe, **{**keys, "max_length": length})))
     if best is None:
         return None
     return Change({**keys, "max_length": best}, int((data.lengths > best).sum()))
+
+
+def _longest(below: int, fits: _Fits) -> int | None:
+    """Of the multiples of 64 below a length, the greatest that fits."""
+    low, high, best = 1, max(0, (below - 1) // _SHORTEST), None
+    while low <= high:
+        middle = (low + high) // 2
+        if fits(middle * _SHORTEST):
+            best, low = middle * _SHORTEST, middle + 1
+        else:
+            high = middle - 1
+    return best
 
 
 def _needed(keys: dict[str, Any], fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:

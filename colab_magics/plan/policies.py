@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from colab_magics.errors import ColabMagicsError
-from colab_magics.plan.facts import GIB, Choice, DataFacts, Device, Estimate, ModelShape, Plan, Setup, Verdict
+from colab_magics.plan.facts import Choice, DataFacts, Device, Estimate, ModelShape, Plan, Setup, Verdict
 from colab_magics.plan.fit import budget
 from colab_magics.recipe import Recipe
+from colab_magics.sizes import size
 
 LONGEST_AUTO_LENGTH = 2048
 _GPU_TOKENS = 8192  # more tokens in one micro-batch make no kernel faster, and cost memory
@@ -207,6 +208,12 @@ class _Asker:
         return self.bytes(method, optim, documents, checkpointing) <= self.budget
 
     @property
+    def fewest(self) -> int:
+        """How many documents there are at once at least."""
+        given = self.recipe.per_device_train_batch_size
+        return given if isinstance(given, int) else 1
+
+    @property
     def may_checkpoint(self) -> bool:
         return self.recipe.gradient_checkpointing is not False
 
@@ -232,10 +239,6 @@ def _precision(recipe: Recipe, device: Device) -> Choice:
     return Choice(wanted, GIVEN)
 
 
-def _size(number: int) -> str:
-    return f"{number / GIB:.1f} GiB" if number >= GIB else f"{number / 2**20:.0f} MiB"
-
-
 def _method(recipe: Recipe, shape: ModelShape, ask: _Asker, free: int) -> Choice:
     if shape.quantised:
         if recipe.method in ("auto", "qlora"):
@@ -247,8 +250,8 @@ def _method(recipe: Recipe, shape: ModelShape, ask: _Asker, free: int) -> Choice
         )
     if recipe.method != "auto":
         return Choice(recipe.method, GIVEN)
-    need = ask.bytes("lora", "adamw_torch_fused", 1, ask.may_checkpoint)
-    figures = f"LoRA needs about {_size(need)} of the {_size(free)} free"
+    need = ask.bytes("lora", "adamw_torch_fused", ask.fewest, ask.may_checkpoint)
+    figures = f"LoRA needs about {size(need)} of the {size(free)} free"
     if need <= ask.budget:
         return Choice("lora", f"{figures}, and is faster than QLoRA")
     return Choice("qlora", f"{figures}; QLoRA holds the base model in 4 bits")
@@ -263,7 +266,8 @@ def _optim(recipe: Recipe, device: Device, method: str, ask: _Asker) -> Choice:
                 "Use optim: adamw_8bit or adamw_torch_fused.",
             )
         return Choice(recipe.optim, GIVEN)
-    if device.kind == "cpu" or method != "full" or ask.fits(method, "adamw_torch_fused", 1, ask.may_checkpoint):
+    usual = "adamw_torch_fused"
+    if device.kind == "cpu" or method != "full" or ask.fits(method, usual, ask.fewest, ask.may_checkpoint):
         return Choice("adamw_torch_fused", "one fused kernel for all weights")
     return Choice("paged_adamw_8bit", "AdamW's two fp32 states do not fit beside the weights")
 
@@ -288,22 +292,22 @@ def _micro_batch(
     useful = next((size for size in reversed(sizes) if size * p99 >= 1024), sizes[0])
     for checkpointing in ways:
         least = useful if given == "auto" and not checkpointing else sizes[-1]
-        for size in sizes:
-            if size >= least and ask.fits(method, optim, size, checkpointing):
-                return _chosen(recipe, size, effective, checkpointing, ask, method, optim)
+        for documents in sizes:
+            if documents >= least and ask.fits(method, optim, documents, checkpointing):
+                return _chosen(recipe, documents, effective, checkpointing, ask, method, optim)
     return _chosen(recipe, sizes[-1], effective, ways[-1], ask, method, optim)
 
 
 def _chosen(
-    recipe: Recipe, size: int, effective: int, checkpointing: bool, ask: _Asker, method: str, optim: str
+    recipe: Recipe, documents: int, effective: int, checkpointing: bool, ask: _Asker, method: str, optim: str
 ) -> tuple[Choice, Choice]:
-    need = ask.bytes(method, optim, size, checkpointing)
-    figures = f"about {_size(need)}, of {_size(ask.budget)} that may be used"
+    need = ask.bytes(method, optim, documents, checkpointing)
+    figures = f"about {size(need)}, of {size(ask.budget)} that may be used"
     micro = (
-        Choice(size, GIVEN)
+        Choice(documents, GIVEN)
         if recipe.per_device_train_batch_size != "auto"
         else Choice(
-            size,
+            documents,
             f"the largest split of {effective} that fits: {figures}"
             if need <= ask.budget
             else f"nothing larger fits: {figures}",

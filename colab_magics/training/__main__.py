@@ -16,6 +16,7 @@ import socket
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 from colab_magics import worker
 from colab_magics.errors import ColabMagicsError, Interrupted, redact
@@ -38,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--resume", type=Path, help="a checkpoints folder, or one checkpoint's, to go on from")
     parser.add_argument("--deadline", type=float, help="seconds until the session ends")
     parser.add_argument("--replica", help="where checkpoints are copied to: a folder or an fsspec URL")
+    parser.add_argument("--kernel-holds", type=int, default=0, help="bytes of the GPU that the notebook itself holds")
     options = parser.parse_args(arguments)
 
     folder: Path = options.folder.absolute()
@@ -74,6 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
             resume=options.resume.absolute() if options.resume is not None else None,
             deadline=options.deadline,
             replica=options.replica,
+            kernel_holds=options.kernel_holds,
         )
         work(folder, wish, log, orders)
     except ColabMagicsError as error:
@@ -86,18 +89,30 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _unexpected(error: BaseException, phase: str) -> ColabMagicsError:
+    oom = _out_of_memory(error, phase)
+    facts = None if oom is None else {"oom": oom}
+    if oom is not None and _is_capped():
+        return ColabMagicsError(
+            f"Out of memory while {phase}: max_memory is too small for this run.",
+            str(error).partition("\n")[0],
+            "Set a larger max_memory, or leave it out.",
+            "Or use method: qlora, or a smaller model.",
+            facts=facts,
+        )
     if isinstance(error, MemoryError):
         return ColabMagicsError(
             f"The worker failed while {phase}.",
             "The machine's memory ran out.",
             "End other notebooks and programs on it, or use a smaller model or fewer rows (max_train_samples).",
+            facts=facts,
         )
-    if _is_out_of_memory(error):
+    if oom is not None:
         return ColabMagicsError(
             f"Out of memory while {phase}.",
             str(error).partition("\n")[0],
             "Free the GPU: a kernel holds its memory until it is restarted (nvidia-smi shows who has it).",
             "Or use method: qlora, a smaller model, or a smaller max_length.",
+            facts=facts,
         )
     return ColabMagicsError(
         f"The worker failed while {phase}.",
@@ -106,19 +121,28 @@ def _unexpected(error: BaseException, phase: str) -> ColabMagicsError:
     )
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def _out_of_memory(error: BaseException, phase: str) -> dict[str, Any] | None:
+    """What the log tells of an out-of-memory that nothing could recover from; None where it was none."""
     if "torch" not in sys.modules:  # it may be what is missing; and memory ran out in torch or not at all
-        return False
-    from colab_magics.training.oom import is_out_of_memory
+        return None
+    from colab_magics.training.oom import is_out_of_memory, seen
+    from colab_magics.training.oom_told import told
 
-    return is_out_of_memory(error)
+    return told(seen(error, phase)) if is_out_of_memory(error) else None
+
+
+def _is_capped() -> bool:
+    from colab_magics.training.cap import capped
+
+    return capped()
 
 
 def _fail(log: EventLog, error: ColabMagicsError, orders: Orders) -> None:
     text = redact(traceback.format_exc())
     if not isinstance(error, Interrupted):
         print(text, file=sys.stderr)
-    log.append("failed", error=error.to_dict(), phase=orders.phase, traceback=text, session_left=orders.session_left())
+    left = orders.session_left()
+    log.append("failed", error=error.to_dict(), phase=orders.phase, traceback=text, session_left=left, **error.facts)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,12 @@ from colab_magics.events import EventLog
 from colab_magics.plan import Plan
 from colab_magics.run import Run, cache_folder
 from colab_magics.training import imported
+from colab_magics.training.cap import HostCap, cap_gpu, cap_host
 from colab_magics.training.deadline import Deadline
 from colab_magics.training.loop import Outcome, Progress, Task, train
 from colab_magics.training.measure import settle_packing
 from colab_magics.training.model import load_model
+from colab_magics.training.oom_record import observe
 from colab_magics.training.orders import Orders
 from colab_magics.training.preflight import Ready, Reporter, Wish, first_start, preflight
 from colab_magics.training.quiet import quiet_libraries
@@ -45,7 +47,7 @@ from colab_magics.training.state import arrangement_of, put_back
 from colab_magics.training.task import make_task
 from colab_magics.training.trackers import dashboards
 from colab_magics.training.versions import versions
-from colab_magics.training.watch import watch
+from colab_magics.training.watch import allocator, forget_peak, watch
 
 
 def work(folder: Path, wish: Wish, log: EventLog, orders: Orders) -> None:
@@ -70,10 +72,8 @@ def work(folder: Path, wish: Wish, log: EventLog, orders: Orders) -> None:
     if wish.replica is not None:
         start_replica(folder, wish.replica, ready.recipe.save_total_limit)
     device = torch.device("cuda:0" if ready.device.kind == "cuda" else "cpu")
-    cap = ready.recipe.max_memory_bytes
-    if cap is not None and device.type == "cuda":
-        # beyond it torch raises as on a full card, which the loop recovers from
-        torch.cuda.set_per_process_memory_fraction(min(1.0, cap / ready.device.total), device)
+    observe(device)
+    host = _cap(ready, device, log)
 
     boards = dashboards(folder, ready.recipe)
     reports = Reports(folder / "events.jsonl", log.attempt, boards, lambda said: log.append("warning", message=said))
@@ -81,11 +81,31 @@ def work(folder: Path, wish: Wish, log: EventLog, orders: Orders) -> None:
     reports.start()
     memory.start()
     try:
-        finished = _train(folder, ready, origin, device, deadline, log, orders, report)
+        finished = _train(folder, ready, origin, device, host, deadline, log, orders, report)
     finally:
+        if host is not None:
+            host.lift()  # what is told of the end must find room
         memory.stop()
         reports.stop()
     log.append("finished", **finished, session_left=deadline.left())
+
+
+def _cap(ready: Ready, device: torch.device, log: EventLog) -> HostCap | None:
+    """Have allocations beyond the recipe's `max_memory` fail; a CPU's cap is returned, which must be told what is
+    loaded."""
+    cap = ready.recipe.max_memory_bytes
+    if cap is None:
+        return None
+    if device.type == "cuda":
+        cap_gpu(cap, device)
+        return None
+    host = cap_host(cap)
+    if not host.works:
+        log.append(
+            "warning", message="max_memory: this system cannot hold a run on its CPU to it; the plan keeps to it"
+        )
+        return None
+    return host
 
 
 def _train(
@@ -93,6 +113,7 @@ def _train(
     ready: Ready,
     origin: Origin | None,
     device: torch.device,
+    host: HostCap | None,
     deadline: Deadline,
     log: EventLog,
     orders: Orders,
@@ -101,8 +122,14 @@ def _train(
     """From the weights to the result; returns what the `finished` event says."""
     fetch_weights(ready.source, lambda done, total: report("downloading", done, total, "bytes"))
     report("loading", 0, None, "tensors")
+    if host is not None:
+        host.for_loading(ready.source.weight_bytes)
     with quiet_libraries(lambda done, total: report("loading", done, total, "tensors")):
         model = load_model(ready.source, ready.recipe, ready.plan, device)
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())
+    load_peak = allocator(device).get("peak")
+    if host is not None:
+        host.for_training(weights)
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     log.append(
         "model",
@@ -112,7 +139,8 @@ def _train(
         parameters=ready.shape.parameters,
         trainable_parameters=trainable,
         method=ready.plan["method"],
-        bytes=sum(tensor.numel() * tensor.element_size() for tensor in model.parameters()),
+        bytes=weights,
+        load_peak=load_peak,
     )
     task, progress = make_task(model, ready.recipe, ready.plan, ready.documents, ready.eval_documents, device=device)
     plan = settle_packing(task, progress, ready.plan, ready.shape, ready.device, cache=cache_folder())
@@ -120,8 +148,11 @@ def _train(
         log.append("plan", **ready.event(plan))
     saver = _saver(folder, ready, plan, task, progress, log, orders)
     saver.left = deadline.left
+    if host is not None:
+        saver.make_room = host.lift
     if origin is not None:
         _go_on(origin, ready, task, progress, saver, log)
+    forget_peak(device)  # of loading and of what was tried: from here on it is the training's
     report("training", progress.step, task.total_steps, "steps")
     orders.on_terminate, orders.is_late = saver.terminated, saver.stops
     orders.training_begins()

@@ -156,6 +156,12 @@ def group(samples: Sequence[Sample], micro_batch: int, token_budget: int | None,
     return groups
 
 
+def tokens_at_once(samples: Sequence[Sample], *, packed: bool) -> int:
+    """What one micro-batch feeds, its padding included."""
+    lengths = [len(sample) for sample in samples]
+    return sum(lengths) if packed else len(lengths) * max(lengths, default=0)
+
+
 def collate(samples: Sequence[Sample], device: torch.device, *, packed: bool) -> MicroBatch:
     """Lay samples into one row (packed) or one row each (padded on the right).
 

@@ -14,6 +14,7 @@ from colab_magics.training.attention import packed_documents
 from colab_magics.training.batches import Documents, Sample, collate, group, read_samples
 from colab_magics.training.loss import Loss
 from colab_magics.training.oom import Arrangement, OutOfMemory, attempt, release
+from colab_magics.training.oom_told import Flight
 
 _DOCUMENTS_AT_A_TIME = 64
 
@@ -35,12 +36,15 @@ def evaluate(
     device: torch.device,
     autocast: torch.dtype | None,
     control: Callable[[], str | None] = lambda: None,
+    flight: Flight | None = None,
 ) -> Score | OutOfMemory | str:
     """Score the model; the weights, the gradients and the random state are left as they are.
 
     Runs out of memory only where one document alone does not fit; it then says so, and training may go on. An order
-    that `control` gives breaks it off and is returned: it may take longer than a session has left.
+    that `control` gives breaks it off and is returned: it may take longer than a session has left. `flight` is told
+    what is in memory.
     """
+    flight = Flight() if flight is None else flight
     was_training = model.training
     model.eval()
     try:
@@ -50,11 +54,11 @@ def evaluate(
                 return order
             stop = min(start + _DOCUMENTS_AT_A_TIME, len(documents))
             samples = read_samples(documents, range(start, stop))
-            figures = attempt(partial(_score, samples, arrangement, loss, device, autocast))
+            figures = attempt(partial(_score, samples, arrangement, loss, device, autocast, flight), "evaluation")
             while isinstance(figures, OutOfMemory) and arrangement.micro_batch > 1:
                 release()
                 arrangement = replace(arrangement, micro_batch=max(1, min(arrangement.micro_batch, len(samples)) // 2))
-                figures = attempt(partial(_score, samples, arrangement, loss, device, autocast))
+                figures = attempt(partial(_score, samples, arrangement, loss, device, autocast, flight), "evaluation")
             if isinstance(figures, OutOfMemory):
                 release()
                 return figures
@@ -68,11 +72,17 @@ def evaluate(
 
 
 def _score(
-    samples: list[Sample], arrangement: Arrangement, loss: Loss, device: torch.device, autocast: torch.dtype | None
+    samples: list[Sample],
+    arrangement: Arrangement,
+    loss: Loss,
+    device: torch.device,
+    autocast: torch.dtype | None,
+    flight: Flight,
 ) -> list[float]:
     """[summed loss, labelled tokens predicted rightly]"""
     figures = torch.zeros(2, dtype=torch.float64, device=device)
     for part in group(samples, arrangement.micro_batch, arrangement.token_budget, packed=arrangement.packed):
+        flight.takes(part, packed=arrangement.packed)
         batch = collate(part, device, packed=arrangement.packed)
         with (
             torch.no_grad(),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -23,7 +23,8 @@ from colab_magics.training.evaluate import evaluate
 from colab_magics.training.loss import Loss
 from colab_magics.training.model import set_gradient_checkpointing
 from colab_magics.training.oom import Arrangement, OutOfMemory, attempt, release
-from colab_magics.training.watch import allocator
+from colab_magics.training.oom_told import Flight, told, too_large, update_failed
+from colab_magics.training.watch import allocator, forget_peak
 
 OnEvent = Callable[..., None]
 Control = Callable[[], str | None]
@@ -149,13 +150,16 @@ def train(
     if _has_converged(task, progress):
         on_event("stopping", reason="early_stopping", step=progress.step)
         return ended("early_stopping")
-    for step, ids in task.order.steps(progress.step, task.total_steps, progress.samples):
+    begun = progress.step
+    for step, ids in task.order.steps(begun, task.total_steps, progress.samples):
         begin = time.perf_counter()
         samples = read_samples(task.documents, ids)
         drawn = random_state(task.device)
         keeper.rests(drawn)
         try:
-            loss, grad_norm = _finished_step(task, progress, trainable, samples, step + 1, drawn, on_event, control)
+            loss, grad_norm, in_memory = _finished_step(
+                task, progress, trainable, samples, step + 1, drawn, on_event, control, first=step == begun
+            )
         except _Abandoned:
             on_event("stopping", reason="stop", step=step)
             keeper.now("stop", drawn)
@@ -166,7 +170,7 @@ def train(
         finally:
             keeper.rests(None)
         rate = task.schedule.get_last_lr()[0]
-        _update(task, step + 1)
+        _update(task, progress.arrangement, step + 1, first=step == begun)
         if task.scaler is not None:
             task.scaler.update()
         task.schedule.step()
@@ -192,6 +196,7 @@ def train(
             tokens_per_second=tokens / (end - begin),
             samples=progress.samples,
             seconds=end - begin,
+            in_memory=in_memory,
             **allocator(task.device),
         )
         order = control()
@@ -228,33 +233,35 @@ def _finished_step(
     random: RandomState,
     on_event: OnEvent,
     control: Control,
-) -> tuple[float, float]:
-    """Leave the step's clipped gradients on the parameters, whatever retries that takes; returns (loss, norm).
+    *,
+    first: bool,
+) -> tuple[float, float, int]:
+    """Leave the step's clipped gradients on the parameters, whatever retries that takes.
 
     A retry starts from `random`, the random state of the step's start, so that dropout falls as it would have fallen.
+
+    Returns
+    -------
+    The loss, the gradient norm, and the tokens of the largest micro-batch.
     """
     ran_out = False
     while True:
-        flight: list[Sample] = []
+        flight = Flight()
         outcome: Any = attempt(lambda flight=flight: _gradients(task, progress.arrangement, samples, flight, control))  # type: ignore[misc]
         if not isinstance(outcome, OutOfMemory):
-            outcome = attempt(lambda total=outcome: _clipped(task, trainable, total))  # type: ignore[misc]
+            outcome = attempt(lambda total=outcome: _clipped(task, trainable, total), "clipping")  # type: ignore[misc]
             if isinstance(outcome, OutOfMemory) and task.scaler is not None:
                 task.scaler.update(task.scaler.get_scale())  # it must forget that these gradients were unscaled
         if isinstance(outcome, OutOfMemory):
             ran_out = True
-            on_event(
-                "oom",
-                step=step,
-                micro_batch=progress.arrangement.micro_batch,
-                documents=len(flight),
-                message=outcome.message,
-            )
+            oom = told(outcome, step=step, arrangement=progress.arrangement, samples=flight.samples, first=first)
+            on_event("oom", **oom)
             task.optimizer.zero_grad(set_to_none=True)
             release()
-            smaller = progress.arrangement.smaller(len(flight), chunked=task.loss.chunked)
+            smaller = progress.arrangement.smaller(len(flight.samples), chunked=task.loss.chunked)
             if smaller is None:
-                raise _too_large(step, flight, outcome, chunked=task.loss.chunked)
+                raise too_large(outcome, flight.samples[0], oom, chunked=task.loss.chunked)
+            forget_peak(task.device)  # the next ones are those of what then fits
             progress.arrangement = smaller
             set_gradient_checkpointing(task.model, smaller.gradient_checkpointing)
             task.loss.chunk = smaller.loss_chunk
@@ -278,20 +285,17 @@ def _finished_step(
             gradient_checkpointing=settled.gradient_checkpointing,
             loss_chunk=settled.loss_chunk,
         )
-    return loss, grad_norm
+    return loss, grad_norm, flight.most
 
 
 def _gradients(
-    task: Task, arrangement: Arrangement, samples: list[Sample], flight: list[Sample], control: Control
+    task: Task, arrangement: Arrangement, samples: list[Sample], flight: Flight, control: Control
 ) -> torch.Tensor:
-    """Forward and backward of every micro-batch; returns the mean loss over the step's labelled tokens (0-dim).
-
-    `flight` holds the samples of the micro-batch at work, for whoever must explain a failure.
-    """
+    """Forward and backward of every micro-batch; returns the mean loss over the step's labelled tokens (0-dim)."""
     labelled = max(1, sum(len(sample.targets) for sample in samples))
     total = torch.zeros((), device=task.device)
     for part in group(samples, arrangement.micro_batch, arrangement.token_budget, packed=arrangement.packed):
-        flight[:] = part
+        flight.takes(part, packed=arrangement.packed)
         if control() == "stop-now":
             task.optimizer.zero_grad(set_to_none=True)
             raise _Abandoned
@@ -312,7 +316,7 @@ def _counted(optimizer: torch.optim.Optimizer) -> bool:
     return any(float(state.get("step", 0)) > 0 for state in optimizer.state.values())
 
 
-def _update(task: Task, step: int) -> None:
+def _update(task: Task, arrangement: Arrangement, step: int, *, first: bool) -> None:
     """The optimizer's step. Where it runs out of memory it is tried once more, if it has surely done nothing yet.
 
     An optimizer allocates its states at its first step. torch's AdamW counts a weight's step, in every one of its
@@ -320,22 +324,14 @@ def _update(task: Task, step: int) -> None:
     it was once the states are dropped. bitsandbytes' allocate and write weight by weight, and are never asked again.
     """
     fresh = isinstance(task.optimizer, torch.optim.AdamW) and not task.optimizer.state
-    outcome = attempt(task.optimizer.step)
+    outcome = attempt(task.optimizer.step, "optimizer")
     if isinstance(outcome, OutOfMemory) and fresh and not _counted(task.optimizer):
         task.optimizer.state.clear()
         release()
-        outcome = attempt(task.optimizer.step)
+        outcome = attempt(task.optimizer.step, "optimizer")
     if isinstance(outcome, OutOfMemory):
-        raise ColabMagicsError(
-            f"Out of memory at step {step}: the optimizer's states do not fit beside the model."
-            if fresh
-            else f"Out of memory at step {step}, while the optimizer updated the weights.",
-            outcome.message,
-            "Use optim: paged_adamw_8bit, or a smaller r or fewer target_modules."
-            if hasattr(task.model, "peft_config")
-            else "Use method: lora or qlora, or optim: paged_adamw_8bit.",
-            "Or end what else uses the device (a kernel holds its GPU memory until it is restarted).",
-        )
+        oom = told(outcome, step=step, arrangement=arrangement, first=first)
+        raise update_failed(outcome, oom, fresh=fresh, adapter=hasattr(task.model, "peft_config"))
 
 
 def micro_batch_gradients(task: Task, part: list[Sample], packed: bool, labelled: int) -> torch.Tensor:
@@ -353,14 +349,18 @@ def _evaluate(task: Task, progress: Progress, on_event: OnEvent, control: Contro
     assert task.eval_documents is not None
     keeper.rests(random_state(task.device))
     begin = time.perf_counter()
+    flight = Flight()
     score = evaluate(
-        task.model, task.loss, task.eval_documents, progress.arrangement, task.device, task.autocast, control
+        task.model, task.loss, task.eval_documents, progress.arrangement, task.device, task.autocast, control, flight
     )
     keeper.rests(None)
     if isinstance(score, str):
         return score
     if isinstance(score, OutOfMemory):
-        on_event("warning", message=f"evaluation at step {progress.step} ran out of memory: {score.message}")
+        said = f"evaluation at step {progress.step} ran out of memory: {score.first_line}"
+        alone = replace(progress.arrangement, micro_batch=1)  # it gives up on one document alone
+        oom = told(score, step=progress.step, arrangement=alone, samples=flight.samples, first=progress.step == 0)
+        on_event("warning", message=said, oom=oom)
         return False
     progress.eval_loss, progress.evaluated = score.loss, progress.step
     best = score.loss < progress.best_eval_loss
@@ -390,17 +390,6 @@ def restore_random_state(state: RandomState, device: torch.device) -> None:
     torch.set_rng_state(host)
     if gpu is not None and device.type == "cuda":
         torch.cuda.set_rng_state(gpu, device)
-
-
-def _too_large(step: int, flight: list[Sample], failure: OutOfMemory, *, chunked: bool) -> ColabMagicsError:
-    sample = flight[0]
-    head = "the loss is in its smallest chunks" if chunked else "this model's own head takes all of it at once"
-    return ColabMagicsError(
-        f"Out of memory at step {step}: document {sample.id} ({sample.tokens} tokens) does not fit alone.",
-        f"Gradient checkpointing is on and {head}. {failure.message}",
-        "Set a smaller max_length (it is never cut without your consent).",
-        "Or use method: qlora, a smaller model, or a larger GPU.",
-    )
 
 
 def _not_finite(step: int, samples: list[Sample], loss: float, scaler: Any) -> ColabMagicsError:

@@ -33,7 +33,12 @@ def settle_packing(
     kept = _kept(plan, shape, device, cache)
     seconds = _read(kept)
     if seconds is None:
-        seconds = _measure(task, progress)
+        found = _measure(task, progress)
+        if isinstance(found, OutOfMemory):
+            # no step was lost: the first one will meet it again, and tell it
+            reason = f"sorted by length: memory ran out while both were tried ({found.first_line})"
+            return _settled(progress, plan, Choice(False, reason))
+        seconds = found
         if seconds is not None and kept is not None:
             kept.parent.mkdir(parents=True, exist_ok=True)
             staged = kept.with_suffix(f".{os.getpid()}.tmp")
@@ -49,6 +54,10 @@ def settle_packing(
             packed < padded,
             f"{faster} is {share:.0%} faster here (measured {packed:.3g} s packed, {padded:.3g} s sorted)",
         )
+    return _settled(progress, plan, choice)
+
+
+def _settled(progress: Progress, plan: Plan, choice: Choice) -> Plan:
     progress.arrangement = replace(progress.arrangement, packed=choice.value)
     return plan.choosing(packing=choice)
 
@@ -82,8 +91,8 @@ def _read(kept: Path | None) -> dict[str, float] | None:
     return read if {"packed", "sorted"} <= read.keys() else None
 
 
-def _measure(task: Task, progress: Progress) -> dict[str, float] | None:
-    """Seconds for the same documents in both arrangements; None when they do not differ or do not fit.
+def _measure(task: Task, progress: Progress) -> dict[str, float] | OutOfMemory | None:
+    """Seconds for the same documents in both arrangements; None when they do not differ.
 
     `packed` and `sorted` are compared; the same with `_clock` are what passed meanwhile, for so many `tokens`.
     """
@@ -107,7 +116,7 @@ def _measure(task: Task, progress: Progress) -> dict[str, float] | None:
                 # the first round only warms up: allocations, kernels chosen
                 taken = attempt(lambda way=way, warm=round_ == 0: _time(task, way, samples[:2] if warm else samples))  # type: ignore[misc]
                 if isinstance(taken, OutOfMemory):
-                    return None
+                    return taken
                 if round_:
                     for key, seconds in zip((name, f"{name}_clock"), taken, strict=True):
                         best[key] = min(best.get(key, seconds), seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
@@ -16,6 +17,7 @@ from colab_magics.memory.architecture import DROPOUTS, role_of, roles
 from colab_magics.plan import ModelShape, Plan
 from colab_magics.recipe import Recipe
 from colab_magics.training import attention
+from colab_magics.training.oom import is_out_of_memory
 from colab_magics.training.source import ModelSource
 from colab_magics.training.torchao import hide_old_torchao
 
@@ -148,9 +150,15 @@ def load_model(source: ModelSource, recipe: Recipe, plan: Plan, device: torch.de
             **options,
         )
     except OSError as error:
+        if is_out_of_memory(error):  # a file that could not be mapped
+            raise
         raise ColabMagicsError(
             f"The weights of {source.id} could not be loaded.", str(error).partition("\n")[0]
         ) from None
+    except RuntimeError as error:
+        if is_out_of_memory(error) or (kept := _kept_for_the_report(error)) is None:
+            raise
+        raise torch.OutOfMemoryError(kept) from error
     if plan["method"] == "qlora":
         _set_dtype(model, dtype)
     if plan["method"] == "full":
@@ -164,6 +172,18 @@ def load_model(source: ModelSource, recipe: Recipe, plan: Plan, device: torch.de
     config.base_model_name_or_path = source.id if source.revision else os.fspath(source.folder)
     config.revision = source.revision
     return adapted
+
+
+def _kept_for_the_report(error: BaseException) -> str | None:
+    """The out-of-memory behind a failed loading: transformers logs what quantising a weight raised, and raises else.
+
+    It goes on with the next weight meanwhile, and what it has kept is in the frame that raises at the end.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    report = frames[-1].f_locals.get("loading_info") if frames else None
+    texts = getattr(report, "conversion_errors", None) or {}
+    lines = (line for text in texts.values() for line in str(text).splitlines())
+    return next((line for line in lines if is_out_of_memory(RuntimeError(line))), None)
 
 
 def _import_peft(*, bitsandbytes: bool) -> None:

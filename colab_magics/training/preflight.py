@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from colab_magics.checkpoints.manifest import Broken
@@ -24,11 +25,22 @@ from colab_magics.errors import ColabMagicsError
 from colab_magics.events import EventLog, read_events
 from colab_magics.memory.devices import this_device
 from colab_magics.memory.estimate import peak
-from colab_magics.plan import DataFacts, Device, ModelShape, Plan, Verdict, choose_max_length, make_plan
+from colab_magics.plan import (
+    Choice,
+    DataFacts,
+    Device,
+    ModelShape,
+    Plan,
+    Verdict,
+    choose_max_length,
+    length_that_fits,
+    make_plan,
+)
 from colab_magics.recipe import Recipe
 from colab_magics.run import cache_folder
 from colab_magics.training import imported
 from colab_magics.training.batches import Order
+from colab_magics.training.fitting import check_fit
 from colab_magics.training.model import describe
 from colab_magics.training.optim import check_bitsandbytes
 from colab_magics.training.orders import Orders
@@ -57,6 +69,8 @@ class Wish:
         Seconds until the session ends.
     replica : str, optional
         Where the checkpoints are copied to.
+    kernel_holds : int
+        Bytes of the GPU that the notebook's kernel holds itself.
     """
 
     name: str | None = None
@@ -64,6 +78,7 @@ class Wish:
     resume: Path | None = None
     deadline: float | None = None
     replica: str | None = None
+    kernel_holds: int = 0
 
 
 @dataclass(frozen=True)
@@ -157,17 +172,24 @@ def preflight(folder: Path, wish: Wish, origin: Origin | None, log: EventLog, re
     assert data is not None
     shape = describe(source, recipe)
     max_length = choose_max_length(recipe, data.lengths, shape.positions)
+    device = this_device(cuda=torch.version.cuda is not None)
+    verdict = None
+    if wish.until != "data":
+        report("probing", 0, None, "layers")
+        verdict = probe(source.config, cache, trust_remote_code=recipe.trust_remote_code)
+        held = DataFacts(np.minimum(data.lengths, max_length.value).astype(np.int32), 0, max_length)
+        splits = {"train": data, "eval": eval_data}
+        prints = {split: found.fingerprint for split, found in splits.items() if found is not None}
+        kept = _kept_length(origin, recipe, prints)
+        max_length = kept or length_that_fits(recipe, shape, device, held, verdict, peak)
     documents = data.documents(max_length.value)
     eval_documents = eval_data.documents(max_length.value) if eval_data is not None else None
     for split, found, views in (("train", data, documents), ("eval", eval_data, eval_documents)):
         if found is not None and views is not None:
             log.append("data", split=split, **data_event(found, views, inputs[split], tokenizer))
-    if wish.until == "data":
+    if verdict is None:
         return None
 
-    report("probing", 0, None, "layers")
-    verdict = probe(source.config, cache, trust_remote_code=recipe.trust_remote_code)
-    device = this_device(cuda=torch.version.cuda is not None)
     facts = DataFacts(documents.lengths, len(eval_documents or ()), max_length)
     plan = make_plan(recipe, shape, device, facts, verdict, peak)
     ready = Ready(
@@ -183,6 +205,20 @@ def preflight(folder: Path, wish: Wish, origin: Origin | None, log: EventLog, re
             plan = plan_to_the_end(plan, recipe, origin.saved, order)
         ready = replace(ready, plan=plan)
     check_bitsandbytes(plan["method"], plan["optim"], device.kind)
+    if wish.until is None:  # who only looks is shown what there is
+        caution = check_fit(
+            plan,
+            recipe,
+            source,
+            shape,
+            verdict,
+            device,
+            facts,
+            kernel_holds=wish.kernel_holds,
+            tracing=lambda: report("estimating the memory", 0, None, "layers"),
+        )
+        if caution is not None:
+            log.append("warning", message=caution)
     _check_disk(folder, shape, plan)
     if wish.replica is not None:
         report("looking at the replica", 0, None, "files")
@@ -198,6 +234,15 @@ def _made_for(recipe: Recipe, told: Mapping[str, Any]) -> str:
     limits = (recipe.max_train_samples, recipe.max_eval_samples)
     parts = [told.get("identity"), limits, [getattr(recipe, key) for key in keys]]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+
+def _kept_length(origin: Origin | None, recipe: Recipe, fingerprints: Mapping[str, str]) -> Choice | None:
+    """The length that an unchanged run was cut to: what fits may be another on another day, its tokens must not be."""
+    if origin is None or origin.saved.imported is not None or "max_length" not in origin.saved.plan:
+        return None
+    if changed_keys(origin.saved, recipe) or data_changed(origin.saved, fingerprints):
+        return None
+    return Plan.from_dict(origin.saved.plan).choices["max_length"]
 
 
 def _kept_data(folder: Path, split: str, made_for: str) -> Prepared | None:

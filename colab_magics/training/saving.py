@@ -79,6 +79,8 @@ class Saver:
         Whether a person has asked for a save; asking resets it.
     left : callable
         Seconds until the session's end; None where nobody knows.
+    make_room : callable
+        Called before the state of a run that has failed is taken: whatever held its memory down may let go.
 
     Raises
     ------
@@ -98,6 +100,7 @@ class Saver:
     on_event: OnEvent
     asked: Callable[[], bool] = lambda: False
     left: Callable[[], float | None] = lambda: None
+    make_room: Callable[[], None] = lambda: None
     parent: str | None = None
     clock: Callable[[], float] = time.monotonic
     disk: Disk = DISK
@@ -178,6 +181,8 @@ class Saver:
                 self.on_event("checkpoint", action="saved", name=self.parent, step=self.progress.step, reason=reason)
             return
         begin = time.perf_counter()
+        if reason == "failed":
+            self.make_room()
         self.wait()  # the host's copy is that of the save before, until it is written
         metrics = {"loss": self.progress.last_loss}
         score = self.progress.eval_loss
@@ -215,7 +220,11 @@ class Saver:
             "every": self.interval if self.every.steps is None else None,
         }
         self._writing = threading.Thread(target=self._write, args=(snapshot, manifest, told), name="checkpoint")
-        self._writing.start()
+        try:
+            self._writing.start()
+        except RuntimeError:  # no room for its stack: the training waits for the disk then
+            self._writing = None
+            self._write(snapshot, manifest, told)
 
     def terminated(self) -> None:
         """SIGTERM has come, in the middle of whatever the training thread did."""

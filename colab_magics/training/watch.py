@@ -16,7 +16,7 @@ def watch(device: torch.device, tell: Callable[..., None]) -> Sampler:
 
 
 def allocator(device: torch.device) -> dict[str, int]:
-    """Bytes that torch's allocator has `allocated` and `reserved`, and the `peak` allocated since the process began.
+    """Bytes that torch's allocator has `allocated` and `reserved`, and the `peak` allocated since `forget_peak`.
 
     Empty where torch cannot tell, as on a CPU. It is one call a step: `memory_stats` and the functions on top of it
     flatten a large dictionary each time, and asking before CUDA is in use would make a context.
@@ -32,6 +32,13 @@ def allocator(device: torch.device) -> dict[str, int]:
         "reserved": stats["reserved_bytes"]["all"]["current"],
         "peak": used["peak"],
     }
+
+
+def forget_peak(device: torch.device) -> None:
+    """Let the `peak` be counted from here on, and give back what the allocator has cached."""
+    if device.type == "cuda" and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def _readings(device: torch.device) -> Callable[[], list[Reading]]:

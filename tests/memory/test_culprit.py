@@ -46,6 +46,18 @@ CASES: list[tuple[str, Cause, Facts]] = [
         Cause.SCORES,
         ran_out(5 * GIB, sizes=QWEN, frames=("torch.nn.functional.scaled_dot_product_attention:1",)),
     ),
+    (
+        "a cell's own query",
+        Cause.SCORES,
+        ran_out(2 * 60_000**2 * 4, tensors=(Tensor("query", (1, 2, 60_000, 8), "float32"),)),
+    ),
+    (
+        "a cell's own product",
+        Cause.TENSOR,
+        ran_out(
+            8192 * 200_000 * 4, tensors=(Tensor("x", (4, 2048, 64), "float32"), Tensor("w", (200_000, 64), "float32"))
+        ),
+    ),
     ("packed", Cause.MASK, ran_out(16_384**2, *[2048] * 8, sizes=QWEN, packed=True)),
     ("in 16 bit", Cause.MASK, ran_out(12_000**2 * 2, *[1500] * 8, sizes=LLAMA, packed=True)),
     ("gate", Cause.WEIGHT, ran_out(2560 * 9728 * 2, 700, sizes=QWEN)),

@@ -92,7 +92,7 @@ def test_the_micro_batch_is_the_largest_that_is_enough_and_the_effective_batch_c
     found = diagnose(a_run(200 * MIB))
     (line,) = [one for one in found.remedies if one.line.startswith("per_device_train_batch_size")]
     assert line.line == "per_device_train_batch_size: 4"  # not 7, 6 or 5: 16 is no multiple of them
-    assert line.note == "the effective batch stays 16"
+    assert line.note == "the effective batch stays 16, with gradient_accumulation_steps: 4"
     assert line.enough
 
 

@@ -66,4 +66,7 @@ def test_out_of_memory_while_measuring_decides_for_sorting(tiny_run, monkeypatch
 
     monkeypatch.setattr(measure, "micro_batch_gradients", too_large)
     run = tiny_run(packing="auto", docs=documents(20))
-    assert _settle(run, None)["packing"] is False
+    plan = _settle(run, None)
+    assert plan["packing"] is False
+    assert "memory ran out while both were tried (CUDA out of memory.)" in plan.to_dict()["packing"]["reason"]
+    assert not run.progress.arrangement.packed

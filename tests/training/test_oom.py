@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import weakref
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from conftest import documents
 
 from colab_magics.errors import ColabMagicsError
-from colab_magics.training.oom import Arrangement, OutOfMemory, attempt, is_out_of_memory
+from colab_magics.training.batches import read_samples
+from colab_magics.training.oom import Arrangement, OutOfMemory, attempt, is_out_of_memory, release
 
 DOCS = documents(40, longest=32)
 
@@ -64,7 +66,7 @@ def test_losses_equal_those_of_the_smaller_micro_batch_from_the_start(tiny_run, 
 def test_every_halving_is_told_and_the_settled_one_is_kept(tiny_run):
     run = _on(_run(tiny_run), room=3).run()
     assert [(e["step"], e["micro_batch"], e["documents"]) for e in run.told("oom")] == [(1, 8, 8), (1, 4, 4)]
-    assert run.told("oom")[0]["message"] == "CUDA out of memory. Tried to allocate 2.00 GiB."
+    assert run.told("oom")[0]["message"] == "CUDA out of memory. Tried to allocate 2.00 GiB.\nmore"
     assert [e["micro_batch"] for e in run.told("recovered")] == [2]
     assert run.progress.arrangement.micro_batch == 2
     assert [e["step"] for e in run.told("step")] == [1, 2, 3, 4]
@@ -181,6 +183,37 @@ def test_nothing_of_the_failed_attempt_is_kept_alive():
         assert seen[0]() is None
     finally:
         gc.enable()
+
+
+class Failing(torch.autograd.Function):
+    """Runs out in backward, while another branch of the graph is still waiting for its turn."""
+
+    @staticmethod
+    def forward(_ctx, tensor):
+        return tensor.clone()
+
+    @staticmethod
+    def backward(_ctx, _gradient):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def test_nothing_of_a_failed_backward_is_kept_alive():
+    class Storage(np.ndarray):
+        """Memory whose end can be seen, also where C++ alone holds the tensor."""
+
+    ended = []
+
+    def work():
+        memory = np.ones(10, np.float32).view(Storage)
+        weakref.finalize(memory, ended.append, True)
+        saved = torch.from_numpy(memory).requires_grad_()
+        waiting = saved.sin().sin()
+        failing = Failing.apply(saved.exp())
+        (waiting + failing).sum().backward()
+
+    assert isinstance(attempt(work), OutOfMemory)
+    release()
+    assert ended
 
 
 class Cramped:
@@ -301,3 +334,142 @@ def test_smaller_follows_the_price():
         tried.append((way.micro_batch, way.gradient_checkpointing, way.loss_chunk))
         documents_ = way.micro_batch
     assert tried == [(2, False, 256), (1, False, 256), (1, True, 256), (1, True, 64)]
+
+
+def test_the_event_tells_what_was_in_memory_and_where_it_ran_out(tiny_run):
+    run = _on(_run(tiny_run, packing=False), room=4).run()
+    (oom,) = run.told("oom")
+    samples = sorted((len(DOCS[id_][0]) for id_ in next(iter(run.task.order.steps(0, 1)))[1]), reverse=True)
+    assert sorted(oom["tokens"], reverse=True) == samples
+    assert oom["in_memory"] == 8 * (samples[0] - 1), "padding counts, and the last token is only predicted"
+    assert (oom["packed"], oom["gradient_checkpointing"], oom["phase"], oom["first"]) == (False, False, "forward", True)
+    assert oom["loss_chunk"] == run.progress.arrangement.loss_chunk
+    assert any(frame.startswith("colab_magics.training.loop.micro_batch_gradients:") for frame in oom["where"])
+    assert oom["record"] is None
+    assert 0 < oom["rss"] < oom["host"]["total"]
+    assert json.loads(json.dumps(oom)) == oom
+    steps = run.told("step")
+    assert all(step["in_memory"] <= 4 * 31 for step in steps), "of the largest micro-batch that was done"
+
+
+def test_a_step_of_documents_in_one_row_counts_no_padding(tiny_run):
+    run = _run(tiny_run, packing=True, max_steps=1).run()
+    ids = next(iter(run.task.order.steps(0, 1)))[1]
+    (step,) = run.told("step")
+    assert step["in_memory"] == sum(len(sample) for sample in read_samples(DOCS, ids))
+
+
+def test_later_steps_are_not_the_first(tiny_run):
+    run = _on(_run(tiny_run), room=4, from_call=2).run()
+    assert [e["first"] for e in run.told("oom")] == [False]
+
+
+def test_an_out_of_memory_in_the_backward_says_so(tiny_run):
+    run = _run(tiny_run)
+    weight, failures = run.task.trainable[0], [torch.OutOfMemoryError("CUDA out of memory.")]
+
+    def cramped(gradient):
+        if failures:
+            raise failures.pop()
+        return gradient
+
+    weight.register_hook(cramped)
+    run.run()
+    (oom,) = run.told("oom")
+    assert oom["phase"] == "backward"
+    assert any("_engine_run_backward" in frame for frame in oom["where"])
+
+
+def test_a_layer_that_is_computed_again_is_part_of_the_backward(tiny_run):
+    run = _run(tiny_run, gradient_checkpointing=True)
+    layer, calls = run.lm.model.layers[1].mlp, []
+    forward = layer.forward
+
+    def cramped(hidden):
+        calls.append(torch.is_grad_enabled())
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(hidden)
+
+    layer.forward = cramped
+    run.run()
+    assert [e["phase"] for e in run.told("oom")] == ["backward"]
+
+
+def test_what_ends_the_run_has_the_same_facts(tiny_run):
+    run = _on(_run(tiny_run), room=0)
+    with pytest.raises(ColabMagicsError) as error:
+        run.run()
+    assert error.value.facts["oom"] == run.told("oom")[-1]
+
+    run = _run(tiny_run)
+    run.task.optimizer.step = Cramped(run.task.optimizer.step, 9)
+    with pytest.raises(ColabMagicsError) as error:
+        run.run()
+    oom = error.value.facts["oom"]
+    assert (oom["phase"], oom["step"], oom["first"], oom["documents"], oom["tokens"]) == ("optimizer", 1, True, 0, [])
+
+
+def test_clipping_is_told_as_such(tiny_run, monkeypatch):
+    run = _run(tiny_run)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", Cramped(torch.nn.utils.clip_grad_norm_, 1))
+    assert [e["phase"] for e in run.run().told("oom")] == ["clipping"]
+
+
+def test_an_evaluation_that_does_not_fit_is_a_warning_with_the_facts(tiny_run, monkeypatch):
+    run = tiny_run(docs=DOCS, eval_docs=documents(9, seed=1), max_steps=1, effective_batch_size=8)
+    monkeypatch.setattr(run.task.loss, "score", Cramped(run.task.loss.score, 99))
+    run.run()
+    (warning,) = run.told("warning")
+    assert "evaluation at step 1 ran out of memory" in warning["message"]
+    assert not run.told("oom"), "no step was done again"
+    oom = warning["oom"]
+    assert (oom["phase"], oom["step"], oom["micro_batch"], oom["documents"], oom["first"]) == (
+        "evaluation",
+        1,
+        1,
+        1,
+        False,
+    )
+
+
+def test_a_long_message_is_cut_and_its_first_line_is_what_people_read(tiny_run):
+    outcome = attempt(lambda: (_ for _ in ()).throw(RuntimeError("out of memory\n" + 5000 * "x")))
+    assert isinstance(outcome, OutOfMemory)
+    assert len(outcome.message) == 2000
+    assert outcome.first_line == "out of memory"
+
+
+@pytest.mark.parametrize("phase", ["loading", "writing the result"])
+def test_what_nothing_could_recover_from_has_the_facts_too(phase):
+    from colab_magics.training.__main__ import _unexpected
+
+    error = _unexpected(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), phase)
+    assert (error.facts["oom"]["phase"], error.facts["oom"]["step"]) == (phase, None)
+    assert not _unexpected(ValueError("no"), phase).facts
+
+
+def test_the_log_keeps_the_facts_of_a_failure(tmp_path):
+    from types import SimpleNamespace
+
+    from colab_magics.events import EventLog, read_events
+    from colab_magics.training.__main__ import _fail
+
+    orders = SimpleNamespace(phase="training", session_left=lambda: None)
+    log = EventLog(tmp_path / "events.jsonl", 1)
+    _fail(log, ColabMagicsError("a", "b", "c", facts={"oom": {"step": 3}}), orders)  # type: ignore[arg-type]
+    (failed,) = read_events(tmp_path / "events.jsonl")
+    assert failed["oom"] == {"step": 3}
+
+
+def test_quantising_that_runs_out_while_loading_is_an_out_of_memory(tiny_run, monkeypatch):
+    """transformers keeps what one weight raised for a report, goes on with the next, and raises another error."""
+    pytest.importorskip("bitsandbytes")
+    from transformers.integrations.bitsandbytes import Bnb4bitQuantize
+
+    def cramped(*_arguments, **_options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(Bnb4bitQuantize, "convert", cramped)
+    with pytest.raises(torch.OutOfMemoryError, match=r"Tried to allocate 20\.00 MiB"):
+        _run(tiny_run, method="qlora")

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from pretended_cuda import pretend
 
 from colab_magics.training import watch as watch_module
-from colab_magics.training.watch import allocator, watch
+from colab_magics.training.watch import allocator, forget_peak, watch
 
 GIB = 2**30
 GPU = torch.device("cuda:0")
@@ -47,6 +48,37 @@ def test_without_cuda_in_use_nothing_is_asked_and_nothing_told() -> None:
     assert allocator(torch.device("cpu")) == {}
     assert allocator(GPU) == {}
     assert not torch.cuda.is_initialized(), "asking must not make a context"
+
+
+def test_the_peak_can_be_counted_from_now_on_with_the_cache_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    allocator = pretend(monkeypatch, [])
+    forget_peak(GPU)
+    assert (allocator.emptied, allocator.peaks_forgotten) == (1, 1)
+    forget_peak(torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    forget_peak(GPU)
+    assert (allocator.emptied, allocator.peaks_forgotten) == (1, 1), "no context is made for it"
+
+
+def test_after_an_out_of_memory_the_peak_is_that_of_what_then_fits(
+    tiny_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from colab_magics.training import loop
+
+    forgotten: list[Any] = []
+    monkeypatch.setattr(loop, "forget_peak", forgotten.append)
+    run = tiny_run(max_steps=2, effective_batch_size=4)
+    loss, failures = run.task.loss, [torch.OutOfMemoryError("CUDA out of memory.")]
+
+    def cramped(batch: Any) -> torch.Tensor:
+        if failures:
+            raise failures.pop()
+        return loss(batch)
+
+    cramped.chunk, cramped.chunked = loss.chunk, loss.chunked  # type: ignore[attr-defined]
+    object.__setattr__(run.task, "loss", cramped)
+    run.run()
+    assert len(forgotten) == 1
 
 
 def test_a_step_on_a_cpu_tells_no_allocator_s_figures(tiny_run: Callable[..., Any]) -> None:

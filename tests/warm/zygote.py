@@ -70,8 +70,11 @@ def _work(request: dict[str, object], output: int) -> None:
     os.environ.update(request["environment"])  # type: ignore[call-overload]
     os.chdir(str(request["cwd"]))
     time.tzset()
+    from colab_magics.training import preflight
     from colab_magics.training.__main__ import main
 
+    if "WARM_REFUSES_NOTHING" in os.environ:  # for what happens where an estimate was wrong
+        preflight.check_fit = lambda *_, **__: None
     code = 1
     try:
         code = main(request["arguments"])  # type: ignore[arg-type]

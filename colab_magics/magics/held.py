@@ -1,0 +1,30 @@
+"""What this notebook itself holds of the GPU on which a run is about to train."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from colab_magics.sizes import size
+
+_WORTH_SAYING = 2**28  # bytes
+
+
+def held_by_kernel(say: Callable[[str], None]) -> int:
+    """Bytes of the GPU that this process holds; who holds them is said, with what gives them back.
+
+    Nothing is imported for it: a kernel that has no torch holds nothing.
+    """
+    if "torch" not in sys.modules:
+        return 0
+    from IPython import get_ipython
+
+    from colab_magics.memory.allocator import held_here
+    from colab_magics.memory.report import holders
+
+    held = held_here()
+    if held >= _WORTH_SAYING:
+        names = holders(get_ipython())
+        said = f" ({names})" if names else ""
+        say(f"This notebook holds {size(held)} of the GPU itself{said}. %vram free gives back what no variable holds.")
+    return held

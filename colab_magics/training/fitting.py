@@ -1,0 +1,98 @@
+"""Whether a plan fits, asked before anything is downloaded: by formula first, by a trace where that is in doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+from colab_magics.errors import ColabMagicsError
+from colab_magics.memory.estimate import estimate, peak
+from colab_magics.memory.prediction import Prediction
+from colab_magics.plan import GIB, DataFacts, Device, ModelShape, Plan, Verdict, nearest_change, setup_of
+from colab_magics.recipe import Recipe
+from colab_magics.sizes import size
+from colab_magics.training.source import ModelSource
+from colab_magics.training.tracing.answer import traced
+
+_WORTH_FREEING = GIB // 4
+
+
+def check_fit(
+    plan: Plan,
+    recipe: Recipe,
+    source: ModelSource,
+    shape: ModelShape,
+    verdict: Verdict,
+    device: Device,
+    data: DataFacts,
+    *,
+    kernel_holds: int = 0,
+    tracing: Callable[[], None] = lambda: None,
+) -> str | None:
+    """Refuse what cannot fit; returns a caution where little is to spare.
+
+    Parameters
+    ----------
+    kernel_holds : bytes of the device that the notebook's kernel holds itself, as it says
+    tracing : called before a trace, which takes some seconds
+
+    Raises
+    ------
+    ColabMagicsError
+        Even at the lower end of what the estimate may be off by, it does not fit; names the nearest change that does.
+    """
+    setup = setup_of(plan, recipe, shape, data.lengths, device)
+    made = Prediction(device, plan, setup, estimate(shape, setup), cap=recipe.max_memory_bytes)
+    if made.fit.colour == "green":
+        return None
+    tracing()
+    with suppress(Exception):  # a model's code may raise anything on tensors without numbers: the formula stands
+        made = traced(made, source, recipe)
+    found = made.fit
+    if found.colour == "green":
+        return None
+    figures = f"about {size(found.need)}, and {size(found.room)} of {device.shown} can be had"
+    if not found.cannot(made.error):
+        if found.colour == "amber":
+            return f"memory will be tight: this needs {figures}"
+        return f"memory may run out: this needs {figures}; the step is then tried in smaller parts"
+    raise _refusal(made, recipe, shape, verdict, data, figures, kernel_holds)
+
+
+def _refusal(
+    made: Prediction,
+    recipe: Recipe,
+    shape: ModelShape,
+    verdict: Verdict,
+    data: DataFacts,
+    figures: str,
+    kernel_holds: int,
+) -> ColabMagicsError:
+    device, found, setup = made.device, made.fit, made.setup
+    at_once = f"{setup.documents} documents" if setup.documents > 1 else "one document"
+    checkpointing = " with gradient checkpointing" if setup.gradient_checkpointing else ""
+    what = (
+        f"This does not fit: {setup.method} with {at_once} of {setup.length:,} tokens at once{checkpointing} needs "
+        f"{figures}."
+    )
+    others = max(0, found.held - kernel_holds)
+    held = [
+        f"this notebook's kernel holds {size(kernel_holds)}" if kernel_holds >= _WORTH_FREEING else "",
+        f"other processes hold {size(others)}" if others >= _WORTH_FREEING and device.kind == "cuda" else "",
+    ]
+    why = "; ".join(filter(None, held))
+    change = nearest_change(recipe, shape, device, data, verdict, peak)
+    steps = []
+    if kernel_holds >= _WORTH_FREEING and found.need <= found.room + kernel_holds:
+        steps.append("%vram free gives back what the kernel holds: then it fits as it is.")
+    elif kernel_holds >= _WORTH_FREEING:
+        steps.append("%vram free gives back what the kernel holds.")
+    if change is not None:
+        cut = f" (it cuts {change.cut:,} of {len(data.lengths):,} documents)" if change.cut else ""
+        lines = "; ".join(change.lines)
+        steps.append(f"{'Or change' if steps else 'Change'} the recipe, the least that fits: {lines}{cut}")
+    else:
+        steps.append("Use a smaller model, or a larger GPU: %vram estimate --model ID --gpu L4 tells beforehand.")
+    if recipe.max_memory is not None and found.cap is not None:
+        steps.append(f"Or raise max_memory: {recipe.max_memory}.")
+    return ColabMagicsError(what, f"{why[:1].upper()}{why[1:]}." if why else "", *steps)
