@@ -28,9 +28,15 @@ HOME = Path(__file__).resolve().parents[2]
 KEPT = cache_folder() / "benchmarks" / "memory"
 CPU = Device("cpu", "CPU", 2**35, 2**35, 2**35)
 # what an old trace depends on: with any of it changed it is made anew
-_SOURCES = sorted((HOME / "colab_magics" / "training" / "tracing").glob("*.py")) + [
-    HOME / "colab_magics" / "training" / f"{name}.py"
-    for name in ("attention", "batches", "layers", "loss", "model", "optim")
+_SOURCES = [
+    *(
+        HOME / "colab_magics" / "training" / f"{name}.py"
+        for name in ("attention", "batches", "layers", "loss", "model")
+    ),
+    *(
+        HOME / "colab_magics" / "training" / "tracing" / f"{name}.py"
+        for name in ("cuda", "experts", "extrapolate", "four_bit", "ledger", "peers", "scene")
+    ),
 ]
 
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cases import Case, show_progress, table, traces
+from models import config_of
+
+from colab_magics.memory.estimate import Estimate
 
 _FILE = Path(__file__).with_name("published.json")
 _GIB = 2**30
@@ -47,6 +50,7 @@ class Published:
     peak: float
     dynamic: bool
     note: str
+    release: str
 
     @property
     def ours(self) -> Case:
@@ -73,6 +77,53 @@ def published() -> list[Published]:
     return [Published(**row) for row in json.loads(_FILE.read_text(encoding="utf-8"))]
 
 
+@dataclass(frozen=True)
+class Row:
+    """A run beside its predictions. GiB."""
+
+    run: Published
+    theirs: Estimate
+    ours: Estimate
+
+    @property
+    def still(self) -> float:
+        """What is there before the first step."""
+        return (self.theirs.weights + self.theirs.adapters) / _GIB
+
+    @property
+    def base(self) -> float:
+        """What a dynamic checkpoint keeps in 16 bit: only its start tells."""
+        return self.run.start - self.still if self.run.dynamic and self.run.start is not None else 0.0
+
+    @property
+    def peak(self) -> float:
+        return self.theirs.peak / _GIB + self.base
+
+    @property
+    def missing(self) -> float:
+        """By how much what training adds to the start is higher than predicted."""
+        assert self.run.start is not None
+        return self.run.peak - self.run.start - (self.theirs.peak / _GIB - self.still)
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        run, mark = self.run, "†" if self.base else ""
+        start = ("-", "-") if run.start is None else (f"{run.start:.2f}", f"{self.still / run.start - 1:+.0%}")
+        rank = "all weights" if run.method == "full" else f"r {run.rank}"
+        return (
+            f"{run.by} {run.release}".strip(),
+            run.what,
+            f"{rank}, {run.documents} × {run.length:,}",
+            start[0],
+            f"{self.still:.2f}",
+            start[1],
+            f"{run.peak:.2f}",
+            f"{self.peak:.2f}{mark}",
+            f"{self.peak / run.peak - 1:+.0%}",
+            f"{self.ours.peak / _GIB + self.base:.2f}{mark}",
+        )
+
+
 def main(*, processes: int = 1) -> int:
     runs = published()
     wanted = list(dict.fromkeys([case for run in runs for case in (run.ours, run.theirs)]))
@@ -80,30 +131,26 @@ def main(*, processes: int = 1) -> int:
     for number, (case, one) in enumerate(traces(wanted, processes), 1):
         found[case] = one.parts
         show_progress(number, len(wanted), str(case))
-    rows, starts, peaks = [], [], []
-    for run in runs:
-        theirs, ours = found[run.theirs], found[run.ours]
-        still = (theirs.weights + theirs.adapters) / _GIB
-        start = ("-", "-") if run.start is None else (f"{run.start:.2f}", f"{still / run.start - 1:+.0%}")
-        # what a dynamic checkpoint keeps in 16 bit only its start tells
-        base = run.start - still if run.dynamic and run.start is not None else 0.0
-        predicted = theirs.peak / _GIB + base
-        if run.start is not None and not run.dynamic:
-            starts.append(abs(still / run.start - 1))
-        if not run.note and not run.dynamic and not run.length_known.startswith("documents"):
-            peaks.append(abs(predicted / run.peak - 1))
-        rows.append(
-            (run.by, run.what, f"r {run.rank}, {run.documents} × {run.length:,}", start[0], f"{still:.2f}", start[1],
-             f"{run.peak:.2f}", f"{predicted:.2f}{'†' if base else ''}", f"{predicted / run.peak - 1:+.0%}",
-             f"{ours.peak / _GIB + base:.2f}{'†' if base else ''}")
-        )  # fmt: skip
-    heads = (
-        "by", "run", "at once", "start", "weights + adapters", "error", "peak", "predicted", "error", "our way"
-    )  # fmt: skip
-    print(table(heads, rows))
-    print("† counted from the published start: the checkpoint keeps layers in 16 bit")
-    print(f"\nweights + adapters against the start, without †: {_of(starts)}")
-    print(f"peaks of runs whose length is known and whose code is not known to be another: {_of(peaks)}")
+    rows = [Row(run, found[run.theirs], found[run.ours]) for run in runs]
+    heads = ("by", "run", "at once", "start", "weights + adapters", "error", "peak", "predicted", "error", "our way")
+    print(table(heads, [row.cells for row in rows]))
+    print("\n† counted from the published start: the checkpoint keeps layers in 16 bit\n")
+    starts = [row for row in rows if row.run.start is not None and not row.run.dynamic]
+    below = [row.run.start - row.still for row in starts]
+    print(f"weights + adapters are below the start by {min(below):.2f} to {max(below):.2f} GiB, in the median of "
+          f"{len(below)} runs by {statistics.median(below):.2f}; † not counted")  # fmt: skip
+    old = [row for row in rows if row.run.release.startswith("2024")]
+    for name, part in (
+        ("Unsloth's releases of 2024", old),
+        ("its later ones", [row for row in rows if row.run.release and row not in old]),
+        ("TRL's and axolotl's stored runs", [row for row in rows if not row.run.release and row.run.start is not None]),
+        ("TRL's list", [row for row in rows if row.run.start is None]),
+    ):
+        errors = [row.peak / row.run.peak - 1 for row in part]
+        shown = f"{min(errors):+.0%} to {max(errors):+.0%}"
+        print(f"peaks of {name}: {len(part)}, off by {shown}, median size {statistics.median(map(abs, errors)):.0%}")
+    print("\nof Unsloth's releases of 2024, what of the peak is missing beside the start\n")
+    print(table(("run", "vocabulary", "missing, GiB", "bytes a token and word"), list(_missing(old))))
     print("\nnotes")
     for run in runs:
         if run.note:
@@ -114,5 +161,10 @@ def main(*, processes: int = 1) -> int:
     return 0
 
 
-def _of(errors: list[Any]) -> str:
-    return f"{len(errors)} runs, median {statistics.median(errors):.0%} off, {min(errors):.0%} to {max(errors):.0%}"
+def _missing(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
+    """Logits that are all there take a few bytes for each token and word."""
+    for row in rows:
+        if row.run.checkpointing and "gemma" not in row.run.model:
+            words = config_of(row.run.model)["vocab_size"]
+            each = row.missing * _GIB / (row.run.documents * row.run.length * words)
+            yield row.run.what, f"{words:,}", f"{row.missing:.2f}", f"{each:.1f}"
