@@ -1,8 +1,8 @@
 # make demo   installs the package beside this file and runs notebooks/quickstart.ipynb for real
 # make test   formatting, lint, types and tests, on today's libraries and on Colab's
-# make bench  the figures of docs/performance.md
+# make bench  the figures of docs/performance.md, and the quick ones of docs/memory.md
 # make pictures  those in docs/
-# make soak   the figures of docs/reliability.md: hours
+# make soak   the figures of docs/reliability.md, and the slow ones of docs/memory.md: hours
 PYTHON ?= python3
 # Colab runs Python 3.13; where there is none, the tests of that stack say so and are skipped.
 PYTHON313 ?= $(shell for p in python3.13 $(HOME)/.pyenv/versions/3.13*/bin/python3.13; do \
@@ -43,6 +43,10 @@ bench: $(TODAY)/.bench
 	$(TODAY)/bin/python benchmarks/panel.py
 	$(TODAY)/bin/python benchmarks/panel_kernel.py
 	$(TODAY)/bin/python benchmarks/release.py
+	$(TODAY)/bin/python benchmarks/memory seconds
+	$(TODAY)/bin/python benchmarks/memory peers
+	$(TODAY)/bin/python benchmarks/memory published
+	$(TODAY)/bin/python benchmarks/memory notes
 
 soak: $(TODAY)/.bench
 	$(TODAY)/bin/python benchmarks/reliability calls
@@ -52,6 +56,9 @@ soak: $(TODAY)/.bench
 	$(TODAY)/bin/python benchmarks/reliability kills --count 200
 	$(TODAY)/bin/python benchmarks/cost.py
 	RESTARTS=20 $(TODAY)/bin/pytest -s --timeout 1200 tests/reliability/test_restarts.py
+	$(TODAY)/bin/python benchmarks/memory grid
+	$(TODAY)/bin/python benchmarks/memory allocator
+	$(TODAY)/bin/python benchmarks/memory layers
 	$(TODAY)/bin/python benchmarks/kills.py --kills 2000 --in-a-row 50 --stops 200
 
 pictures: $(TODAY)/.test

@@ -241,7 +241,7 @@ def _predictions(asked: Asked, subject: _Subject, targets: Sequence[Device]) -> 
             verdict = usual_verdict(shape)
         except UnknownArchitecture as error:
             unknown = error
-    found, why = _trace(asked, subject, targets)
+    found, why = _trace(asked, subject, targets, needed=shape is None or not asked.inference)
     if found is not None:
         shape, verdict = subject.shape or found.shape, found.verdict
     if shape is None or verdict is None:
@@ -258,8 +258,10 @@ def _predictions(asked: Asked, subject: _Subject, targets: Sequence[Device]) -> 
     return Estimated(subject.recipe, shape, verdict, best, formula, beside, seen, why if not asked.quick else "")
 
 
-def _trace(asked: Asked, subject: _Subject, targets: Sequence[Device]) -> tuple[Traces | None, str]:
-    if asked.quick or (asked.inference and subject.shape is not None):
+def _trace(
+    asked: Asked, subject: _Subject, targets: Sequence[Device], *, needed: bool
+) -> tuple[Traces | None, str]:  # fmt: skip
+    if asked.quick or not needed:
         return None, "--quick was given"
     if subject.model is None:
         return None, "the model's config is not here"

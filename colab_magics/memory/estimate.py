@@ -13,12 +13,12 @@ from colab_magics.plan import ModelShape, Setup
 
 NF4 = 0.515913  # bytes a weight: 4 bits, double-quantised scales, tables
 _BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
-_STATES = {  # optimizer bytes a trainable fp32 parameter; paged states live in host memory when the GPU is full
+_STATES = {  # optimizer bytes a trainable fp32 parameter; paged states are the driver's, and leave a card that is full
     "adamw_torch": 8.0,
     "adamw_torch_fused": 8.0,
     "adamw_8bit": 2.03,
-    "paged_adamw_8bit": 2.03,
-    "paged_adamw_32bit": 8.0,
+    "paged_adamw_8bit": 0.0,
+    "paged_adamw_32bit": 0.0,
     "adafactor": 0.1,
     "sgd": 0.0,
 }
@@ -210,7 +210,9 @@ class _Kept:
             return self.width * 3 * s.intermediate
         if s.activation in _WRITTEN_OUT:  # in fp32 under autocast: cube, tanh, 1 + tanh, and half the input in 16 bit
             return (14 if self.half else 16) * s.intermediate
-        return self.width * s.intermediate if s.activation != "relu" else 0
+        if s.activation == "relu":  # it keeps what it gives; an adapter reads a copy of that in 16 bit
+            return (4 if self.residual == 4 else 2) * s.intermediate if self.half and not self.full else 0
+        return self.width * s.intermediate
 
     @property
     def in_backward(self) -> float:

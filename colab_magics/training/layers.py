@@ -8,6 +8,8 @@ from typing import Any
 
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _KINDS = ("layer_types", "layers_block_type")
+_WITHOUT_EXPERTS = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index")
+_EXPERTS_EVERY = ("decoder_sparse_step", "moe_layer_freq", "moe_layer_interval", "interleave_moe_layer_step")
 
 
 def layer_count(text: Any) -> int:
@@ -30,6 +32,15 @@ def computed_kinds(text: Any) -> list[str] | None:
         if isinstance(computed, list | tuple) and len(computed) == count:
             return list(computed)
     return None
+
+
+def layers_before_experts(text: Any) -> int:
+    """How many layers to count off before all have experts, where the config tells it by a number and by no list."""
+    if any(isinstance(step := getattr(text, name, None), int) and step > 1 for name in _EXPERTS_EVERY):
+        return layer_count(text)  # experts come and go to the end
+    numbers = [number for name in _WITHOUT_EXPERTS if isinstance(number := getattr(text, name, None), int)]
+    numbers += [index + 1 for index in getattr(text, "mlp_only_layers", None) or ()]
+    return min(layer_count(text), max(numbers, default=0))
 
 
 def with_layers(config: Any, keep: Sequence[int]) -> Any:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from colab_magics.training.layers import computed_kinds, layer_count, layer_kinds
+from colab_magics.training.layers import computed_kinds, layer_count, layer_kinds, layers_before_experts
 from colab_magics.training.tracing.ledger import Parts
 
 Moments = dict[str, Parts]
@@ -26,10 +26,10 @@ def whole(config: Any, trace: Trace) -> Moments:
     """
     text = config.get_text_config()
     count = layer_count(text)
-    kinds = layer_kinds(text)
-    if kinds is not None:
+    kinds, dense = layer_kinds(text), layers_before_experts(text)
+    if kinds is not None and not dense:
         return _by_kind(kinds, trace)
-    first = _settled(computed_kinds(text))
+    first = max(dense, _settled(kinds or computed_kinds(text)))
     base = list(range(first + 2))
     if count <= len(base) + 1:
         return trace(range(count))

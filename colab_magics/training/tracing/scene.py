@@ -24,6 +24,7 @@ from colab_magics.training.model import DTYPES, causal_lm, set_gradient_checkpoi
 from colab_magics.training.optim import build_optimizer
 from colab_magics.training.tracing import four_bit, peers
 from colab_magics.training.tracing.cuda import as_on_cuda
+from colab_magics.training.tracing.experts import grouped_products
 from colab_magics.training.tracing.ledger import Ledger, Parts
 
 # bytes a trained fp32 weight that bitsandbytes' 8-bit states take, with a scale for each 256; smaller tensors stay fp32
@@ -90,6 +91,7 @@ def trace(case: Case, layers: Sequence[int]) -> dict[str, Parts]:
 @contextmanager
 def _as_on(case: Case) -> Iterator[None]:
     with ExitStack() as stack:
+        stack.enter_context(grouped_products(case.capability if case.kind == "cuda" else None))
         if case.kind == "cuda":
             assert case.capability is not None
             stack.enter_context(as_on_cuda(case.capability, math=case.setup.attention == "math"))
