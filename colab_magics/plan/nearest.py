@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -87,7 +88,7 @@ def _steps(recipe: Recipe, shape: ModelShape) -> Iterator[dict[str, Any]]:
     """Single changes, the cheapest first."""
     micro = recipe.per_device_train_batch_size
     while isinstance(micro, int) and micro > 1:
-        micro = max(divisor for divisor in range(1, micro) if micro % divisor == 0)
+        micro = _largest_divisor(micro)
         yield {"per_device_train_batch_size": micro}
     if recipe.gradient_checkpointing is False:
         yield {"gradient_checkpointing": True}
@@ -97,6 +98,12 @@ def _steps(recipe: Recipe, shape: ModelShape) -> Iterator[dict[str, Any]]:
         yield {"method": "lora"}
     if recipe.method in ("lora", "full") and not shape.quantised:
         yield {"method": "qlora"}
+
+
+def _largest_divisor(number: int) -> int:
+    """Below itself: found by the smallest factor, for a number written with a slip may have many digits."""
+    factor = next((one for one in range(2, math.isqrt(number) + 1) if number % one == 0), number)
+    return number // factor
 
 
 def _shorter(recipe: Recipe, data: DataFacts, fits: Callable[[Recipe], bool], keys: dict[str, Any]) -> Change | None:
