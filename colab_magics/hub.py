@@ -151,7 +151,7 @@ def hub_errors(name: str) -> Iterator[None]:
     except errors.RemoteEntryNotFoundError:
         raise ColabMagicsError(
             f"{name} is on the Hub, and has no config.json.",
-            "It is no model that transformers loads: a repository of GGUF files has none, and one of an adapter neither.",
+            "It is no model that transformers loads: GGUF files come without one, and so do adapters.",
             "Name the model that it was made from.",
         ) from None
     except errors.HFValidationError:
