@@ -80,7 +80,7 @@ def nearest_change(
     for keys in steps:
         together |= keys
         if fits(with_keys(together)):
-            return Change(_needed(together, lambda keys: fits(with_keys(keys))))
+            return Change(_least(together, steps, lambda keys: fits(with_keys(keys))))
     return short or _shorter(recipe, data, fits, together)
 
 
@@ -123,13 +123,17 @@ def _shorter(recipe: Recipe, data: DataFacts, fits: Callable[[Recipe], bool], ke
     return Change({**keys, "max_length": best}, int((data.lengths > best).sum()))
 
 
-def _needed(keys: dict[str, Any], fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """Without the keys that are not needed beside the others."""
+def _least(keys: dict[str, Any], steps: list[dict[str, Any]], fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Without the keys that are not needed beside the others, and each of the others changed as little as will do."""
     kept = dict(keys)
-    for key in list(kept):
+    for key in keys:
         fewer = {other: value for other, value in kept.items() if other != key}
         if fewer and fits(fewer):
             kept = fewer
+    for step in steps:
+        for key, value in step.items():
+            if key in kept and kept[key] == keys[key] and fits({**kept, key: value}):
+                kept[key] = value
     return kept
 
 

@@ -48,7 +48,12 @@ CHANGES: list[dict[str, Any]] = [
     {"resid_pdrop": 0.1, "hidden_dropout": 0.1, "dropout": 0.1},
 ]
 # of a layer each; what another family calls otherwise is not asked for
-SOME = {"gpt2": ["c_attn", "mlp.c_proj"], "gpt_neox": ["query_key_value"], "opt": ["q_proj", "fc1"], "phi3": ["qkv_proj"]}
+SOME = {
+    "gpt2": ["c_attn", "mlp.c_proj"],
+    "gpt_neox": ["query_key_value"],
+    "opt": ["q_proj", "fc1"],
+    "phi3": ["qkv_proj"],
+}
 
 
 def _config(kind: str, **changes: Any) -> Any:
@@ -200,7 +205,9 @@ def test_published_counts(config, parameters, linear):
 @pytest.mark.face
 def test_the_language_part_of_a_nested_config_is_read():
     inner = {**LLAMA, "architectures": ["Inner"]}
-    assert replace(shape_of({"text_config": inner, "model_type": "x"}), architecture="LlamaForCausalLM") == shape_of(LLAMA)
+    assert replace(shape_of({"text_config": inner, "model_type": "x"}), architecture="LlamaForCausalLM") == shape_of(
+        LLAMA
+    )
     assert positions_of({"text_config": inner}) == 256
     assert shape_of({**LLAMA, "text_config": "not a config"}) == shape_of(LLAMA)
 

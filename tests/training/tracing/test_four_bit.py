@@ -33,7 +33,9 @@ def _of_real(inputs: int, outputs: int) -> int:
     return sum(map(_rounded, tensors))
 
 
-@pytest.mark.parametrize(("inputs", "outputs"), [(64, 64), (256, 704), (1024, 3072), (2048, 512), (96, 40), (768, 2304)])
+@pytest.mark.parametrize(
+    ("inputs", "outputs"), [(64, 64), (256, 704), (1024, 3072), (2048, 512), (96, 40), (768, 2304)]
+)
 def test_it_takes_what_a_packed_layer_of_bitsandbytes_takes(inputs, outputs):
     layer = FourBit(nn.Linear(inputs, outputs, bias=False, device="meta"), torch.float16)
     stood_in = sum(map(_rounded, [layer.weight, *layer.buffers()]))
@@ -112,7 +114,11 @@ def test_all_linears_but_the_head_are_exchanged_and_peft_takes_them_for_4_bit_la
         assert left == ["lm_head"]
         adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
     layers = [one for one in adapted.modules() if isinstance(one, Adapted)]
-    assert len(layers) == sum(isinstance(one, FourBit) for one in adapted.modules()) == (14 if model_type == "qwen3" else 8)
+    assert (
+        len(layers)
+        == sum(isinstance(one, FourBit) for one in adapted.modules())
+        == (14 if model_type == "qwen3" else 8)
+    )
 
 
 def test_what_a_checkpoint_has_left_in_16_bit_stays_so():

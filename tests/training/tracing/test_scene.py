@@ -95,9 +95,7 @@ def _measured(one: Case, folder: Path) -> int:
             case("llama", WIDE, kind="cpu", precision="fp32", length=128, gradient_checkpointing=True, packed=True),
             id="llama, lora, packed, checkpointing",
         ),
-        pytest.param(
-            case("gpt2", WIDE_GPT2, kind="cpu", precision="fp32", method="full", length=128), id="gpt2, full"
-        ),
+        pytest.param(case("gpt2", WIDE_GPT2, kind="cpu", precision="fp32", method="full", length=128), id="gpt2, full"),
     ],
 )
 def test_the_peak_is_within_1_percent_of_the_real_allocator_s(one, tmp_path):
@@ -165,7 +163,9 @@ def test_optimizers_keep_what_they_keep(optim, bytes_each):
 
 def test_large_states_of_a_paged_optimizer_are_the_driver_s_to_place():
     config = {**WIDE, "tie_word_embeddings": True}
-    paged, plain = (_parts(case(config=config, method="full", optim=name)) for name in ("paged_adamw_8bit", "adamw_8bit"))
+    paged, plain = (
+        _parts(case(config=config, method="full", optim=name)) for name in ("paged_adamw_8bit", "adamw_8bit")
+    )
     embedding = 1024 * 128  # the one tensor of at least 100,000 numbers
     assert plain["optimizer"] - paged["optimizer"] == pytest.approx(2.03 * embedding, rel=0.02)
 
