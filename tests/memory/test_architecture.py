@@ -176,7 +176,10 @@ def test_a_model_that_also_sees_is_not_taken_for_its_language_half():
     ("config", "parameters", "linear"),
     [
         (
-            {"model_type": "gpt2", "vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024},
+            {
+                "model_type": "gpt2", "vocab_size": 50_257, "n_embd": 768, "n_layer": 12, "n_head": 12,
+                "n_positions": 1024,
+            },
             124_439_808, 84_934_656,
         ),
         (

@@ -117,7 +117,7 @@ def test_length_is_the_longest_that_fits_and_says_how_many_documents_it_cuts():
 
 
 def test_cutting_one_document_of_a_hundred_is_nearer_than_several_changes():
-    lengths = [*[300] * 199, 10_000]
+    lengths = [*[100] * 199, 10_000]
     recipe = {"method": "lora", "gradient_checkpointing": False, "per_device_train_batch_size": 1, "max_length": 40_000}
     _, change = _nearest(QWEN3_4B, 10.5, lengths, **recipe)
     assert (list(change.keys), change.cut) == (["max_length"], 1)

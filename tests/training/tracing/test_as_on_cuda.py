@@ -23,7 +23,7 @@ Operation = Callable[[torch.Tensor], torch.Tensor]
 # As ATen/autocast_mode.h has them for CUDA: AT_FORALL_FP32 and AT_FORALL_FP32_SET_OPT_DTYPE.
 IN_FP32: dict[str, Operation] = {
     "layer_norm": lambda x: functional.layer_norm(x, (8,)),
-    "LayerNorm": lambda x: torch.nn.LayerNorm(8)(x),
+    "LayerNorm": torch.nn.LayerNorm(8),
     "pow": lambda x: x.pow(2),
     "torch.pow": lambda x: torch.pow(x, 3.0),
     "**": lambda x: x**2,
@@ -66,7 +66,7 @@ def test_and_leaves_these_in_16_bit(name):
 def test_without_autocast_nothing_is_cast(name):
     operation = IN_FP32[name]
     if name == "LayerNorm":
-        operation = lambda x: torch.nn.LayerNorm(8, dtype=HALF)(x)  # noqa: E731
+        operation = torch.nn.LayerNorm(8, dtype=HALF)
     with as_on_cuda(T4):
         assert operation(torch.rand(4, 8, dtype=HALF)).dtype == HALF
 

@@ -1,4 +1,4 @@
-"""The ledger counts as the caching allocator hands out: storages, in steps of 512 bytes, until their last tensor goes."""
+"""The ledger counts as the caching allocator hands out: storages, in steps of 512 bytes, until the last tensor."""
 
 from __future__ import annotations
 
