@@ -149,7 +149,8 @@ def _ask(request: Mapping[str, Any]) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         raise NotTraced(f"it was not done in {_PATIENCE:.0f} s") from None
     try:
-        answer = json.loads(done.stdout)
+        # the last line: what a site's own start-up prints comes before anything of ours
+        answer = json.loads(done.stdout.rpartition("\n")[2])
     except ValueError:
         said = [line for line in done.stderr.splitlines() if line.strip()]
         raise NotTraced(f"its process ended with code {done.returncode}{f': {said[-1]}' if said else ''}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import astuple, fields, replace
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,9 @@ def test_what_asks_for_more_never_takes_less(shape, setup, data):
     elif name == "rank":
         larger = replace(shape, rank=2 * shape.rank, lora_parameters=2 * shape.lora_parameters)
     elif name == "math":
-        setup = replace(setup, attention="fused")
+        # of grouped heads the fused kernel keeps copies, which outweigh the scores of a few tokens
+        shape = larger = replace(shape, key_value=shape.query, heads=max(1, shape.query // 128))
+        setup = replace(setup, attention="fused", length=setup.length + 8)
         more = replace(setup, attention="math")
     elif name == "dropout":
         more, setup = replace(setup, lora_dropout=True), replace(setup, lora_dropout=False)
@@ -218,9 +221,9 @@ def test_outside_the_quadratic_path_it_grows_by_the_same_with_every_token(shape,
     """Of one moment, beyond the length of a chunk and of a tile: what a token keeps does not depend on the others."""
     setup = replace(setup, attention="fused", packed=False, documents=1, length=20_000)
     at = [peak(shape, replace(setup, length=setup.length + number * step * 1000)) for number in range(4)]
-    growth = [later - earlier for earlier, later in zip(at, at[1:], strict=False)]
+    growth = [later - earlier for earlier, later in pairwise(at)]
     # another moment may become the highest, which then grows faster; never slower
-    assert all(later >= earlier - 16 for earlier, later in zip(growth, growth[1:], strict=False))
+    assert all(later >= earlier - 16 for earlier, later in pairwise(growth))
     tokens = replace(setup, length=setup.length // 2, documents=2)
     assert peak(shape, tokens) == peak(shape, setup), "documents of half the length, two at once"
 
