@@ -123,6 +123,8 @@ def test_cutting_one_document_of_a_hundred_is_nearer_than_several_changes():
     assert (list(change.keys), change.cut) == (["max_length"], 1)
     _, change = _nearest(QWEN3_4B, 10.5, [*lengths, 10_000, 10_000], **recipe)
     assert set(change.keys) == {"gradient_checkpointing", "method"}, "three of 202 are more than one of a hundred"
+    _, change = _nearest(QWEN3_4B, 12, [*lengths, 10_000, 10_000], **{**recipe, "per_device_train_batch_size": 2})
+    assert set(change.keys) == {"gradient_checkpointing", "method"}, "two at once fit beside these"
 
 
 # --- several changes --------------------------------------------------------------------------------------------------
