@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,22 +59,34 @@ def no_folder(model: str) -> ColabMagicsError:
 
 
 def _from_hub(model: str, revision: str | None) -> ConfigFile:
-    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     try:
         with hub_errors(model):
             kept = try_to_load_from_cache(model, "config.json", revision=revision)
-            if isinstance(kept, str):
-                folder = Path(kept).parent
-                sizes = [file.stat().st_size for file in folder.glob("model*.safetensors")]
-                return ConfigFile(folder, _read(Path(kept), model), sum(sizes))
-            info = HfApi().model_info(model, revision=revision, files_metadata=True)
-            path = Path(hf_hub_download(model, "config.json", revision=revision))
+            if not isinstance(kept, str):
+                size = _weights_there(model, revision)
+                path = Path(hf_hub_download(model, "config.json", revision=revision))
+                return ConfigFile(path.parent, _read(path, model), size)
     except NoNetwork as error:
         raise error.shown from None
+    folder = Path(kept).parent
+    config = _read(Path(kept), model)
+    size = sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
+    if not size and config.get("quantization_config") is not None:
+        # of such a model its files alone tell the size; with the config kept and the weights not, the Hub knows them
+        with suppress(NoNetwork, ColabMagicsError), hub_errors(model):
+            size = _weights_there(model, revision)
+    return ConfigFile(folder, config, size)
+
+
+def _weights_there(model: str, revision: str | None) -> int:
+    """Bytes of a model's weight files on the Hub."""
+    from huggingface_hub import HfApi
+
+    info = HfApi().model_info(model, revision=revision, files_metadata=True)
     files = {one.rfilename: int(one.size or 0) for one in info.siblings or []}
-    sizes = [size for name, size in files.items() if name.startswith("model") and name.endswith(".safetensors")]
-    return ConfigFile(path.parent, _read(path, model), sum(sizes))
+    return sum(size for name, size in files.items() if name.startswith("model") and name.endswith(".safetensors"))
 
 
 def _read(path: Path, model: str) -> dict[str, Any]:
@@ -86,7 +98,7 @@ def _read(path: Path, model: str) -> dict[str, Any]:
             "It has no config.json.",
             "Give a folder that save_pretrained wrote.",
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ColabMagicsError(
             f"The config of {model} cannot be read.", first_line(error), "Download or copy the model again."
         ) from None
@@ -135,6 +147,12 @@ def hub_errors(name: str) -> Iterator[None]:
             "A private model looks the same as a missing one.",
             "Check the spelling (org/name).",
             "" if signed_in else login,
+        ) from None
+    except errors.RemoteEntryNotFoundError:
+        raise ColabMagicsError(
+            f"{name} is on the Hub, and has no config.json.",
+            "It is no model that transformers loads: GGUF files come without one, and so do adapters.",
+            "Name the model that it was made from.",
         ) from None
     except errors.HFValidationError:
         raise ColabMagicsError(

@@ -16,7 +16,7 @@ from colab_magics.hub import ConfigFile, read_config
 from colab_magics.magics.vram_devices import OTHERS, card, devices
 from colab_magics.magics.vram_estimate_line import HELP, Asked, read
 from colab_magics.magics.vram_estimate_show import Estimated
-from colab_magics.memory.architecture import UnknownArchitecture, shape_of, usual_verdict
+from colab_magics.memory.architecture import UnknownArchitecture, positions_of, shape_of, usual_verdict
 from colab_magics.memory.correction import corrected
 from colab_magics.memory.estimate import Estimate
 from colab_magics.memory.estimate import estimate as by_formula
@@ -79,6 +79,7 @@ def estimate(
         from colab_magics.magics.vram_estimate_module import estimate_module
 
         return estimate_module(asked, module, namespace or {}, table)
+    _check_together(asked)
     subject = _subject(asked, root, body, namespace, say)
     targets = devices(asked.gpus, table) or [_here(subject.on, table)]
     made = _predictions(asked, subject, targets)
@@ -87,7 +88,13 @@ def estimate(
     others = [] if asked.gpus else [card(key, table) for key in OTHERS if card(key, table).name != targets[0].name]
     rough = tuple(_by_formula(made.shape, made.verdict, subject, device) for device in others)
     title = subject.title or subject.recipe.model
-    return replace(made, title=title, others=tuple(one for one in rough if one is not None), note=subject.note)
+    return replace(
+        made,
+        title=title,
+        others=tuple(one for one in rough if one is not None),
+        note=subject.note,
+        lengths=None if "model" in asked.recipe and body is None else subject.lengths,
+    )
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,22 @@ def _module(asked: Asked, namespace: MutableMapping[str, Any] | None) -> Any:
     if torch is None or not isinstance(found, torch.nn.Module):
         return None
     return found
+
+
+def _check_together(asked: Asked) -> None:
+    """An option that would be of no account here is a slip, and is not passed over."""
+    if asked.optimizer is not None or asked.keep:
+        raise ColabMagicsError(
+            f"--{'keep' if asked.keep else 'optimizer'} goes with a module of this notebook.",
+            f"{asked.name} is no variable that holds one." if asked.name else "There is none on the line.",
+            "Write %vram estimate NAME --batch INPUT; of a recipe, the optimizer is --optim.",
+        )
+    if asked.context is not None and not asked.inference:
+        raise ColabMagicsError(
+            "--context goes with --inference.",
+            "Training keeps no keys and values of earlier tokens.",
+            "Write --inference too, or --max-length for the documents of a training.",
+        )
 
 
 def _subject(
@@ -145,9 +168,7 @@ def _of_model(options: dict[str, str | bool]) -> _Subject:
     """A model alone: its documents are as long as they may be."""
     recipe = parse("", {"data": "none", **options}).recipe
     model = read_config(recipe.model, recipe.hub_revision)
-    text = model.config.get("text_config") or model.config
-    known = (text.get(key) for key in ("max_position_embeddings", "n_positions"))
-    positions = next((number for number in known if isinstance(number, int)), None)
+    positions = positions_of(model.config)
     note = ""
     if recipe.max_length == "auto":
         length = min(_USUAL_LENGTH, positions or _USUAL_LENGTH)
@@ -241,7 +262,7 @@ def _predictions(asked: Asked, subject: _Subject, targets: Sequence[Device]) -> 
             verdict = usual_verdict(shape)
         except UnknownArchitecture as error:
             unknown = error
-    found, why = _trace(asked, subject, targets, needed=shape is None or not asked.inference)
+    found, why = _trace(asked, subject, targets, known=shape is not None)
     if found is not None:
         shape, verdict = subject.shape or found.shape, found.verdict
     if shape is None or verdict is None:
@@ -250,7 +271,8 @@ def _predictions(asked: Asked, subject: _Subject, targets: Sequence[Device]) -> 
     formula = tuple(predict(shape, verdict, subject.recipe, device, subject.lengths) for device in targets)
     best = formula if found is None else found.predictions
     seen = subject.seen
-    if seen is not None:
+    # on another card the plan is another, and what was measured is no measure of it
+    if seen is not None and not asked.gpus:
         best = tuple(corrected(one, shape, seen) for one in best)
     beside: tuple[Mapping[str, Estimate], ...] = ()
     if asked.compare:
@@ -258,11 +280,11 @@ def _predictions(asked: Asked, subject: _Subject, targets: Sequence[Device]) -> 
     return Estimated(subject.recipe, shape, verdict, best, formula, beside, seen, why if not asked.quick else "")
 
 
-def _trace(
-    asked: Asked, subject: _Subject, targets: Sequence[Device], *, needed: bool
-) -> tuple[Traces | None, str]:  # fmt: skip
-    if asked.quick or not needed:
+def _trace(asked: Asked, subject: _Subject, targets: Sequence[Device], *, known: bool) -> tuple[Traces | None, str]:
+    if asked.quick:
         return None, "--quick was given"
+    if asked.inference and known:
+        return None, "generating needs the model's sizes alone"
     if subject.model is None:
         return None, "the model's config is not here"
     try:
@@ -297,7 +319,8 @@ def _inference(asked: Asked, subject: _Subject, made: Estimated, targets: Sequen
             f"Write --context {shape.positions} or less.",
         )
     method = made.predictions[0].plan["method"]
-    batch = int(asked.batch) if asked.batch and asked.batch.isdigit() else 1
+    given = subject.recipe.per_device_train_batch_size
+    batch = given if asked.batch is not None and isinstance(given, int) else 1
     rows = tuple(
         row
         for device in targets

@@ -91,19 +91,25 @@ def _option(asked: Asked, word: str, left: list[str]) -> Asked:
     written, equals, value = word[2:].partition("=")
     name = written.replace("-", "_")
     if name in _FLAGS:
+        if equals:
+            raise ColabMagicsError(
+                f"--{written} takes no value.",
+                "It is there or it is not.",
+                f"Write --{written} alone, or leave it out.",
+            )
         switched: dict[str, Any] = {name: True}
         return replace(asked, **switched)
     follows = bool(left) and not left[0].startswith("--")
     if name not in (*_VALUES, "loss") and name not in known_keys():
         raise _unknown(word)
     if not equals and not follows:
-        raise ColabMagicsError(
-            f"--{written} needs a value.", "The line ends, or another option follows it.", f"Write --{written} VALUE."
-        )
+        raise _no_value(written, "The line ends, or another option follows it.")
     value = value if equals else left.pop(0)
     match name:
         case "gpu" | "keep":
             listed = tuple(part.strip() for part in value.split(",") if part.strip())
+            if not listed:
+                raise _no_value(written, "Nothing is listed there.")
             given: dict[str, Any] = {"gpus" if name == "gpu" else "keep": listed}
             return replace(asked, **given)
         case "context":
@@ -112,6 +118,10 @@ def _option(asked: Asked, word: str, left: list[str]) -> Asked:
             given = {name: value}
             return replace(asked, **given)
     return replace(asked, recipe={**asked.recipe, name: value})
+
+
+def _no_value(option: str, why: str) -> ColabMagicsError:
+    return ColabMagicsError(f"--{option} needs a value.", why, f"Write --{option} VALUE.")
 
 
 def _whole(value: str, option: str) -> int:

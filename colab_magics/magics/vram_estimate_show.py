@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from colab_magics.magics.grid import Grid, Page
 from colab_magics.memory.estimate import Estimate, peak
@@ -60,6 +63,8 @@ class Estimated:
         What the run's worker has measured.
     untraced : str
         Why there is no trace, where one was wanted.
+    lengths : array of int, optional
+        Of the documents, where there are any.
     """
 
     recipe: Recipe
@@ -73,6 +78,7 @@ class Estimated:
     title: str = ""
     others: tuple[Prediction, ...] = _NONE
     note: str = ""
+    lengths: npt.NDArray[np.int32] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: for each device the parts, the peak, what is needed and what there is, in bytes."""
@@ -101,7 +107,7 @@ class Estimated:
             yield Grid(
                 ("the same documents at once", "peak", "most of it", "then"),
                 tuple(rows),
-                f"Beside others, on a {made.device.name}",
+                f"Beside others, on {_a(made.device.name)}",
                 whole=("peak",),
             )
 
@@ -121,9 +127,12 @@ class Estimated:
                 yield self._way_out(other)
 
     def _way_out(self, made: Prediction) -> str:
-        lengths = fixed_lengths(made.setup.length)
-        data = DataFacts(lengths, 0, made.plan.choices["max_length"])
+        lengths = fixed_lengths(made.setup.length) if self.lengths is None else self.lengths
+        held = np.minimum(lengths, made.plan["max_length"]).astype(np.int32)
+        data = DataFacts(held, 0, made.plan.choices["max_length"])
         change = nearest_change(self.recipe, self.shape, made.device, data, self.verdict, peak)
+        if change is not None and self.lengths is None:
+            change = replace(change, cut=0)  # there are no documents yet that it could cut
         where = f"On a {made.device.name}"
         return f"{where} it fits with {change}." if change else f"{where} nothing that a recipe can say makes it fit."
 
@@ -189,7 +198,7 @@ class Inference:
         wide = 4 if first.device.kind == "cpu" else 2
         return Page(
             f"{self.model}: generating, weights in {kept}, {at_once}",
-            [f"On a {first.device.shown}"] if not several else [],
+            [f"On {_a(first.device.shown)}"] if not several else [],
             [Grid(("context, in tokens", "on", "weights", "KV cache", "all", "verdict"), rows)],
             [_CACHE.format(size(cache_per_token(self.shape, wide)), self.shape.layers)],
         )
@@ -216,9 +225,15 @@ def _sentence(made: Prediction) -> str:
     found = made.fit
     held = f", {size(found.held)} of it held by others already" if found.held > 2**28 else ""
     return (
-        f"It {VERDICTS[found.colour]} ({found.colour}): {size(found.need)} of the {size(found.total)} of a "
-        f"{made.device.name}{held}."
+        f"It {VERDICTS[found.colour]} ({found.colour}): {size(found.need)} of the {size(found.total)} of "
+        f"{_a(made.device.name)}{held}."
     )
+
+
+def _a(name: str) -> str:
+    """`a Tesla T4`, but `an A100` and `an RTX 4090`: an abbreviation is read letter by letter."""
+    word = name.partition(" ")[0]
+    return f"{'an' if word == word.upper() and word.startswith(tuple('AEFHILMNORSX')) else 'a'} {name}"
 
 
 def _bar(made: Prediction) -> Bar:

@@ -16,10 +16,25 @@ from colab_magics.plan import ModelShape, Verdict
 Role = Literal[0, 1, 2, 3]
 """What a linear reads: the attention's input, its output, the MLP's input, its product."""
 
+# names that only an attention has; a c_proj or a dense may be the MLP's as well, which its shape then says
+_ATTENTION_IN = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value", "c_attn")
 _ATTENTION_OUT = ("o_proj", "out_proj", "c_proj", "dense", "wo")
 DROPOUTS = ("resid_pdrop", "hidden_dropout", "dropout")  # of what a layer adds to the residual
 _PLAIN = frozenset("gpt2 gpt_neox opt".split())
 _FAMILIES = _PLAIN | frozenset("llama mistral qwen2 qwen3 smollm3 gemma gemma2 gemma3_text phi3".split())
+
+
+# what transformers' class has where the file says nothing, if that is not one key and value for each head
+_CLASS_HAS = {
+    "mistral": {"num_key_value_heads": 8},
+    "qwen2": {"num_key_value_heads": 32},
+    "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
+    "smollm3": {"num_key_value_heads": 4},
+    "gemma": {"num_key_value_heads": 16, "head_dim": 256},
+    "gemma2": {"num_key_value_heads": 4, "head_dim": 256},
+    "gemma3_text": {"num_key_value_heads": 4, "head_dim": 256},
+}
+_MOST = 2**31  # of anything that a config counts: more is no model's
 
 
 class UnknownArchitecture(ColabMagicsError):
@@ -48,8 +63,12 @@ class _Layout:
 
 
 def role_of(name: str, inputs: int, outputs: int, hidden: int, intermediate: int) -> Role:
-    """What a linear reads, by its shape, and by its name where the shape says nothing."""
+    """What a linear reads: by its name where that is an attention's alone, else by its shape."""
     own = name.rpartition(".")[2]
+    if own in _ATTENTION_IN:  # of a model whose heads are together as wide as its MLP, the shape would say otherwise
+        return 0
+    if own in ("o_proj", "out_proj"):
+        return 1
     if inputs == intermediate and outputs == hidden:
         return 3
     if inputs == hidden and outputs in (intermediate, 2 * intermediate):
@@ -83,8 +102,7 @@ def shape_of(
     """
     text = _text(config)
     kind = str(text.get("model_type") or config.get("model_type") or "")
-    narrow = text.get("word_embed_proj_dim", text.get("hidden_size")) != text.get("hidden_size")
-    if kind not in _FAMILIES or narrow:
+    if kind not in _FAMILIES or _is_unusual(config, text):
         raise UnknownArchitecture(
             f"The layers of {kind or 'this model'} are not known by formula.",
             "Its config.json names no model_type." if not kind else "",
@@ -97,10 +115,10 @@ def shape_of(
     layers = sizes["layers"]
     parameters = layers * (sum(map(_weights_of, layout.linears)) + layout.norms) + layout.outside + layout.head
     linear = [one.inputs * one.outputs for one in layout.linears]
-    architectures = config.get("architectures") or text.get("architectures") or [kind]
+    named = [found for part in (config, text) if isinstance(found := part.get("architectures"), list) and found]
     quantised = config.get("quantization_config") is not None
     return ModelShape(
-        architecture=str(architectures[0]),
+        architecture=str(named[0][0] if named else kind),
         parameters=parameters,
         linear_parameters=layers * sum(linear),
         largest_linear=max(linear),
@@ -111,7 +129,7 @@ def shape_of(
         query=sizes["query"],
         key_value=sizes["key_value"],
         vocabulary=sizes["vocabulary"],
-        positions=read.optional("max_position_embeddings", "n_positions"),
+        positions=positions_of(config),
         qk_norm=kind in ("qwen3", "gemma3_text"),
         quantised=quantised,
         weight_bytes=weight_bytes if quantised else None,
@@ -125,6 +143,17 @@ def shape_of(
         rank=r,
         dropouts=2 if any(read.rate(name) for name in DROPOUTS) else 0,
     )
+
+
+def positions_of(config: Mapping[str, Any]) -> int | None:
+    """How many positions a model of this config has; None where it does not say.
+
+    Raises
+    ------
+    ColabMagicsError
+        What it says is no number of positions.
+    """
+    return _Fields(_text(config)).optional("max_position_embeddings", "n_positions")
 
 
 def usual_verdict(shape: ModelShape) -> Verdict:
@@ -148,6 +177,14 @@ def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return inner if isinstance(inner, Mapping) and inner.get("model_type") else config
 
 
+def _is_unusual(config: Mapping[str, Any], text: Mapping[str, Any]) -> bool:
+    """Whether a model of a known family has parts that the others of its family do not have."""
+    if any(isinstance(config.get(name), Mapping) for name in ("vision_config", "audio_config")):
+        return True
+    narrow = text.get("word_embed_proj_dim", text.get("hidden_size")) != text.get("hidden_size")
+    return narrow or bool(text.get("add_cross_attention")) or text.get("layer_norm_elementwise_affine") is False
+
+
 class _Fields:
     """Reads whole numbers out of a config."""
 
@@ -158,20 +195,19 @@ class _Fields:
 
     def number(self, *names: str) -> int:
         found = self.optional(*names)
-        if found is None or found < 1:
-            wrong = {name: self.config[name] for name in names if name in self.config}
-            raise ColabMagicsError(
-                f"The config does not say the model's {names[0]}.",
-                f"It has {', '.join(f'{name}: {value!r}' for name, value in wrong.items())}." if wrong else "",
-                "Without it nothing can be estimated: check that config.json is the model's own.",
-            )
+        if found is None:
+            raise _unsaid(names[0], "It is not there.")
         return found
 
     def optional(self, *names: str) -> int | None:
+        """The first that is there; one that counts nothing is the config's mistake, and is not passed over."""
         for name in names:
             value = self.config.get(name)
-            if isinstance(value, int) and not isinstance(value, bool):
-                return value
+            if value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST:
+                raise _unsaid(name, f"It has {name}: {str(value)[:40]!r}.")
+            return value
         return None
 
     def rate(self, name: str) -> float:
@@ -183,11 +219,22 @@ class _Fields:
         return value if isinstance(value, bool) else default
 
 
+def _unsaid(name: str, found: str) -> ColabMagicsError:
+    return ColabMagicsError(
+        f"The config does not say the model's {name}.",
+        found,
+        "Without it nothing can be estimated: check that config.json is the model's own.",
+    )
+
+
 def _sizes(read: _Fields, kind: str) -> dict[str, int]:
     hidden = read.number("hidden_size", "n_embd")
     heads = read.number("num_attention_heads", "n_head")
-    kv_heads = read.optional("num_key_value_heads") or heads
-    width = read.optional("head_dim") or (256 if kind.startswith("gemma") else hidden // heads)
+    usual = {key: value for key, value in _CLASS_HAS.get(kind, {}).items() if key not in read.config}
+    kv_heads = read.optional("num_key_value_heads") or usual.get("num_key_value_heads", heads)
+    width = read.optional("head_dim") or usual.get("head_dim", hidden // heads)
+    if not width:
+        raise _unsaid("head_dim", f"It has {heads} heads in a width of {hidden}.")
     inner = read.optional("intermediate_size", "n_inner", "ffn_dim")
     if inner is None and kind != "gpt2":
         inner = read.number("intermediate_size", "ffn_dim")  # raises
@@ -213,7 +260,8 @@ def _layout(read: _Fields, kind: str, sizes: Mapping[str, int]) -> _Layout:
             Linear("mlp.c_fc", 2, h, i, True),
             Linear("mlp.c_proj", 3, i, h, True),
         ]
-        return _Layout(linears, 4 * h, (v + read.number("n_positions", "max_position_embeddings")) * h + 2 * h, 0)
+        outside = (v + read.number("n_positions", "max_position_embeddings")) * h + 2 * h
+        return _Layout(linears, 4 * h, outside, 0 if read.flag("tie_word_embeddings", True) else v * h)
     if kind == "gpt_neox":
         linears = [
             Linear("attention.query_key_value", 0, h, 3 * h, read.flag("attention_bias", True)),
@@ -233,7 +281,8 @@ def _layout(read: _Fields, kind: str, sizes: Mapping[str, int]) -> _Layout:
         ]
         positions = (read.number("max_position_embeddings") + 2) * h
         last = 2 * h if read.flag("do_layer_norm_before", True) else 0
-        return _Layout(linears, 4 * h, v * h + positions + last, 0)
+        head = 0 if read.flag("tie_word_embeddings", True) else v * h
+        return _Layout(linears, 4 * h, v * h + positions + last, head)
     return _gated(read, kind, sizes, h, i, q, kv, v)
 
 
@@ -241,8 +290,8 @@ def _gated(
     read: _Fields, kind: str, sizes: Mapping[str, int], h: int, i: int, q: int, kv: int, v: int
 ) -> _Layout:  # fmt: skip
     """Llama and its relatives."""
-    bias = read.flag("attention_bias", False)
-    mlp_bias = read.flag("mlp_bias", False)
+    bias = kind not in ("mistral", "qwen2") and read.flag("attention_bias", False)
+    mlp_bias = kind in ("llama", "smollm3") and read.flag("mlp_bias", False)
     if kind == "phi3":
         linears = [
             Linear("self_attn.qkv_proj", 0, h, q + 2 * kv),
@@ -276,7 +325,7 @@ def _activation(read: _Fields, kind: str) -> str:
     keys = ("hidden_activation", "hidden_act", "activation_function")
     named = next((read.config[key] for key in keys if read.config.get(key)), None)
     usual = {"gpt2": "gelu_new", "gpt_neox": "gelu", "opt": "relu"}
-    return str(named or usual.get(kind, "silu"))
+    return str(named or usual.get(kind, "gelu_pytorch_tanh" if kind.startswith("gemma") else "silu"))
 
 
 def _adapted(linears: Sequence[Linear], wanted: str | Sequence[str]) -> list[Linear]:

@@ -81,18 +81,26 @@ def traces(
     }
     kept = cache / "traces" / f"{_key(request, model)}.json" if cache is not None else None
     answer = _read(kept)
-    if answer is None:
-        answer = _ask(request)
-        if kept is not None and "predictions" in answer:
-            _keep(kept, answer)
+    if answer is not None:
+        try:
+            return _told(answer, recipe, devices)
+        except (KeyError, TypeError, ValueError):
+            pass  # torn, or of a version with other fields: asked anew
+    answer = _ask(request)
     if "error" in answer:
         raise ColabMagicsError.from_dict(answer["error"])
-    if "untraceable" in answer:
-        raise NotTraced(str(answer["untraceable"]))
-    shape = ModelShape(**answer["shape"])
-    made = tuple(_prediction(told, device, recipe) for told, device in zip(answer["predictions"], devices, strict=True))
-    peers = tuple({name: Estimate(**parts) for name, parts in told["peers"].items()} for told in answer["predictions"])
-    return Traces(shape, Verdict(**answer["verdict"]), made, peers)
+    if "predictions" not in answer:
+        raise NotTraced(str(answer.get("untraceable", "its process gave no answer")))
+    if kept is not None:
+        _keep(kept, answer)
+    return _told(answer, recipe, devices)
+
+
+def _told(answer: Mapping[str, Any], recipe: Recipe, devices: Sequence[Device]) -> Traces:
+    told = answer["predictions"]
+    made = tuple(_prediction(one, device, recipe) for one, device in zip(told, devices, strict=True))
+    peers = tuple({name: Estimate(**parts) for name, parts in one["peers"].items()} for one in told)
+    return Traces(ModelShape(**answer["shape"]), Verdict(**answer["verdict"]), made, peers)
 
 
 def _prediction(told: Mapping[str, Any], device: Device, recipe: Recipe) -> Prediction:
@@ -141,7 +149,8 @@ def _ask(request: Mapping[str, Any]) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         raise NotTraced(f"it was not done in {_PATIENCE:.0f} s") from None
     try:
-        answer = json.loads(done.stdout)
+        # the last line: what a site's own start-up prints comes before anything of ours
+        answer = json.loads(done.stdout.rpartition("\n")[2])
     except ValueError:
         said = [line for line in done.stderr.splitlines() if line.strip()]
         raise NotTraced(f"its process ended with code {done.returncode}{f': {said[-1]}' if said else ''}") from None

@@ -77,7 +77,7 @@ def fit(peak: int, device: Device, *, cap: int | None = None) -> Fit:
     ----------
     cap : bytes that torch's allocator may take there (`max_memory`)
     """
-    return Fit(peak, round(_HOLES * peak), context_of(device), max(0, device.total - device.free), device.total, cap)
+    return Fit(peak, int(_HOLES * peak), context_of(device), max(0, device.total - device.free), device.total, cap)
 
 
 def context_of(device: Device) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -89,7 +90,7 @@ def nearest_change(
     for keys in steps:
         together |= keys
         if fits(with_keys(together)):
-            return Change(_needed(together, lambda keys: fits(with_keys(keys))), effective=effective)
+            return Change(_least(together, steps, lambda keys: fits(with_keys(keys))), effective=effective)
     last = short or _shorter(recipe, data, fits, together)
     return replace(last, effective=effective) if last is not None else None
 
@@ -98,7 +99,7 @@ def _steps(recipe: Recipe, shape: ModelShape, device: Device) -> Iterator[dict[s
     """Single changes, the cheapest first."""
     micro = recipe.per_device_train_batch_size
     while isinstance(micro, int) and micro > 1:
-        micro = max(divisor for divisor in range(1, micro) if micro % divisor == 0)
+        micro = _largest_divisor(micro)
         yield {_MICRO: micro}
     if recipe.gradient_checkpointing is False:
         yield {"gradient_checkpointing": True}
@@ -108,6 +109,12 @@ def _steps(recipe: Recipe, shape: ModelShape, device: Device) -> Iterator[dict[s
         yield {"method": "lora"}
     if recipe.method in ("lora", "full") and not shape.quantised:
         yield {"method": "qlora"}
+
+
+def _largest_divisor(number: int) -> int:
+    """Below itself: found by the smallest factor, for a number written with a slip may have many digits."""
+    factor = next((one for one in range(2, math.isqrt(number) + 1) if number % one == 0), number)
+    return number // factor
 
 
 def length_that_fits(
@@ -163,13 +170,17 @@ def _longest(below: int, fits: _Fits) -> int | None:
     return best
 
 
-def _needed(keys: dict[str, Any], fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """Without the keys that are not needed beside the others."""
+def _least(keys: dict[str, Any], steps: list[dict[str, Any]], fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Without the keys that are not needed beside the others, and each of the others changed as little as will do."""
     kept = dict(keys)
-    for key in list(kept):
+    for key in keys:
         fewer = {other: value for other, value in kept.items() if other != key}
         if fewer and fits(fewer):
             kept = fewer
+    for step in steps:
+        for key, value in step.items():
+            if key in kept and kept[key] == keys[key] and fits({**kept, key: value}):
+                kept[key] = value
     return kept
 
 

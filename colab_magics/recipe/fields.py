@@ -85,7 +85,7 @@ class Recipe:
     system: str | None = _key(Text(), None)
     format: str | None = _key(Text(says="the name of a notebook function"), None)
     loss_on: str = _key(Choice(("response", "all")), "response")
-    max_length: int | Auto = _key(Number(low=2, whole=True, words=("auto",)), "auto")
+    max_length: int | Auto = _key(Number(low=2, high=2**31 - 1, whole=True, words=("auto",)), "auto")
     packing: bool | Auto = _key(Flag(auto=True), "auto")
     max_train_samples: int | None = _key(Number(low=1, whole=True, words=(None,)), None)
     max_eval_samples: int | None = _key(Number(low=1, whole=True, words=(None,)), None)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import bitsandbytes
@@ -79,6 +80,16 @@ class _Multiply(torch.autograd.Function):  # type: ignore[misc]
         out = torch.mm(grad.flatten(0, -2).to(weight.dtype), weight).view(*grad.shape[:-1], ctx.layer.in_features)
         del held
         return out, None
+
+
+@contextmanager
+def counted_by(ledger: Ledger) -> Iterator[None]:
+    """Let the layers say to that ledger what they dequantise."""
+    FourBit.ledger = ledger
+    try:
+        yield
+    finally:
+        FourBit.ledger = None
 
 
 def put_in(model: nn.Module, dtype: torch.dtype, skip: Collection[str] = ()) -> None:

@@ -70,7 +70,7 @@ def trace(case: Case, layers: Sequence[int]) -> dict[str, Parts]:
         warnings.simplefilter("ignore")
         model = _model(case, config)
         fake = FakeTensorMode(allow_non_fake_inputs=True)
-        with fake, ledger:
+        with fake, ledger, four_bit.counted_by(ledger):
             _make_fake(model, ledger)
             model.train()
             set_gradient_checkpointing(model, setup.gradient_checkpointing)
@@ -83,9 +83,7 @@ def trace(case: Case, layers: Sequence[int]) -> dict[str, Parts]:
                     _micro_batch(case, model, batch, ledger)
                     if not again:
                         _update(case, model, optimizer, ledger)
-    moments = ledger.moments
-    four_bit.FourBit.ledger = None
-    return {name: parts for name, parts in moments.items() if name != "before"}
+    return {name: parts for name, parts in ledger.moments.items() if name != "before"}
 
 
 @contextmanager
@@ -157,7 +155,6 @@ def _model(case: Case, config: Any) -> nn.Module:
 def _make_fake(model: nn.Module, ledger: Ledger) -> None:
     """Exchange every weight and buffer for a fake one on the CPU; what was shared stays shared."""
     made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-    four_bit.FourBit.ledger = ledger
     with ledger.part("weights"):
         for module in model.modules():
             for tensors in (module._parameters, module._buffers):
