@@ -5,7 +5,25 @@ from __future__ import annotations
 from colab_magics.plan import ModelShape
 
 GPT2 = ModelShape(
-    "GPT2LMHeadModel", 124_439_808, 84_934_656, 768 * 3072, 2_359_296, 12, 768, 3072, 768, 768, 50257, 1024
+    architecture="GPT2LMHeadModel",
+    parameters=124_439_808,
+    linear_parameters=84_934_656,
+    largest_linear=768 * 3072,
+    lora_parameters=2_359_296,
+    layers=12,
+    hidden=768,
+    intermediate=3072,
+    query=768,
+    key_value=768,
+    vocabulary=50_257,
+    positions=1024,
+    heads=12,
+    kv_heads=12,
+    gated=False,
+    activation="gelu_new",
+    readers=(1.0, 1.0, 1.0, 1.0),
+    adapted=(1.0, 1.0, 1.0, 1.0),
+    dropouts=2,
 )
 LLAMA_1B = ModelShape(
     architecture="LlamaForCausalLM",
@@ -17,6 +35,8 @@ LLAMA_1B = ModelShape(
     hidden=2048,
     intermediate=8192,
     query=2048,
+    heads=32,
+    kv_heads=8,
     key_value=512,
     vocabulary=128_256,
     positions=131_072,
@@ -31,6 +51,8 @@ QWEN3_4B = ModelShape(
     hidden=2560,
     intermediate=9728,
     query=4096,
+    heads=32,
+    kv_heads=8,
     key_value=1024,
     vocabulary=151_936,
     positions=40_960,
@@ -46,8 +68,11 @@ QWEN3_14B = ModelShape(
     hidden=5120,
     intermediate=17408,
     query=5120,
+    heads=40,
+    kv_heads=8,
     key_value=1024,
     vocabulary=151_936,
     positions=40_960,
     qk_norm=True,
+    head_parameters=151_936 * 5120,
 )

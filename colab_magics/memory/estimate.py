@@ -102,6 +102,7 @@ def _at(moment: str, shape: ModelShape, setup: Setup) -> Estimate:
     elif full:
         # the embedding's gradient is made whole, beside that of the head where they are one weight
         activations = kept.between_layers if setup.gradient_checkpointing else kept.layer
+        attention = 0 if setup.gradient_checkpointing else kept.scores
         head = 4 * shape.vocabulary * shape.hidden + kept.head_gradients
     attention += kept.mask
     weights, trained = _weights(shape, setup)
