@@ -101,7 +101,7 @@ def test_the_way_out_is_a_recipe_line_and_speaks_of_no_documents_that_are_not_th
     assert "does not fit (red)" in text
     assert "On a Tesla T4 16 GB it fits with per_device_train_batch_size: " in text
     text = _text(_told(f"--model {made()} --max-length 8192 --gpu 5GB --quick", tmp_path))
-    assert "There it fits with max_length: " in text
+    assert "On a GPU of 5GB it fits with max_length: " in text
     assert "it cuts" not in text
 
 

@@ -81,7 +81,7 @@ def test_a_network_of_ones_own_is_estimated_by_component(shown: dict[str, str]) 
 
 def test_a_cell_that_cannot_fit_is_refused_with_the_nearest_change(shown: dict[str, str]) -> None:
     assert "This does not fit: full with 16 documents" in shown["refused"]
-    assert "the least that fits: per_device_train_batch_size: 1" in shown["refused"]
+    assert "the least that fits: per_device_train_batch_size: 2; gradient_accumulation_steps: 8" in shown["refused"]
 
 
 def test_why_names_the_scores_and_the_remedy(shown: dict[str, str]) -> None:
