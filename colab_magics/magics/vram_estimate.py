@@ -257,6 +257,8 @@ def _predictions(asked: Asked, subject: _Subject, targets: Sequence[Device]) -> 
                 r=subject.recipe.r,
                 target_modules=subject.recipe.target_modules,
                 full=subject.recipe.method == "full",
+                modules_to_save=subject.recipe.modules_to_save,
+                dora=subject.recipe.use_dora,
                 weight_bytes=subject.model.weight_bytes or None,
             )
             verdict = usual_verdict(shape)

@@ -41,7 +41,7 @@ def check_fit(
         Even at the lower end of what the estimate may be off by, it does not fit; names the nearest change that does.
     """
     setup = setup_of(plan, recipe, shape, data.lengths, device)
-    made = Prediction(device, plan, setup, estimate(shape, setup), cap=recipe.max_memory_bytes)
+    made = Prediction(device, plan, setup, estimate(shape, setup), cap=recipe.max_memory_bytes, dora=shape.dora)
     if made.fit.colour == "green":
         return None
     tracing()
