@@ -26,7 +26,7 @@ from colab_magics.recipe import Recipe
 
 # The formula against traces, worst cases of benchmarks/memory grid: scores that are kept are counted roughly.
 _BY_FORMULA = {"fused": 0.08, "grouped": 0.08, "math": 0.15, "eager": 0.30}
-_OF_DORA = 0.15
+_ROUGH = 0.15  # with DoRA, or with modules that are trained whole beside adapters
 Tier = Literal[0, 1, 2]
 # Of the peak, by how far an estimate may be off: the formula against traces, a trace against what was measured, and
 # what a measurement of the same run has corrected (docs/memory.md).
@@ -54,7 +54,7 @@ class Prediction:
     tier: Tier = 0
     moment: str = ""
     cap: int | None = None
-    dora: bool = False
+    rough: bool = False
 
     @property
     def fit(self) -> Fit:
@@ -66,7 +66,7 @@ class Prediction:
         """By what share of it the peak may be off."""
         if self.tier > 0:
             return ERROR[self.tier]
-        return max(_BY_FORMULA[self.setup.attention], _OF_DORA if self.dora else 0.0)
+        return max(_BY_FORMULA[self.setup.attention], _ROUGH if self.rough else 0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it in plain values, bytes."""
@@ -99,7 +99,12 @@ def predict(
     held = np.minimum(lengths, cut.value).astype(np.int32)
     plan = make_plan(recipe, shape, device, DataFacts(held, 0, cut), verdict, peak)
     setup = setup_of(plan, recipe, shape, held, device)
-    return Prediction(device, plan, setup, estimate(shape, setup), cap=recipe.max_memory_bytes, dora=shape.dora)
+    return Prediction(device, plan, setup, estimate(shape, setup), cap=recipe.max_memory_bytes, rough=is_rough(shape))
+
+
+def is_rough(shape: ModelShape) -> bool:
+    """Whether the formula knows the adapters but roughly: DoRA, and modules that are trained whole beside them."""
+    return shape.dora or shape.saved_parameters > 0
 
 
 def peers(setup: Setup, shape: ModelShape, device: Device) -> dict[str, Setup]:

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from colab_magics.errors import ColabMagicsError
 from colab_magics.memory.estimate import estimate, peak
-from colab_magics.memory.prediction import Prediction
+from colab_magics.memory.prediction import Prediction, is_rough
 from colab_magics.plan import GIB, DataFacts, Device, Fit, ModelShape, Plan, Verdict, nearest_change, setup_of
 from colab_magics.recipe import Recipe
 from colab_magics.sizes import size
@@ -41,7 +41,7 @@ def check_fit(
         Even at the lower end of what the estimate may be off by, it does not fit; names the nearest change that does.
     """
     setup = setup_of(plan, recipe, shape, data.lengths, device)
-    made = Prediction(device, plan, setup, estimate(shape, setup), cap=recipe.max_memory_bytes, dora=shape.dora)
+    made = Prediction(device, plan, setup, estimate(shape, setup), cap=recipe.max_memory_bytes, rough=is_rough(shape))
     if made.fit.colour == "green":
         return None
     tracing()

@@ -14,7 +14,7 @@ from scenes import case
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from colab_magics.memory.estimate import NF4
+from colab_magics.memory.estimate import NF4, estimate
 from colab_magics.plan import Choice, DataFacts, make_plan
 from colab_magics.training import attention
 from colab_magics.training.batches import Sample
@@ -206,6 +206,30 @@ def test_scores_of_the_model_s_own_attention_are_counted_as_attention():
     fused = trace(case(), [0])
     assert peak_of(eager)[1]["attention"] >= 2 * 2 * 4 * 64 * 64 * 4
     assert "attention" not in peak_of(fused)[1]
+
+
+# --- what the formula makes of it ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("recipe", "within"),
+    [
+        ({}, 0.02),
+        ({"modules_to_save": ["lm_head"]}, 0.02),
+        ({"modules_to_save": ["lm_head", "embed_tokens"]}, 0.02),
+        ({"modules_to_save": ["embed_tokens"]}, 0.08),
+        ({"use_dora": True}, 0.05),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_the_formula_counts_what_is_trained_beside_the_adapters(recipe, within):
+    wide = {
+        "hidden_size": 512, "intermediate_size": 1536, "head_dim": 64, "vocab_size": 16_384,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "tie_word_embeddings": True,
+    }  # fmt: skip
+    one = case(config=wide, documents=1, length=1024, gradient_checkpointing=True, loss_chunk=256, recipe=recipe)
+    shape = describe(ModelSource("m", Path(), None, one.config, 0), one.recipe)
+    assert estimate(shape, one.setup).peak == pytest.approx(_peak(one), rel=within)
 
 
 # --- nothing stays ----------------------------------------------------------------------------------------------------
