@@ -20,7 +20,7 @@ from colab_magics.memory.walk import Found, Root, Walk
 
 SECONDS = 1.5  # for which is looked, at most
 _OF_A_FUNCTION = "'s "  # how the name of a closure or a default begins
-_CARRIERS = 3  # tensors whose graph is meant, that are named
+_FEW = 3  # names in a sentence
 FAILED = "traceback of the failed cell"
 UNNAMED = "no variable"
 
@@ -157,9 +157,9 @@ def _what(found: Found) -> str:
         case "gradients":
             return "gradients"
         case "saved":
-            return f"graph of {_few(found.carriers)}: {_counted(found.count, 'tensor')} saved for backward"
+            return f"graph of {few(found.carriers)}: {_counted(found.count, 'tensor')} saved for backward"
         case "leaves":
-            return f"graph of {_few(found.carriers)}: {_counted(found.count, 'parameter')}"
+            return f"graph of {few(found.carriers)}: {_counted(found.count, 'parameter')}"
     path = found.path.lstrip(".")
     if path.startswith(_OF_A_FUNCTION):
         path = f"in its {path.removeprefix(_OF_A_FUNCTION)}"
@@ -170,10 +170,11 @@ def _what(found: Found) -> str:
     return f"{found.count:,} tensors, the largest {largest}{graph}"
 
 
-def _few(names: Iterable[str]) -> str:
+def few(names: Iterable[str]) -> str:
+    """`a, b, c and 4 more`: the first of these names, and how many there are beside."""
     named = list(names)
-    rest = len(named) - _CARRIERS
-    return ", ".join(named[:_CARRIERS]) + (f" and {rest:,} more" if rest > 0 else "")
+    rest = len(named) - _FEW
+    return ", ".join(named[:_FEW]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def _counted(count: int, what: str) -> str:

@@ -74,6 +74,14 @@ class Libraries:
             except Exception:
                 return None
 
+    def has_graph(self, tensor: Any) -> bool:
+        """Whether it comes from a computation that needs gradients; no object is made of that to find out."""
+        with self._plainly():
+            try:
+                return not self._torch._C.TensorBase.is_leaf.__get__(tensor)
+            except Exception:
+                return False
+
     def graph(self, tensor: Any) -> Any:
         """The node of the computation it comes from; None where nothing of that needs gradients."""
         with self._plainly():

@@ -22,6 +22,10 @@ from colab_magics.memory.tensors import Kind, Libraries, Storage
 
 _DEPTH = 12  # references behind a name; what lies within a module, or along a graph, counts as one
 _NODES = 100_000  # of all graphs together
+# Nodes that may come one after the other. torch 2.13 keeps a node's Python object with the node, and frees a chain of
+# such by recursion: with 60,000 of them, `del loss` overflows a stack of 8 MiB and the kernel dies. A chain that was
+# never looked at it frees in a loop.
+_CHAIN = 10_000
 _CLASS_DICT = type.__dict__["__dict__"].__get__
 _LOOKED = 512  # references between two looks at the clock
 _PARAMETER = ".variable"
@@ -89,6 +93,7 @@ class Walk:
         self._kinds: dict[int, tuple[Kind, str]] = {}  # of nodes that name an owner: its kind, and its class
         self._parameters: dict[int, str] = {}  # of a module: by its name in there
         self._carriers: list[Any] = []  # tensors whose graph is still to be walked
+        self._chains: dict[int, int] = {}  # of nodes of graphs: how many may come after one another from there, at most
         self._loaded: set[int] = set()  # nodes of graphs that hold something
         self._found: dict[tuple[Any, ...], Found] = {}
         self._counted: dict[Hashable, Found] = {}
@@ -116,9 +121,11 @@ class Walk:
 
         First along the nodes, then to what they have saved: a leaf is mostly among what is saved as well.
         """
-        while self._carriers:
+        whole = True
+        while self._carriers and whole:
             carriers, self._carriers = self._carriers, []
-            nodes = self._nodes(carriers)
+            nodes: list[Any] = []
+            whole = all(self._along(tensor, nodes) for tensor in carriers)
             pending: deque[tuple[Any, int]] = deque()
             for node in nodes:
                 saved = self._graphs.saved(node)
@@ -198,23 +205,32 @@ class Walk:
         self._steps += 1
         return not self._steps % _LOOKED and time.monotonic() > until
 
-    def _nodes(self, carriers: list[Any]) -> list[Any]:
-        """The nodes of these tensors' graphs that are met for the first time; their leaves are met with them."""
-        nodes: list[Any] = []
-        for tensor in carriers:
-            head = self._libraries.graph(tensor)
-            if head is not None and self._meet(head, id(tensor), ""):
-                self._kinds[id(head)] = ("graph", "")
-                nodes.append(head)
-        for node in nodes:  # it grows meanwhile
+    def _along(self, carrier: Any, nodes: list[Any]) -> bool:
+        """Add the nodes of a tensor's graph that are met for the first time; whether these are all.
+
+        Their leaves are met with them.
+        """
+        head = self._libraries.graph(carrier)
+        if head is None or not self._meet(head, id(carrier), ""):
+            return True
+        self._kinds[id(head)] = ("graph", "")
+        new, beyond, whole = [head], 0, True
+        for node in new:  # it grows meanwhile
             leaf = self._graphs.parameter(node)
             if leaf is not None:
                 self._meet(leaf, id(node), _PARAMETER)
-            if len(nodes) > _NODES or self._is_late(self._until):
+            if beyond + len(new) > _CHAIN or len(self._chains) + len(new) > _NODES or self._is_late(self._until):
                 self._cut_graph(node)
+                whole = False
                 break
-            nodes += [after for after in self._graphs.next(node) if self._meet(after, id(node), "")]
-        return nodes
+            for after in self._graphs.next(node):
+                if self._meet(after, id(node), ""):
+                    new.append(after)
+                else:
+                    beyond = max(beyond, self._chains.get(id(after), 0))
+        self._chains |= dict.fromkeys(map(id, new), beyond + len(new))
+        nodes += new
+        return whole
 
     def _cut_graph(self, node: Any) -> None:
         self._loaded.add(id(node))
@@ -273,7 +289,7 @@ class Walk:
         return True
 
     def _count_tensor(self, tensor: Any, node: int) -> None:
-        graph = self._libraries.graph(tensor) is not None
+        graph = self._libraries.has_graph(tensor)
         if graph:
             self._carriers.append(tensor)
         for storage in self._libraries.storages(tensor):
@@ -310,7 +326,7 @@ class Walk:
         self._counted[storage.key] = found
 
     def _named(self, node: int) -> _Place:
-        """By the first module, optimizer or frame on the way there; of what a graph holds, on the way to its carrier."""
+        """By the first module, optimizer or frame on the way there; of what a graph holds, before its carrier."""
         way: list[tuple[int, str]] = []
         while node >= 0:
             by, name = self._parent[node]
