@@ -141,6 +141,8 @@ def _gpus(cards: Cards, here: Sequence[Allocator], workers: Sequence[Worker]) ->
         notes.append("Of an AMD GPU torch alone tells; cards that this process does not use are not shown.")
     elif here:
         notes.append("The driver cannot be asked (no NVML); the figures are torch's own.")
+    elif cards.silent:
+        notes.append(f"No GPU can be shown (no NVML): {cards.silent}. nvidia-smi tells whether the driver works.")
     elif _DRIVER.exists() and os.environ.get("CUDA_VISIBLE_DEVICES") is not None:
         notes.append(f"CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']} shows this process no GPU.")
     elif _DRIVER.exists():
