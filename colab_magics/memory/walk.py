@@ -219,15 +219,16 @@ class Walk:
             leaf = self._graphs.parameter(node)
             if leaf is not None:
                 self._meet(leaf, id(node), _PARAMETER)
+            for after in self._graphs.next(node):
+                if self._meet(after, id(head), ""):  # found by the head, so that its way to a name is a short one
+                    new.append(after)
+                else:
+                    beyond = max(beyond, self._chains.get(id(after), 0))
+                self._referrers[id(after)].append(id(node))
             if beyond + len(new) > _CHAIN or len(self._chains) + len(new) > _NODES or self._is_late(self._until):
                 self._cut_graph(node)
                 whole = False
                 break
-            for after in self._graphs.next(node):
-                if self._meet(after, id(node), ""):
-                    new.append(after)
-                else:
-                    beyond = max(beyond, self._chains.get(id(after), 0))
         self._chains |= dict.fromkeys(map(id, new), beyond + len(new))
         nodes += new
         return whole
