@@ -48,6 +48,7 @@ def parse(
     *,
     preset: str | None = None,
     namespace: Mapping[str, Any] | None = None,
+    data: str | None = None,
 ) -> Parsed:
     """Read a cell: the line's options override the body, the body overrides the preset.
 
@@ -61,6 +62,8 @@ def parse(
         The name of a preset below both.
     namespace : mapping, optional
         The notebook's variables, for `{name}` and `$name`.
+    data : str, optional
+        What stands for the data where nothing names any.
 
     Raises
     ------
@@ -89,10 +92,13 @@ def parse(
     values: dict[str, Any] = {}
     for layer in layers:
         values |= translate(_with_variables(layer, namespace, variables), values, notes)
+    given = frozenset(values)
+    if data is not None:
+        values.setdefault("data", data)
     _require_model_and_data(values)
     _settle(values, notes)
     _check_the_format(values, namespace, variables)
-    return Parsed(Recipe(**values), notes.lines(), variables, frozenset(values))
+    return Parsed(Recipe(**values), notes.lines(), variables, given)
 
 
 def _option(name: str, value: str | bool) -> Entry:

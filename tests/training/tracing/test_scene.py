@@ -211,6 +211,27 @@ def test_scores_of_the_model_s_own_attention_are_counted_as_attention():
 # --- nothing stays ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("capability", "model_type", "config", "scores"),
+    [
+        ((7, 5), "qwen3", {}, True),  # grouped heads and no mask: below 8.0 torch's own composition alone takes them
+        ((8, 0), "qwen3", {}, False),  # flash
+        (
+            (7, 5),
+            "mistral",
+            {"sliding_window": 16},
+            False,
+        ),  # a window that cuts is a mask, for which heads are repeated
+        ((7, 5), "mistral", {"sliding_window": 4096}, True),
+    ],
+)
+def test_transformers_attention_takes_the_kernel_that_its_mask_leaves(capability, model_type, config, scores):
+    one = case(model_type, config, attention="sdpa", capability=capability, loss="logits", length=96)
+    moments = trace(one, range(2))
+    of_scores = one.setup.documents * 4 * 96 * 96 * 2  # heads, in 16 bit
+    assert (max(parts.get("attention", 0) for parts in moments.values()) >= 2 * of_scores) == scores
+
+
 def test_after_code_that_cannot_be_traced_everything_is_as_before(monkeypatch):
     def cannot(*_: Any) -> None:
         raise RuntimeError("needs numbers")
