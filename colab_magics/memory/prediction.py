@@ -25,7 +25,7 @@ from colab_magics.plan import (
 from colab_magics.recipe import Recipe
 
 # The formula against traces, worst cases of benchmarks/memory grid: scores that are kept are counted roughly.
-_BY_FORMULA = {"fused": 0.08, "grouped": 0.08, "math": 0.15, "eager": 0.30}
+_BY_FORMULA = {"fused": 0.08, "grouped": 0.08, "math": 0.30, "eager": 0.30}
 _ROUGH = 0.15  # with DoRA, or with modules that are trained whole beside adapters
 Tier = Literal[0, 1, 2]
 # Of the peak, by how far an estimate may be off: the formula against traces, a trace against what was measured, and

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from colab_magics.errors import ColabMagicsError
 from colab_magics.memory.estimate import estimate, peak
@@ -61,6 +62,11 @@ def check_fit(
     raise _refusal(made, recipe, shape, verdict, data, figures, kernel_holds)
 
 
+def _room_without(found: Fit, held: int) -> int:
+    """What there would be with so much of what is held given back."""
+    return replace(found, held=max(0, found.held - held)).room
+
+
 def _to_be_had(found: Fit, device: Device) -> str:
     if found.cap is not None and found.room < found.total - found.held:
         return f"max_memory leaves {size(found.room)} of {device.shown}"
@@ -93,11 +99,11 @@ def _refusal(
     why = "; ".join(filter(None, held))
     change = nearest_change(recipe, shape, device, data, verdict, peak)
     steps = []
-    if kernel_holds >= _WORTH_FREEING and found.need <= found.room + kernel_holds:
+    if kernel_holds >= _WORTH_FREEING and found.need <= _room_without(found, kernel_holds):
         steps.append("%vram free gives back what the kernel holds: then it fits as it is.")
     elif kernel_holds >= _WORTH_FREEING:
         steps.append("%vram free gives back what the kernel holds.")
-    if others >= _WORTH_FREEING and found.need <= found.room + found.held:
+    if others >= _WORTH_FREEING and device.kind == "cuda" and found.need <= _room_without(found, found.held):
         steps.append("On an empty card it fits as it is: end the other processes there (%vram names them).")
     if change is not None:
         cut = f" (it cuts {change.cut:,} of {len(data.lengths):,} documents)" if change.cut else ""
