@@ -10,6 +10,7 @@ from colab_magics.magics import activity, failed_cell
 from colab_magics.magics.checkpoint import CheckpointMagics
 from colab_magics.magics.completion import complete
 from colab_magics.magics.finetune import FinetuneMagics
+from colab_magics.magics.generate import GenerateMagics
 from colab_magics.magics.panel import PanelMagics
 from colab_magics.magics.session import SessionMagics
 from colab_magics.magics.vram import VramMagics
@@ -20,6 +21,7 @@ _MAGICS = {
     "panel": PanelMagics,
     "session": SessionMagics,
     "vram": VramMagics,
+    "generate": GenerateMagics,
 }
 _HOOKS = (*activity.HOOKS.items(), *failed_cell.HOOKS.items())
 _NAMES = {kind.__name__ for kind in _MAGICS.values()}
@@ -37,6 +39,9 @@ _COMPLETED = (
     "%vram",
     "%%vram",
     "vram",
+    "%generate",
+    "%%generate",
+    "generate",
 )
 
 
