@@ -130,11 +130,12 @@ def of_run(name: str | None, root: Path, *, step: int | None = None, base: bool 
         notes=notes,
     )
     if base:
-        return replace(subject, label=f"the base of {run.name}")
+        trained = run.adapter_path or next((entry.folder for entry in entries(run.checkpoints)), None)
+        return replace(subject, label=f"the base of {run.name}", base=_base_of(trained, recipe.model))
     assert folder is not None
     if (folder / "adapter_config.json").is_file():
         return replace(subject, adapter=folder, base=_base_of(folder, recipe.model))
-    return replace(subject, base=str(folder), revision=None)
+    return replace(subject, base=str(folder), revision=None, four_bit=False)
 
 
 def of_model(text: str) -> Subject:
@@ -198,9 +199,10 @@ def _checkpoint(run: Run, step: int) -> Path:
     )
 
 
-def _base_of(adapter: Path, model: str) -> str:
+def _base_of(adapter: Path | None, model: str) -> str:
     """The base that the adapter names, where that is on this machine; else as the recipe names it."""
-    named = str((_adapter_config(adapter) or {}).get("base_model_name_or_path") or model)
+    told = _adapter_config(adapter) if adapter is not None else None
+    named = str((told or {}).get("base_model_name_or_path") or model)
     return model if model == "demo" or (Path(named).is_absolute() and not Path(named).is_dir()) else named
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from colab_magics.magics import activity, failed_cell
 from colab_magics.magics.checkpoint import CheckpointMagics
+from colab_magics.magics.compare import CompareMagics
 from colab_magics.magics.completion import complete
 from colab_magics.magics.finetune import FinetuneMagics
 from colab_magics.magics.generate import GenerateMagics
@@ -22,6 +23,7 @@ _MAGICS = {
     "session": SessionMagics,
     "vram": VramMagics,
     "generate": GenerateMagics,
+    "compare": CompareMagics,
 }
 _HOOKS = (*activity.HOOKS.items(), *failed_cell.HOOKS.items())
 _NAMES = {kind.__name__ for kind in _MAGICS.values()}
@@ -42,6 +44,9 @@ _COMPLETED = (
     "%generate",
     "%%generate",
     "generate",
+    "%compare",
+    "%%compare",
+    "compare",
 )
 
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from colab_magics.magics.generate_line import Asked
 
 HELP = """\
-%generate [options] PROMPT    ask the newest run's result; below %%generate the cell is the prompt:
-                              text, a chat (lines that begin with system:, user:, assistant:; or turns in JSON or
-                              YAML), or a row {column: value} for a prompt_template
+%generate [options] "PROMPT"  ask the newest run's result (quoted, for IPython takes a bare ? at a line's end for
+                              help); below %%generate the cell is the prompt: text, a chat (lines that begin with
+                              system:, user:, assistant:; or turns in JSON or YAML), or a row {column: value}
 
   --lines                     each line is a prompt; --prompts VAR takes them from a variable of this notebook
   --run NAME                  another run; --checkpoint STEP as it was then; --base as it was before
