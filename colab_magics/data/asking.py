@@ -118,7 +118,9 @@ class Asker:
             raise ColabMagicsError(
                 f"prompt_template asks for {asked or 'no column'}, and the prompt is one text.",
                 "A text can stand for one column only.",
-                f"Give a row: {{{': …, '.join(columns[:-1])}: …}}, or --prompts VAR with a list of dicts." if asked else "",
+                f"Give a row: {{{': …, '.join(columns[:-1])}: …}}, or --prompts VAR with a list of dicts."
+                if asked
+                else "",
                 "--raw sends a text as it is.",
             )
         return self._row({columns[0]: text}).called(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -171,7 +172,9 @@ class _Measure:
             first,
             batch * length / first,
             batch * (new - 1) / decoding if decoding else 0.0,
-            *(_share(gaps, share) for share in (0.5, 0.9, 0.99)),
+            _share(gaps, 0.5),
+            _share(gaps, 0.9),
+            _share(gaps, 0.99),
             self._limit(batch, length + new / 2),
         )
 
@@ -192,7 +195,7 @@ class _Measure:
 
 
 def _gaps(times: Sequence[float]) -> Iterator[float]:
-    return (after - before for before, after in zip(times, times[1:], strict=False))
+    return (after - before for before, after in pairwise(times))
 
 
 def _share(ordered: Sequence[float], share: float) -> float:

@@ -208,7 +208,9 @@ def _loss(model: Any, subject: Subject, case: Case) -> tuple[float, int] | None:
     return (found.loss, count) if count else None
 
 
-def _failures(cases: Sequence[Case], before: Side, after: Side, tokenizer: Any, threshold: float) -> list[dict[str, Any]]:
+def _failures(
+    cases: Sequence[Case], before: Side, after: Side, tokenizer: Any, threshold: float
+) -> list[dict[str, Any]]:
     """The cases that the second model gets wrong, as rows that `data:` reads: the very text that was asked, and the
     answer that it should have had."""
     rows = []

@@ -167,10 +167,9 @@ def get_ready(
     """
     subject, device = subjects[-1], device_of(where.on)
     loaded = is_loaded(subject, device)
-    source = None if loaded else open_source(subject)
-    here = kept()
-    config = here.model.config if loaded and here is not None else source.config
-    limit = context_of(config)
+    source: Any = None if loaded else open_source(subject)
+    here = kept() if loaded else None
+    limit = context_of(source.config if here is None else here.model.config)
     check_lengths(questions, limit)
     longest = max((len(question.ids) for question in questions), default=1)
     context = longest + sampling.new_tokens if limit is None else min(longest + sampling.new_tokens, limit)

@@ -79,7 +79,9 @@ def _told_by_torch(device: Device) -> Device:
 
 def _plan(worker: Worker, root: Path) -> Mapping[str, Any] | None:
     folder = root / worker.run
-    found = [event for event in read_events(folder / "events.jsonl") if event["kind"] == "plan"] if folder.is_dir() else []
+    found = (
+        [event for event in read_events(folder / "events.jsonl") if event["kind"] == "plan"] if folder.is_dir() else []
+    )
     return found[-1] if found else None
 
 

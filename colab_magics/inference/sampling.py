@@ -102,7 +102,7 @@ def value_of(name: str, text: str) -> int | float:
     """
     kind, low, high = OPTIONS[name]
     try:
-        value = kind(text)
+        value: int | float = kind(text)
         if not low <= value <= high:
             raise ValueError
     except ValueError:

@@ -41,16 +41,14 @@ def page(made: Bench) -> Page:
     title = f"{made.label} on {made.device}, {made.dtype}"
     new = made.rows[0].new_tokens
     lines = [
-        f"Medians of {made.repeats} after a warm-up; {new:,} new tokens each. "
-        "Prefill and decode in tokens a second of the whole batch, latency a token in ms."
+        f"Medians of {made.repeats} after a warm-up; {new:,} new tokens each.",
+        "Prefill and decode in tokens a second of the whole batch, latency a token in ms.",
     ]
     if made.bandwidth is None:
         foot = ["No memory bandwidth is known of this device, so no limit is shown."]
     else:
-        foot = [
-            f"The limit: each step reads {size(made.weights)} of weights and the cache, "
-            f"at {made.bandwidth / 1e9:,.0f} GB/s by NVIDIA's data sheet."
-        ]
+        speed = f"{made.bandwidth / 1e9:,.0f} GB/s by NVIDIA's data sheet"
+        foot = [f"The limit: each step reads {size(made.weights)} of weights and the cache, at {speed}."]
     return Page(title, lines, [Grid(_HEAD, tuple(map(_row, made.rows)), whole=_HEAD)], [*foot, *made.skipped])
 
 

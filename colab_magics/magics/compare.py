@@ -178,10 +178,8 @@ def _score(asked: Asked, namespace: Mapping[str, Any] | None) -> Score | None:
     if asked.score is None:
         return None
     if namespace is None:
-        raise ColabMagicsError(
-            "--score needs a notebook.", "It names one of its functions.", "Run %compare in a cell."
-        )
-    found = namespace.get(asked.score)
+        raise ColabMagicsError("--score needs a notebook.", "It names one of its functions.", "Run %compare in a cell.")
+    found: Score | None = namespace.get(asked.score)
     if not callable(found):
         close = nearest(asked.score, [name for name, one in namespace.items() if callable(one) and name[0] != "_"])
         raise ColabMagicsError(
@@ -222,7 +220,5 @@ def _foot(made: Compared, target: Path | None) -> list[str]:
     partial = target.with_name(f".{target.name}.partial")
     partial.write_text(lines, encoding="utf-8")
     partial.replace(target)
-    return [
-        f"{len(made.failures)} of {len(made.prompts)} failed: {target}. Look at them, put the answers right, and add "
-        "them to the data."
-    ]
+    failed = f"{len(made.failures)} of {len(made.prompts)} failed"
+    return [f"{failed}: {target}. Look at them, put the answers right, and add them to the data."]

@@ -65,7 +65,7 @@ class GenerateMagics(Magics):  # type: ignore[misc]
         except KeyboardInterrupt:
             stopped = True
         if stopped:
-            raise Interrupted("%generate was stopped before its first token.")
+            raise Interrupted("%generate was stopped before its end.")
         if asked.out is not None:
             self.shell.user_ns[asked.out] = made
         if getattr(made, "interrupted", False):

@@ -69,7 +69,10 @@ class Tabled:
 
 def page(prompts: Any, texts: Any, title: str, foot: Any = ()) -> Page:
     """Prompts and texts beside each other."""
-    rows = [(str(number), shortened(prompt), text) for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True), 1)]
+    rows = [
+        (str(number), shortened(prompt), text)
+        for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True), 1)
+    ]
     return Page(title, grids=[Grid(("", "prompt", "text"), tuple(rows))], foot=foot)
 
 

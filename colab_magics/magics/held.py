@@ -13,7 +13,8 @@ _WORTH_SAYING = 2**28  # bytes
 def held_by_kernel(say: Callable[[str], None]) -> int:
     """Bytes of the GPU that this process holds; who holds them is said, with what gives them back.
 
-    What colab_magics keeps there itself it lets go of first: the run comes before the next %generate. Nothing is imported for it: a kernel that has no torch holds nothing.
+    What colab_magics keeps there itself it lets go of first: the run comes before the next %generate. Nothing is
+    imported for it: a kernel that has no torch holds nothing.
     """
     if "torch" not in sys.modules:
         return 0
