@@ -85,6 +85,8 @@ class Sampling:
         values = {name: value for name, value in self.given.items() if name != "seed"}
         values |= {"max_length": None, "max_new_tokens": new_tokens, "do_sample": self.do_sample}
         values |= {"eos_token_id": sorted(known) or None, "pad_token_id": pad}
+        if "min_new_tokens" in values:  # where the context leaves less
+            values["min_new_tokens"] = min(values["min_new_tokens"], new_tokens)
         if not self.do_sample:
             values |= dict.fromkeys(_DRAW)
         for name, value in values.items():

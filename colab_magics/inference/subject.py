@@ -117,11 +117,10 @@ def of_run(name: str | None, root: Path, *, step: int | None = None, base: bool 
     recipe = run.recipe
     folder = _checkpoint(run, step) if step is not None else run.adapter_path
     model = _last(run, "model")
-    kept = run.folder / "tokenizer"
     subject = Subject(
         f"run {run.name}" if step is None else f"run {run.name} at step {step}",
         recipe.model,
-        str(kept) if kept.is_dir() else str(folder or recipe.model),
+        _tokenizer_in(run.folder / "tokenizer", folder) or recipe.model,
         model.get("revision") or recipe.hub_revision,
         recipe=recipe,
         run=run,
@@ -152,8 +151,7 @@ def of_model(text: str) -> Subject:
         read_config(text)
         return Subject(text, text, text)
     base, revision = str(told.get("base_model_name_or_path") or ""), told.get("revision")
-    tokenizer = str(folder) if (folder / "tokenizer_config.json").is_file() else base
-    return Subject(text, base, tokenizer, str(revision) if revision else None, folder.absolute())
+    return Subject(text, base, _tokenizer_in(folder) or base, str(revision) if revision else None, folder.absolute())
 
 
 def _with_result(name: str | None, root: Path) -> tuple[Run, tuple[str, ...]]:
@@ -204,6 +202,12 @@ def _base_of(adapter: Path | None, model: str) -> str:
     told = _adapter_config(adapter) if adapter is not None else None
     named = str((told or {}).get("base_model_name_or_path") or model)
     return model if model == "demo" or (Path(named).is_absolute() and not Path(named).is_dir()) else named
+
+
+def _tokenizer_in(*folders: Path | None) -> str | None:
+    """The first of them that holds a tokenizer."""
+    found = (folder for folder in folders if folder is not None and (folder / "tokenizer_config.json").is_file())
+    return next(map(str, found), None)
 
 
 def _adapter_config(folder: Path) -> dict[str, Any] | None:

@@ -31,10 +31,11 @@ def prompts_of(
     ColabMagicsError
         There is none, or they are said in two places.
     """
-    places = [place for place, there in (("the line", text), ("the cell", body), ("--prompts", variable)) if there]
+    said_in = (("on the line", text), ("in the cell", body), (f"in {variable}", variable))
+    places = [place for place, there in said_in if there]
     if len(places) > 1:
         raise ColabMagicsError(
-            f"There are prompts on {places[0]} and in {places[1]}.".replace("in --prompts", "in --prompts' variable"),
+            f"There are prompts {places[0]} and {places[1]}.",
             "It cannot be told which are meant.",
             "Keep one of them.",
         )
@@ -129,8 +130,8 @@ def _structured(text: str) -> Any:
             continue
         if isinstance(found, Mapping) and isinstance(found.get("messages"), list):
             return found["messages"]
-        if isinstance(found, Mapping) and found:
-            return found
+        if isinstance(found, Mapping) and found and all(value is not None for value in found.values()):
+            return found  # of a set in braces YAML makes a mapping to nothing
         if isinstance(found, list) and (_is_chat(found) or (text.startswith("[") and all_text(found))):
             return found
     return None

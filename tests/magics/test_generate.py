@@ -10,17 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from conftest import Warm
 
 import colab_magics.__main__ as terminal
-from conftest import Warm
 
 from .conftest import ROWS, Home, Kernel, Reply
 
 pytestmark = [pytest.mark.colab, pytest.mark.xdist_group("generate")]
 
-RECIPE = (
-    f"model: demo\ndata: {ROWS}\nmax_steps: 12\nlearning_rate: 0.005\nsave_every: 4 steps\nsave_total_limit: 10\n"
-)
+RECIPE = f"model: demo\ndata: {ROWS}\nmax_steps: 12\nlearning_rate: 0.005\nsave_every: 4 steps\nsave_total_limit: 10\n"
 HELD_OUT = f"eval_data: {ROWS}\nmax_eval_samples: 8\neval_every: 12"
 LEN = "What does len do?"
 
