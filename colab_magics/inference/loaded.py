@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -123,36 +123,45 @@ def open_source(subject: Subject) -> Any:
     """The base's `ModelSource`: where its files are; nothing is loaded."""
     from colab_magics.training.source import open_model
 
-    recipe = subject.recipe or Recipe()
-    return open_model(
-        Recipe(
-            model=subject.base,
-            hub_revision=subject.revision,
-            allow_pickle=recipe.allow_pickle,
-            trust_remote_code=subject.trusted,
-        )
+    recipe = Recipe(
+        model=subject.base,
+        hub_revision=subject.revision,
+        allow_pickle=subject.recipe is not None and subject.recipe.allow_pickle,
+        trust_remote_code=subject.trusted,
+    )
+    try:
+        return open_model(recipe)
+    except ColabMagicsError as error:
+        if subject.adapter is None or error.facts.get("missing") != "revision":
+            raise
+    gone = str(subject.revision)[:12]
+    raise ColabMagicsError(
+        f"{subject.base} has changed: commit {gone}, which {subject.label} was trained on, is gone.",
+        "The adapter was made for the weights of that commit.",
+        "--run NAME --model FOLDER names a copy of them.",
+        f"--run NAME --model {subject.base} puts it on what is there now: texts may be worse, or no texts at all.",
     )
 
 
 def open_tokenizer(subject: Subject) -> Any:
     """The tokenizer that the subject was trained with."""
-    from colab_magics.demo import model_path
-
-    where = str(model_path()) if subject.tokenizer == "demo" else subject.tokenizer
-    return _tokenizer(where, subject.revision if where == subject.base else None, subject.trusted)
+    where = Path(subject.tokenizer).expanduser()
+    here = subject.tokenizer != "demo" and where.is_dir()
+    # a model on the Hub is opened first: what keeps one out there is told by that
+    return _tokenizer(str(where if here else open_source(subject).folder), subject.trusted)
 
 
 @lru_cache(maxsize=2)  # a large one takes a second
-def _tokenizer(where: str, revision: str | None, trusted: bool) -> Any:
+def _tokenizer(folder: str, trusted: bool) -> Any:
     from transformers import AutoTokenizer
 
     from colab_magics.hub import first_line
 
     try:
-        return AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=trusted)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
     except Exception as error:
         raise ColabMagicsError(
-            f"The tokenizer in {where} cannot be loaded.", first_line(error), "Name a model that has one."
+            f"The tokenizer in {folder} cannot be loaded.", first_line(error), "Name a model that has one."
         ) from None
 
 
@@ -189,8 +198,10 @@ def _load_base(subject: Subject, source: Any, device: str, say: Say, progress: P
 
 def _changed_since(subject: Subject, source: Any) -> str | None:
     """A word where the base's files are younger than the run: its adapter was made for what they were."""
-    if subject.run is None or source.revision is not None or subject.adapter is None:
+    if subject.run is None or subject.adapter is None:
         return None
+    if source.revision is not None:
+        return _moved_on(source)
     began = subject.clock.timestamp()
     newest = max((file.stat().st_mtime for file in Path(source.folder).glob("*.safetensors")), default=0.0)
     if newest <= began or subject.base == "demo":
@@ -199,6 +210,18 @@ def _changed_since(subject: Subject, source: Any) -> str | None:
         f"{source.id} was written after {subject.run.name} had begun: if its weights have changed, the adapter was "
         "made for others."
     )
+
+
+def _moved_on(source: Any) -> str | None:
+    """A word where the Hub has a newer commit than the one that the adapter was trained on, which is taken."""
+    from huggingface_hub import HfApi
+
+    with suppress(Exception):  # no network, no permission: the commit that is needed is here all the same
+        newest = HfApi().model_info(source.id, timeout=3).sha
+        if newest and newest != source.revision:
+            taken = f"its commit {source.revision[:12]}, which the adapter was trained on, is asked"
+            return f"{source.id} has changed since: {taken}."
+    return None
 
 
 def _base(subject: Subject, device: str) -> Base:

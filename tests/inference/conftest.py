@@ -75,6 +75,9 @@ def a_run(tmp_path: Path, adapters: Callable[[int], Path]) -> Callable[..., Path
         log.append("data", split="train", format="messages")
         log.append("model", method="lora", revision=None)
         log.close()
+        (folder / "tokenizer").mkdir()
+        for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            (folder / "tokenizer" / file).write_bytes((demo.model_path() / file).read_bytes())
         if result:
             (folder / "adapter").mkdir()
             for file in adapters(seed).iterdir():

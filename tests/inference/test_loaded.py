@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,56 @@ def test_a_base_that_was_written_after_the_run_began_is_told(a_run: Leave, tmp_p
     said: list[str] = []
     ask(of_run(None, tmp_path), tmp_path, said)
     assert any("was written after pirate had begun" in line for line in said)
+
+
+@pytest.fixture
+def on_the_hub(a_run: Leave, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Subject]]:
+    """A run of `org/tiny` at a commit, on a Hub of this machine whose newest commit is another."""
+    from errors.hub_server import Hub, serving
+    from huggingface_hub import constants
+
+    hub = Hub({"org/tiny": demo.model_path()})
+    with serving(hub):
+        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        folder = a_run(model="org/tiny")
+        config = folder / "adapter" / "adapter_config.json"
+        config.write_text(config.read_text().replace(str(demo.model_path()), "org/tiny"))
+        yield lambda commit: replace(of_run(None, tmp_path), revision=commit)
+
+
+def test_a_base_whose_commit_is_gone_from_the_hub_is_told_with_what_would_do(
+    on_the_hub: Callable[[str], Subject], tmp_path: Path
+) -> None:
+    with pytest.raises(ColabMagicsError) as refused:
+        ask(on_the_hub("f" * 40), tmp_path)
+    said = str(refused.value).splitlines()
+    assert said[0] == "org/tiny has changed: commit ffffffffffff, which run pirate was trained on, is gone."
+    assert "→ --run NAME --model FOLDER names a copy of them." in said
+
+
+def test_a_base_that_has_moved_on_is_asked_at_the_commit_that_was_trained_on(
+    on_the_hub: Callable[[str], Subject], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from errors.hub_server import COMMIT
+    from huggingface_hub import HfApi
+
+    info = HfApi.model_info
+
+    def newer(api: Any, name: str, *, revision: str | None = None, **options: Any) -> Any:
+        """What the Hub says of a model to which somebody has pushed since."""
+        found = info(api, name, revision=revision, **options)
+        if revision is None:
+            found.sha = "e" * 40
+        return found
+
+    monkeypatch.setattr(HfApi, "model_info", newer)
+    said: list[str] = []
+    assert ask(on_the_hub(COMMIT), tmp_path, said)
+    assert f"org/tiny has changed since: its commit {COMMIT[:12]}, which the adapter was trained on, is asked." in said
 
 
 def test_what_is_held_is_shown_by_the_name_of_the_one_asked_last(a_run: Leave, tmp_path: Path) -> None:

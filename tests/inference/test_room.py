@@ -16,7 +16,7 @@ from colab_magics.memory.living import Worker
 from colab_magics.plan import Device, ModelShape
 from colab_magics.plan.facts import GIB
 
-pytestmark = [pytest.mark.colab, pytest.mark.face]
+pytestmark = pytest.mark.colab
 QWEN3_4B = {
     "model_type": "qwen3", "hidden_size": 2560, "num_hidden_layers": 36, "num_attention_heads": 32, "head_dim": 128,
     "num_key_value_heads": 8, "intermediate_size": 9728, "vocab_size": 151936, "max_position_embeddings": 40960,
