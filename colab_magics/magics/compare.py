@@ -221,4 +221,6 @@ def _foot(made: Compared, target: Path | None) -> list[str]:
     partial.write_text(lines, encoding="utf-8")
     partial.replace(target)
     failed = f"{len(made.failures)} of {len(made.prompts)} failed"
+    if not made.failures:
+        return [f"{failed}: {target} is empty."]
     return [f"{failed}: {target}. Look at them, put the answers right, and add them to the data."]

@@ -166,6 +166,8 @@ def test_two_checkpoints_and_two_runs_are_compared_on_prompts(notebook: Notebook
     table = shown(notebook.run(f"%%compare --run pirate --checkpoints 4,12 --score arr --out two\n{LEN}"))
     assert "run pirate at step 4  run pirate at step 12" in table
     assert notebook.value("two.after.scores, two.after.loss") == ((1.0,), None)
+    notebook.run("%compare --run pirate --checkpoints 4,12 --rows 4 --max-new-tokens 3 --out steps")
+    assert notebook.value("steps.before.loss > 1.2 * steps.after.loss") is True
     other = notebook.run(f"%%compare --run pirate --with again --data {ROWS} --rows 2 --max-new-tokens 3 --out t")
     assert other.status == "error"  # --data has its prompts in it, and the cell has another
     table = shown(notebook.run(f"%compare --run pirate --with again --data {ROWS} --rows 2 --max-new-tokens 3 --out t"))
