@@ -86,6 +86,8 @@ def test_after_full_fine_tuning_the_base_is_loaded_when_the_tuned_one_has_gone(
     assert (made.before.label, made.after.label) == ("the base of pirate", "run pirate")
     assert made.before.loss == pytest.approx(made.after.loss)
     assert made.before.texts == made.after.texts
+    compare(tmp_path, "--data", "demo", "--rows", "1")
+    assert alive == [0, 0, 0], "the tuned one is there from before, and is asked first"
 
 
 def test_with_an_adapter_one_base_serves_both(a_run: Leave, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
