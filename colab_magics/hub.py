@@ -140,6 +140,7 @@ def hub_errors(name: str) -> Iterator[None]:
             f"{name} has no such revision.",
             "hub_revision names none of its commits, branches or tags.",
             "Check hub_revision, or leave it out.",
+            facts={"missing": "revision"},
         ) from None
     except errors.RepositoryNotFoundError:
         raise ColabMagicsError(

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from datetime import datetime, timezone
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -17,7 +18,9 @@ from colab_magics.data.formats import Wishes, detect
 from colab_magics.data.rows import Row
 from colab_magics.data.templates import PLAIN_TEMPLATE, Renderer
 from colab_magics.events import KINDS
-from colab_magics.magics import session_line, vram_estimate_line, vram_line
+from colab_magics.inference.sampling import OPTIONS
+from colab_magics.magics import compare_line, generate, generate_line, session_line, vram_estimate_line, vram_line
+from colab_magics.magics.asking_line import split as asking_split
 from colab_magics.magics.line import split
 from colab_magics.magics.options import _WITH_VALUE, OWN, SUBCOMMANDS, Options, read_line
 from colab_magics.magics.session_set import SPELT
@@ -149,6 +152,19 @@ def test_every_vram_line_in_the_documents_can_be_read() -> None:
         asked = vram_line.read(split(re.sub(r"\[[^]]*\]", "", line.removeprefix("%vram"))))
         if asked.command == "estimate":
             vram_estimate_line.read(asked.words)
+
+
+@pytest.mark.parametrize(("magic", "line"), [("%generate", generate_line), ("%compare", compare_line)])
+def test_every_line_that_asks_a_model_in_the_documents_can_be_read(magic: str, line: ModuleType) -> None:
+    shown = {shown for start in (magic, f"%{magic}") for _, shown in lines(start)}
+    assert len(shown) > 5
+    for one in shown:
+        line.read(asking_split(one.lstrip("%").removeprefix(magic.lstrip("%"))))
+    told = PAGES["generate.md"] + PAGES["compare.md"]
+    for option in (*line.VALUES, *line.FLAGS, *OPTIONS):
+        # --root and --on are the same everywhere, and told in the help alone
+        spelt = f"--{option.replace('_', '-')}"
+        assert spelt in told or spelt in generate.HELP, spelt
 
 
 class Earlier(BootClock):

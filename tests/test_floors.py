@@ -14,7 +14,7 @@ PACKAGE = Path(colab_magics.__file__).parent
 FLOORS = [
     {"__init__", "__main__"},
     {"magics"},
-    {"panel", "training"},
+    {"panel", "training", "inference"},
     {"checkpoints", "memory", "session"},
     {"plan"},
     {"data"},

@@ -92,7 +92,7 @@ class Maker:
             if not row.continues:
                 self.rows += 1
             try:
-                made = self._masked(form.read(row.fields), row)
+                made = self.masked(form.read(row.fields), row)
             except Unusable as reason:
                 self._drop(str(reason), row)
                 continue
@@ -112,23 +112,25 @@ class Maker:
         count = self.dropped.setdefault(reason, {"reason": reason, "count": 0, "example": row.place})
         count["count"] += 1
 
-    def _masked(self, example: Example, row: Row) -> list[Masked]:
+    def masked(self, example: Example, row: Row) -> list[Masked]:
+        """The text of an example, and which parts of it are trained."""
         if isinstance(example, Chat):
             self.chats += 1
             return mask_chat(self._folded(example), self.renderer, self.ends, whole=self.whole)
         if isinstance(example, Written):
-            prompt = self._begun(example.prompt)
+            prompt = self.begun(example.prompt)
             text = prompt + example.completion
             if not self.ends.closes(text):
                 text += self.ends.eos
             start = 0 if self.whole else len(prompt)
             return [Masked(text, [(start, len(text))], WHOLE if self.whole else "the part after the prompt")]
-        text = example.text if row.continues else self._begun(example.text)
+        text = example.text if row.continues else self.begun(example.text)
         if not row.goes_on and not self.ends.closes(text):
             text += self.ends.eos
         return [Masked(text, [(0, len(text))], WHOLE, row.continues)]
 
-    def _begun(self, text: str) -> str:
+    def begun(self, text: str) -> str:
+        """The text with the token before it that the tokenizer puts there."""
         return text if not self.begin or text.startswith(self.begin) else self.begin + text
 
     def _folded(self, chat: Chat) -> Chat:

@@ -24,6 +24,8 @@ def complete(shell: Any, event: Any) -> list[str]:
             return _of_session(shell, before, symbol)
         if magic.lstrip("%") == "vram":
             return _of_vram(shell, before, symbol)
+        if magic.lstrip("%") in ("generate", "compare"):
+            return _of_asking(shell, magic.lstrip("%"), before, symbol)
         return _of_finetune(shell, before, symbol)
     except Exception:  # a completer that raises takes the whole completion with it
         return []
@@ -114,6 +116,28 @@ def _of_vram(shell: Any, before: list[str], symbol: str) -> list[str]:
             return [name for name in _variables(shell) if name not in named]
         case ["why" | "estimate"]:
             return _runs(shell)
+    return []
+
+
+def _of_asking(shell: Any, magic: str, before: list[str], symbol: str) -> list[str]:
+    from colab_magics.inference.sampling import FLAGS as DRAW
+    from colab_magics.inference.sampling import OPTIONS
+    from colab_magics.magics import compare_line, generate_line
+
+    line = generate_line if magic == "generate" else compare_line
+    if symbol.startswith("-"):
+        return [f"--{name.replace('_', '-')}" for name in (*line.VALUES, *line.FLAGS, *DRAW, *OPTIONS, "help")]
+    match before[-1] if before else "":
+        case "--run" | "--with":
+            return _runs(shell)
+        case "--checkpoint" | "--checkpoints":
+            return _steps(shell, ["", *before])
+        case "--on":
+            return ["cuda", "cpu"]
+        case "--prompts" | "--data":
+            return _variables(shell)
+        case "--score":
+            return [name for name, one in shell.user_ns.items() if name[0] != "_" and callable(one)]
     return []
 
 

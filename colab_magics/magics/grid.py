@@ -28,12 +28,30 @@ text-align:left;vertical-align:baseline;max-width:none;color:inherit}
 .cm-grid th{font-weight:400;font-size:11px;opacity:var(--cm-dim);white-space:nowrap}
 .cm-grid .cm-whole{white-space:nowrap}
 .cm-grid .cm-off td{opacity:var(--cm-dim)}
+.cm-grid mark{background:rgba(210,153,34,.3);color:inherit;border-radius:2px}
 .cm-grid .cm-foot{margin:6px 0 0;font-size:12px;opacity:var(--cm-dim)}
 """.strip().replace("\n", "")
 _KINDS = (("k-y", "--cm-k"), ("k-m", "--cm-w"))
 _OWN = "".join(f".cm-keys>.{kind}::before,.cm-bar .{kind}{{background:var({colour})}}" for kind, colour in _KINDS)
 _BARS = f".cm-grid{{{COLOURS};--cm-o:#8b949e}}{BARS}{_OWN}"
 _MARKDOWN = str.maketrans({mark: f"\\{mark}" for mark in "\\|*_`<>[]#"})
+
+
+class Marked(str):
+    """A cell of which some parts stand out in HTML; elsewhere it is a cell like any other.
+
+    Attributes
+    ----------
+    parts : tuple of (str, bool)
+        The cell's text in pieces, and whether each stands out.
+    """
+
+    parts: tuple[tuple[str, bool], ...]
+
+    def __new__(cls, parts: Sequence[tuple[str, bool]]) -> Marked:
+        made = super().__new__(cls, "".join(text for text, _ in parts))
+        made.parts = tuple(parts)
+        return made
 
 
 @dataclass(frozen=True)
@@ -116,11 +134,17 @@ def _html_grid(grid: Grid) -> str:
     head = "".join(f'<th scope="col">{_html(grid.head[column])}</th>' for column in grid.columns)
     body = ""
     for number, row in enumerate(grid.rows):
-        cells = "".join(f"<td{_class(grid, column)}>{_html(row[column])}</td>" for column in grid.columns)
+        cells = "".join(f"<td{_class(grid, column)}>{_html_cell(row[column])}</td>" for column in grid.columns)
         pale = ' class="cm-off"' if number in grid.off else ""
         body += f"<tr{pale}>{cells}</tr>"
     title = f'<div class="cm-part">{_html(grid.title)}</div>' if grid.title else ""
     return f"{title}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _html_cell(cell: str) -> str:
+    if not isinstance(cell, Marked):
+        return _html(cell)
+    return "".join(f"<mark>{_html(text)}</mark>" if stands_out else _html(text) for text, stands_out in cell.parts)
 
 
 def _class(grid: Grid, column: int) -> str:

@@ -17,6 +17,7 @@ from functools import cache
 from types import CodeType, FrameType
 from typing import Any
 
+from colab_magics.memory.held import held
 from colab_magics.memory.kept import OWN_NAMES, cell_of, failures, output_names, outputs
 from colab_magics.memory.references import References, bases
 from colab_magics.memory.tensors import Kind, Libraries, Storage
@@ -36,7 +37,8 @@ class Owner:
     Attributes
     ----------
     name : str
-        `model`, `trainer.optimizer`, `Out[5]`, `traceback of the failed cell: train_step() in cell 5`, `no variable`.
+        `model`, `trainer.optimizer`, `Out[5]`, `traceback of the failed cell: train_step() in cell 5`, `no variable`,
+        `%generate's model of run kwanzaa`.
     what : str
         `weights of Qwen3ForCausalLM`, `gradients`, `states of AdamW`, `float16 [32, 2048]`, `3 tensors, …`.
     bytes : int
@@ -136,6 +138,8 @@ def _roots(shell: Any, libraries: Libraries) -> Iterator[_Root]:
             yield _Root(name, one, ranks.get(libraries.kind(one), 3), name)
         elif id(one) not in kept:
             yield _Root(name, one, 5, name)
+    for ours in held():  # behind the user's own names: what he holds as well is his
+        yield _Root(ours.name, ours.what, ranks.get(libraries.kind(ours.what), 3), "")
     for number, one in shown.items():
         yield _Root(f"Out[{number}]", one, 4, f"Out[{number}]")
     for failure in failures(shell):

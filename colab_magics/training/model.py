@@ -160,12 +160,12 @@ def load_model(source: ModelSource, recipe: Recipe, plan: Plan, device: torch.de
             raise
         raise torch.OutOfMemoryError(kept) from error
     if plan["method"] == "qlora":
-        _set_dtype(model, dtype)
+        compute_in(model, dtype)
     if plan["method"] == "full":
         return model
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    _import_peft(bitsandbytes=plan["method"] == "qlora")
+    import_peft(bitsandbytes=plan["method"] == "qlora")
     adapted = with_adapter(model, recipe)
     config = adapted.peft_config["default"]
     # what `AutoPeftModelForCausalLM` will ask for: the model as the user named it, at the commit that was trained on
@@ -186,7 +186,7 @@ def _kept_for_the_report(error: BaseException) -> str | None:
     return next((line for line in lines if is_out_of_memory(RuntimeError(line))), None)
 
 
-def _import_peft(*, bitsandbytes: bool) -> None:
+def import_peft(*, bitsandbytes: bool) -> None:
     """Import peft without what it would import on the way, where nothing needs it.
 
     peft imports bitsandbytes if it is there, which imports torch's compiler: 1.5 of the 7 seconds before a first step.
@@ -214,7 +214,7 @@ def nf4(dtype: torch.dtype) -> Any:
     )
 
 
-def _set_dtype(model: nn.Module, dtype: torch.dtype) -> None:
+def compute_in(model: nn.Module, dtype: torch.dtype) -> None:
     """Make a quantised model compute in `dtype`; transformers keeps the bf16 that the checkpoint was made with."""
     from bitsandbytes.nn import Linear4bit, Params4bit
 

@@ -1,0 +1,136 @@
+"""Two sides on the same cases: scored by one's own function, failures kept, never two bases in memory."""
+
+from __future__ import annotations
+
+import gc
+import json
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colab_magics import demo
+from colab_magics.errors import ColabMagicsError
+from colab_magics.inference import loaded
+from colab_magics.inference.loaded import kept
+from colab_magics.magics import compare as face
+from colab_magics.magics.compare_line import read
+from colab_magics.magics.compare_show import bundle, differing
+
+pytestmark = pytest.mark.colab
+Leave = Callable[..., Path]
+
+
+def compare(root: Path, *words: str, body: str | None = None, **namespace: Any) -> Any:
+    return face.run(read([*words, "--max-new-tokens", "6"]), body, root, namespace)
+
+
+def test_a_score_of_ones_own_is_called_with_prompt_text_and_reference(a_run: Leave, tmp_path: Path) -> None:
+    a_run()
+    seen = []
+
+    def score(prompt: str, text: str, reference: str | None) -> bool:
+        seen.append((prompt, text, reference))
+        return len(seen) % 2 == 0
+
+    asked = [{"question": "What is a list?", "answer": "a list"}, "Hello!"]
+    made = compare(tmp_path, "--prompts", "asked", "--score", "score", asked=asked, score=score)
+    assert [(prompt, reference) for prompt, _, reference in seen[:2]] == [
+        ("What is a list?", "a list"),
+        ("Hello!", None),
+    ]
+    assert made.after.scores == (0.0, 1.0)
+    assert made.after.score == 0.5
+    assert [row["asked"] for row in made.failures] == ["What is a list?"]
+    assert made.failures[0]["completion"] == "a list"
+    assert made.after.loss is None
+
+
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        (lambda *_: 1 / 0, "ZeroDivisionError: division by zero"),
+        (lambda *_: "good", "gave str 'good', which is no number"),
+        (lambda *_: None, "gave NoneType 'None'"),
+        (lambda: 1, "TypeError"),
+    ],
+)
+def test_a_score_that_fails_is_told_with_the_prompt(a_run: Leave, tmp_path: Path, score: Any, said: str) -> None:
+    a_run()
+    with pytest.raises(ColabMagicsError) as refused:
+        compare(tmp_path, "--score", "score", body="Hello!", score=score)
+    assert said in str(refused.value)
+
+
+def test_after_full_fine_tuning_the_base_is_loaded_when_the_tuned_one_has_gone(
+    a_run: Leave, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    folder = a_run(result=False, method="full")
+    shutil.copytree(demo.model_path(), folder / "model")
+    load, alive, before = loaded._load_base, [], []
+
+    def watched(*arguments: Any) -> Any:
+        gc.collect()
+        alive.append(sum(one() is not None for one in before))
+        made = load(*arguments)
+        before.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(loaded, "_load_base", watched)
+    made = compare(tmp_path, "--data", "demo", "--rows", "2")
+    assert alive == [0, 0]
+    assert (made.before.label, made.after.label) == ("the base of pirate", "run pirate")
+    assert made.before.loss == pytest.approx(made.after.loss)
+    assert made.before.texts == made.after.texts
+    compare(tmp_path, "--data", "demo", "--rows", "1")
+    assert alive == [0, 0, 0], "the tuned one is there from before, and is asked first"
+
+
+def test_with_an_adapter_one_base_serves_both(a_run: Leave, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a_run()
+    load, calls = loaded._load_base, []
+    monkeypatch.setattr(loaded, "_load_base", lambda *arguments: calls.append(1) or load(*arguments))
+    made = compare(tmp_path, "--data", "demo", "--rows", "3")
+    assert len(calls) == 1
+    assert made.before.loss < made.after.loss, "the adapter is of random numbers"
+    here = kept()
+    assert here is not None
+    assert len(here.names) == 1
+
+
+def test_failures_are_written_whole_or_not_at_all_and_a_place_that_cannot_be_is_refused_first(
+    a_run: Leave, tmp_path: Path
+) -> None:
+    a_run()
+    target = tmp_path / "failed.jsonl"
+    made = compare(tmp_path, "--data", "demo", "--rows", "2", "--failures", str(target))
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [row["asked"] for row in rows] == list(made.prompts)
+    assert list(rows[0]) == ["prompt", "completion", "asked", "said", "said_before", "score"]
+    assert not list(tmp_path.glob(".*partial"))
+    with pytest.raises(ColabMagicsError, match=r"ends in \.jsonl"):
+        compare(tmp_path, "--failures", str(tmp_path / "failed.csv"))
+
+
+def test_texts_of_models_are_escaped_and_what_differs_is_marked() -> None:
+    before, after = differing("a list is <b>fixed</b>", "a list be <b>fixed</b>")
+    assert [text for text, marked in before.parts if marked] == ["is"]
+    assert [text for text, marked in after.parts if marked] == ["be"]
+    side = face_side("base", "a list is <b>"), face_side("tuned", "a list be <b>")
+    from colab_magics.inference.compare import Compared
+
+    made = Compared(("<script>alert(1)</script>",), (None,), *side, 1.0)
+    shown = bundle(made, [])
+    assert "<script>" not in shown["text/html"]
+    assert "a list <mark>be</mark> &lt;b&gt;" in shown["text/html"]
+    assert "tuned      a list be <b>" in shown["text/plain"]
+
+
+def face_side(label: str, text: str) -> Any:
+    from colab_magics.inference.compare import Side
+
+    return Side(label, (text,), (None,))
