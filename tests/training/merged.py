@@ -18,7 +18,7 @@ from colab_magics.training.merging.layout import lay_out
 from colab_magics.training.merging.writing import write
 
 EPSILON = {"fp32": 2**-23, "fp16": 2**-10, "bf16": 2**-7}
-BOUND = 8
+BOUND = {"fp32": 16, "fp16": 2, "bf16": 2}
 """Merged and unmerged logits differ by less than so many steps of the dtype, at the largest logit."""
 
 VOCABULARY = 96
@@ -106,7 +106,7 @@ def difference(folder: Path, logits: torch.Tensor) -> float:
 
 
 def bound(logits: torch.Tensor, dtype: str) -> float:
-    return BOUND * EPSILON[dtype] * float(logits.abs().max())
+    return BOUND[dtype] * EPSILON[dtype] * float(logits.abs().max())
 
 
 def change_config(folder: Path, changes: Mapping[str, Any], name: str = "adapter_config.json") -> None:
