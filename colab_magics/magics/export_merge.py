@@ -48,10 +48,12 @@ def merge(adapter: Path, into: Path, line: Line, *, copies: float, say: Said, sh
     environment = {**os.environ, **worker.importable(), **token_environment(), "CUDA_VISIBLE_DEVICES": ""}
     # -P: a `torch.py` beside the notebook must not shadow the library
     command = [sys.executable, "-P", "-m", "colab_magics.training.merging"]
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
-        )
+        ) as process,
+    ):
         try:
             answer = _followed(process, request, say, show)
         finally:

@@ -37,8 +37,9 @@ border-top:1px solid var(--line)}}h3{{font-size:14px;margin:18px 0 4px}}p{{margi
 .quiet{{opacity:.72;font-size:13px}}
 .missing{{border-left:3px solid var(--line);padding-left:10px;opacity:.8}}
 nav{{font-size:13px;margin:14px 0 0}}nav a{{color:inherit;margin-right:12px;white-space:nowrap}}
-table{{border-collapse:collapse;width:100%;margin:8px 0;font-size:13.5px;font-variant-numeric:tabular-nums}}
+table{{border-collapse:collapse;min-width:46%;margin:8px 0;font-size:13.5px;font-variant-numeric:tabular-nums}}
 th,td{{text-align:left;vertical-align:baseline;padding:5px 14px 5px 0;border-bottom:1px solid var(--line)}}
+thead:not(:has(th:not(:empty))){{display:none}}
 th{{font-weight:400;font-size:12px;opacity:.72}}td.cm-whole{{white-space:nowrap}}
 .cm-part{{font-weight:600;font-size:14px;margin:16px 0 0}}
 pre,.sample{{white-space:pre-wrap;font:12.5px/1.5 ui-monospace,Menlo,Consolas,monospace;background:var(--soft);

@@ -67,7 +67,7 @@ def report_of(facts: Facts) -> Report:
 
 
 def _pairs(rows: Sequence[tuple[str, str]]) -> Grid:
-    return Grid(("", "value"), tuple((label, value) for label, value in rows if value))
+    return Grid(("", ""), tuple((label, value) for label, value in rows if value))
 
 
 def _evaluation(facts: Facts) -> list[Block]:
@@ -149,9 +149,7 @@ def _learning(facts: Facts) -> list[Block]:
     state = facts.shown
     if len(state.curve.drawn()) < 2:
         return [Missing("No curve: it has taken fewer than two steps.")]
-    first, last = state.first_loss, state.loss
-    said = f"Training loss {words.number(first)} at the beginning, {words.number(last)} at the end; nats a token."
-    return [Curves(state), Text(f"{described(state)}."), Text(said, quiet=True)]
+    return [Curves(state), Text(f"{described(state)}."), Text("In nats per trained token.", quiet=True)]
 
 
 def _data(facts: Facts) -> list[Block]:
@@ -167,7 +165,7 @@ def _data(facts: Facts) -> list[Block]:
         rows = count(event, "rows")
         pairs = [("rows read", words.count(rows) if rows is not None else ""), *facts_of.items()]
         pairs.append(("fingerprint", shown(event.get("fingerprint"), 80)))
-        blocks.append(Grid(("", "value"), tuple((a, b) for a, b in pairs if b), title=f"The {split} data"))
+        blocks.append(Grid(("", ""), tuple((a, b) for a, b in pairs if b), title=f"The {split} data"))
         dropped = [
             (f"{count(one, 'count') or 0:,}", shown(one.get("reason"), 200), shown(one.get("example"), 200))
             for one in map(mapping, items(event.get("dropped")))
