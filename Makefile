@@ -43,6 +43,7 @@ bench: $(TODAY)/.bench
 	$(TODAY)/bin/python benchmarks/panel.py
 	$(TODAY)/bin/python benchmarks/panel_kernel.py
 	$(TODAY)/bin/python benchmarks/release.py
+	$(TODAY)/bin/python benchmarks/merge.py
 
 soak: $(TODAY)/.bench
 	$(TODAY)/bin/python benchmarks/reliability calls
