@@ -18,6 +18,8 @@ from colab_magics.magics.export import perform
 from colab_magics.magics.export_line import read
 from colab_magics.recipe import Recipe
 from colab_magics.run import Run
+from colab_magics.training.merging.base import Base, Wish, bring_weights, find_base
+from colab_magics.training.merging.changes import read_adapter
 
 from .conftest import DEMO, snapshot
 from .hub_server import COMMIT, Hub, serving
@@ -40,7 +42,14 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     names = {"org/tiny": DEMO / "model", "org/tiny-unsloth-bnb-4bit": quantised, "org/odd": quantised}
     with serving(Hub(names, token=TOKEN, owners={"me"}, home=folder)) as hub:
         look_there(monkeypatch, hub.endpoint, tmp_path / "hub-home")
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)  # the small Hub has none
+        # this process has imported the client under other variables; and the small Hub has no Xet
+        template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        for name, value in (
+            ("HF_HUB_DISABLE_XET", True),
+            ("HUGGINGFACE_CO_URL_TEMPLATE", template),
+            ("HF_HUB_CACHE", str(tmp_path / "hub-home" / "hub")),
+        ):
+            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
         monkeypatch.chdir(tmp_path)
@@ -153,23 +162,52 @@ def test_a_merged_model_goes_there_whole(run: Run, hub: Hub) -> None:
     assert not list(Path.cwd().glob("*merged*")), "nothing is left on the disk"
 
 
+def base_of(run: Run, wish: Wish = Wish(), said: list[str] | None = None) -> Base:  # noqa: B008 - it is frozen
+    """The base that the process which merges would take."""
+    return find_base(read_adapter(run.folder / "adapter"), wish, (said if said is not None else []).append)
+
+
 def test_a_base_is_taken_at_the_commit_of_the_training_and_refused_where_that_is_gone(run: Run, hub: Hub) -> None:
     hub.commit = NEWER
-    assert export(run, "--merge", "--to", "one").startswith("Merged kwanzaa into org/tiny")
+    asked = len(hub.requests)
+    assert base_of(run).id == "org/tiny"
+    assert hub.requests[asked].startswith(f"GET /api/models/org/tiny/revision/{COMMIT}")
     hub.gone.add(COMMIT)
-    said = refused(run, "--merge", "--to", "two")
+    said = refused(run, "--merge")
     assert "org/tiny has changed since the training." in said
     assert COMMIT in said
     assert f"--base-revision {NEWER}" in said
-    assert export(run, "--merge", "--to", "two", "--base-revision", NEWER).startswith("Merged kwanzaa into org/tiny")
-    assert "has no revision v9" in refused(run, "--merge", "--to", "three", "--base-revision", "v9")
+    assert base_of(run, Wish(revision=NEWER)).revision == NEWER
+    with pytest.raises(ColabMagicsError, match="has no revision v9"):
+        base_of(run, Wish(revision="v9"))
 
 
 def test_a_quantised_base_is_replaced_by_the_model_that_it_was_made_from(run: Run) -> None:
+    said: list[str] = []
     trained_on(run, "org/tiny-unsloth-bnb-4bit", COMMIT)
-    assert export(run, "--merge").startswith("Merged kwanzaa into org/tiny,")
+    assert base_of(run, said=said).id == "org/tiny"
+    assert said == ["org/tiny-unsloth-bnb-4bit is quantised: the adapter is added to org/tiny, from which it was made."]
     trained_on(run, "org/odd", COMMIT)
-    said = refused(run, "--merge", "--to", "odd")
-    assert "org/odd is quantised, and does not say from what." in said
-    assert "--base org/name" in said
-    assert export(run, "--merge", "--to", "odd", "--base", "org/tiny").startswith("Merged kwanzaa into org/tiny,")
+    with pytest.raises(ColabMagicsError) as raised:
+        base_of(run)
+    assert "org/odd is quantised, and does not say from what." in str(raised.value)
+    assert "--base org/name" in str(raised.value)
+    assert base_of(run, Wish("org/tiny")).id == "org/tiny"
+
+
+def test_weights_are_fetched_once_and_taken_from_the_cache_where_there_is_no_network(
+    run: Run, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[int] = []
+    base = base_of(run)
+    assert base.missing == ("model.safetensors",)
+    bring_weights(base, lambda done, _: fetched.append(done), into=run.folder, least=0)
+    assert fetched[-1] == base.bytes
+    with pytest.raises(ColabMagicsError, match="too full for org/tiny and what is made of it"):
+        bring_weights(base, lambda *_: None, into=run.folder, least=2**60)
+    assert base_of(run).missing == ()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody answers there
+    monkeypatch.setattr("time.sleep", lambda _: None)  # nor is anybody waited for
+    kept = base_of(run)
+    assert (kept.revision, kept.missing) == (COMMIT, ())
+    assert [path.name for path in kept.weights] == ["model.safetensors"]

@@ -66,14 +66,18 @@ def merge(request: dict[str, Any], report: Report) -> dict[str, Any]:
     from colab_magics.training.merging.base import Wish, bring_weights, find_base
     from colab_magics.training.merging.changes import read_adapter
     from colab_magics.training.merging.layout import lay_out
-    from colab_magics.training.merging.writing import check_disk, merged_config, write
 
     begun = time.monotonic()
     into = Path(request["into"])
     adapter = read_adapter(Path(request["adapter"]))
     base = find_base(adapter, Wish(request["base"], request["revision"]), report.say)
-    bring_weights(base, report.of("downloading"))
+    # a merge into 16 bit is half as large as a base in fp32
+    least = int(request["copies"] * base.bytes / 2)
+    bring_weights(base, report.of("downloading"), into=into, least=least)
     layout = lay_out(adapter, base.weights, DTYPES.get(request["dtype"]), model=base.id)
+    # torch comes now that nothing can be refused but for the disk
+    from colab_magics.training.merging.writing import check_disk, merged_config, write
+
     merged_config(base, layout)  # what it refuses is refused before anything is written
     check_disk(layout, into, request["copies"])
     write(layout, base, into, report.of("merging"))

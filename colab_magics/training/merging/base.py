@@ -209,15 +209,28 @@ def _of_cache(name: str, revision: str | None, error: NoNetwork) -> Base:
     return base
 
 
-def bring_weights(base: Base, report: Callable[[int, int], None]) -> None:
-    """Download what is missing of the base's weights, after a look whether the disk has room for it."""
+def bring_weights(base: Base, report: Callable[[int, int], None], *, into: Path, least: int) -> None:
+    """Download what is missing of the base's weights.
+
+    Parameters
+    ----------
+    into : where the merged model will be made
+    least : bytes that it will take there at the least: no gigabyte is downloaded in vain
+
+    Raises
+    ------
+    ColabMagicsError
+        The disk has no room for the weights, or not for both.
+    """
     if not base.missing:
         return
-    free = shutil.disk_usage(base.folder).free
-    if free < base.bytes:
-        raise ColabMagicsError(
-            f"The disk is too full for the weights of {base.id}.",
-            f"They take {size(base.bytes)}, and {size(free)} are free in {base.folder}.",
-            "Make room, or set HF_HOME to a larger disk.",
-        )
+    same = base.folder.stat().st_dev == into.stat().st_dev
+    for place, needed in ((base.folder, base.bytes + (least if same else 0)), (into, least)):
+        free = shutil.disk_usage(place).free
+        if free < needed:
+            raise ColabMagicsError(
+                f"The disk is too full for {base.id} and what is made of it.",
+                f"At least {size(needed)} are needed, and {size(free)} are free in {place}.",
+                "Make room, name a path on another disk (--to PATH), or set HF_HOME to one.",
+            )
     fetch_weights(ModelSource(base.id, base.folder, base.revision, None, base.bytes, base.missing), report)
