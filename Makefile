@@ -47,6 +47,7 @@ bench: $(TODAY)/.bench
 	$(TODAY)/bin/python benchmarks/memory peers
 	$(TODAY)/bin/python benchmarks/memory published
 	$(TODAY)/bin/python benchmarks/memory notes
+	$(TODAY)/bin/python benchmarks/merge.py
 
 soak: $(TODAY)/.bench
 	$(TODAY)/bin/python benchmarks/reliability calls

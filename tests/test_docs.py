@@ -19,17 +19,32 @@ from colab_magics.data.rows import Row
 from colab_magics.data.templates import PLAIN_TEMPLATE, Renderer
 from colab_magics.events import KINDS
 from colab_magics.inference.sampling import OPTIONS
-from colab_magics.magics import compare_line, generate, generate_line, session_line, vram_estimate_line, vram_line
+from colab_magics.magics import (
+    compare_line,
+    export_line,
+    generate,
+    generate_line,
+    report_line,
+    session_line,
+    vram_estimate_line,
+    vram_line,
+)
 from colab_magics.magics.asking_line import split as asking_split
+from colab_magics.magics.export import HELP as EXPORT_HELP
 from colab_magics.magics.line import split
 from colab_magics.magics.options import _WITH_VALUE, OWN, SUBCOMMANDS, Options, read_line
+from colab_magics.magics.report import HELP as REPORT_HELP
+from colab_magics.magics.report_facts import gather
+from colab_magics.magics.report_sections import report_of
 from colab_magics.magics.session_set import SPELT
 from colab_magics.recipe import Recipe, parse
 from colab_magics.recipe.explain import flow_text
 from colab_magics.recipe.presets import preset_names
 from colab_magics.recipe.spellings import known_keys
+from colab_magics.run import Run
 from colab_magics.session.clock import BootClock
 from colab_magics.session.settings import set_value
+from colab_magics.session.table import Table
 
 HOME = Path(__file__).resolve().parents[1]
 _PAGES = (HOME / "README.md", HOME / "CHANGELOG.md", *(HOME / "docs").glob("*.md"))
@@ -165,6 +180,30 @@ def test_every_line_that_asks_a_model_in_the_documents_can_be_read(magic: str, l
         # --root and --on are the same everywhere, and told in the help alone
         spelt = f"--{option.replace('_', '-')}"
         assert spelt in told or spelt in generate.HELP, spelt
+
+
+def test_every_export_and_report_line_in_the_documents_can_be_read() -> None:
+    for start, read in (("%export", export_line.read), ("%report", report_line.read)):
+        shown = {re.split(r"\s{2,}", line)[0] for _, line in lines(start)}
+        assert len(shown) > 1
+        for line in shown:
+            assert not read(split(line.removeprefix(start))).help
+
+
+def test_every_option_of_export_and_report_is_documented() -> None:
+    told = rows("export.md")
+    for name, value in export_line.OPTIONS.items():
+        assert f"--{name}{f' {value}' if value else ''}" in told
+    assert all(f"--{name}" in EXPORT_HELP for name in export_line.OPTIONS)
+    assert all(f"--{name}" in REPORT_HELP for name in report_line.OPTIONS)
+
+
+def test_the_sections_of_a_report_are_those_of_its_page(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "events.jsonl").touch()
+    made = report_of(gather(Run(tmp_path / "run"), Table({}, {}, {}, "", {}), now=0.0))
+    page = re.findall(r"^\| ([A-Z][^|]*?) \|", PAGES["report.md"], re.MULTILINE)
+    assert [one.title for one in made.sections] == page
 
 
 class Earlier(BootClock):

@@ -26,6 +26,10 @@ def complete(shell: Any, event: Any) -> list[str]:
             return _of_vram(shell, before, symbol)
         if magic.lstrip("%") in ("generate", "compare"):
             return _of_asking(shell, magic.lstrip("%"), before, symbol)
+        if magic.lstrip("%") == "export":
+            return _of_export(shell, before, symbol)
+        if magic.lstrip("%") == "report":
+            return _of_report(shell, before, symbol)
         return _of_finetune(shell, before, symbol)
     except Exception:  # a completer that raises takes the whole completion with it
         return []
@@ -139,6 +143,31 @@ def _of_asking(shell: Any, magic: str, before: list[str], symbol: str) -> list[s
         case "--score":
             return [name for name, one in shell.user_ns.items() if name[0] != "_" and callable(one)]
     return []
+
+
+def _of_export(shell: Any, before: list[str], symbol: str) -> list[str]:
+    from colab_magics.magics.export_line import DTYPES, GGUF, OPTIONS
+
+    if symbol.startswith("-"):
+        return [f"--{name}" for name in (*OPTIONS, "help")]
+    match before[-1] if before else "":
+        case "--dtype":
+            return list(DTYPES)
+        case "--gguf":
+            return [*GGUF, *_runs(shell)]
+        case "--checkpoint":
+            return _steps(shell, ["export", *before])
+        case str(last) if OPTIONS.get(last.removeprefix("--")):
+            return []  # a path or a name: IPython completes files itself
+    return _runs(shell)
+
+
+def _of_report(shell: Any, before: list[str], symbol: str) -> list[str]:
+    from colab_magics.magics.report_line import OPTIONS
+
+    if symbol.startswith("-"):
+        return [f"--{name}" for name in (*OPTIONS, "help")]
+    return [] if before and before[-1].removeprefix("--") in OPTIONS else _runs(shell)
 
 
 def _variables(shell: Any) -> list[str]:
