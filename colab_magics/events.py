@@ -48,8 +48,8 @@ class EventLog:
         # a signal's handler may append in the middle of an append
         self._lock = threading.RLock()
 
-    def append(self, kind: str, **fields: Any) -> None:
-        """Write one event of `kind`; times in seconds, memory in bytes."""
+    def append(self, kind: str, **fields: Any) -> Event:
+        """Write one event of `kind`, and return it; times in seconds, memory in bytes."""
         if kind not in KINDS:
             raise ValueError(f"unknown event kind {kind!r}")
         event = {
@@ -73,6 +73,7 @@ class EventLog:
                     finally:
                         if rest:  # half a line, where half of it was taken
                             self._unwritten.insert(0, rest)
+        return event
 
     def close(self) -> None:
         os.close(self._fd)

@@ -99,17 +99,22 @@ class Run:
 
     @property
     def losses(self) -> list[float]:
-        """The training loss of each step, in nats per trained token; a step that was run again counts once."""
+        """The training loss of each step, in nats per trained token; a step that was run again counts once.
+
+        Of a loop of one's own: whatever it logged as `loss`.
+        """
         by_step: dict[int, float] = {}
         attempt = None
         for event in self.events():
-            if event["kind"] != "step":
+            if event["kind"] != "step" or "loss" not in event:
                 continue
+            each = (event.get("each") or {}).get("loss") or [event["loss"]]
+            begin = event["step"] - len(each) + 1  # several steps of a fast loop have one event
             if event["attempt"] != attempt:
                 # an attempt that begins at step k goes on from k - 1, whatever the one before it did after that
                 attempt = event["attempt"]
-                by_step = {step: loss for step, loss in by_step.items() if step < event["step"]}
-            by_step[event["step"]] = event["loss"]
+                by_step = {step: loss for step, loss in by_step.items() if step < begin}
+            by_step |= dict(enumerate(each, begin))
         return [by_step[step] for step in sorted(by_step)]
 
     @property
