@@ -48,8 +48,12 @@ class EventLog:
         # a signal's handler may append in the middle of an append
         self._lock = threading.RLock()
 
-    def append(self, kind: str, **fields: Any) -> Event:
-        """Write one event of `kind`, and return it; times in seconds, memory in bytes."""
+    def append(self, kind: str, **fields: Any) -> None:
+        """Write one event of `kind`; times in seconds, memory in bytes."""
+        self.written(kind, **fields)
+
+    def written(self, kind: str, **fields: Any) -> Event:
+        """The same, and what was written."""
         if kind not in KINDS:
             raise ValueError(f"unknown event kind {kind!r}")
         event = {

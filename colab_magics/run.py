@@ -50,9 +50,21 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        """The complete recipe, secrets removed."""
+        """The complete recipe, secrets removed.
+
+        Raises
+        ------
+        ColabMagicsError
+            It is a loop of one's own: there is none.
+        """
         from colab_magics.recipe import Recipe
 
+        if self.is_own_loop:
+            raise ColabMagicsError(
+                f"{self.name} is a loop of your own: it has no recipe.",
+                "What it does stands in the cell that tracks it.",
+                "Run that cell again to go on with it.",
+            )
         return Recipe.from_yaml((self.folder / "recipe.yaml").read_text(encoding="utf-8"))
 
     def events(self) -> list[Event]:
@@ -73,6 +85,12 @@ class Run:
         """What tells this run from every other, also from one of the same name; empty where it has not started."""
         started = (event.get("run") for event in self.events() if event["kind"] == "started")
         return str(next(started, None) or "")
+
+    @property
+    def is_own_loop(self) -> bool:
+        """Whether it is a person's own loop, made by `colab_magics.track`, and no training of a worker's."""
+        started = next((event for event in self.events() if event["kind"] == "started"), None)
+        return started is not None and started.get("made_by") == "track"
 
     @property
     def checkpoints(self) -> Path:

@@ -123,7 +123,7 @@ class Track:
             every=self._every,
             limit=self._limit,
             facts={"name": self._folder.name, "made_by": MADE_BY},
-            on_event=lambda kind, **fields: self.run.tell(kind, **fields),
+            on_event=self._tell,
             left=self._deadline.left,
             parent=opening.origin.name if opening.origin is not None else None,
         )
@@ -141,6 +141,9 @@ class Track:
         )
         return Tracked(parts)
 
+    def _tell(self, kind: str, **fields: Any) -> None:
+        self.run.tell(kind, **fields)
+
     def _tell_started(self, saved: Saved | None) -> None:
         tell, origin = self.run.tell, self._opened.origin
         before = [int(event["step"]) for event in self._opened.run.events() if event["kind"] == "step"]
@@ -152,6 +155,8 @@ class Track:
             again_of=self.name if self._folder.name != self.name else None,
             unit=self._unit,
             total=self._total,
+            done=self.run.done,
+            save_total_limit=self._limit,
             **session_told(),
         )
         put_aside(self._opened.skipped, lambda said: tell("warning", message=said))
@@ -362,7 +367,9 @@ def _checked_total(total: float | None) -> float | None:
     if total is None or (isinstance(total, int | float) and 0 < total < math.inf):
         return total
     raise ColabMagicsError(
-        f"total={total!r} is no amount of work.", "It is a number above 0, in the unit of the run.", "Leave it out if nobody knows."
+        f"total={total!r} is no amount of work.",
+        "It is a number above 0, in the unit of the run.",
+        "Leave it out if nobody knows.",
     )
 
 
@@ -370,7 +377,9 @@ def _checked_limit(limit: int) -> int:
     if isinstance(limit, int) and not isinstance(limit, bool) and limit >= 1:
         return limit
     raise ColabMagicsError(
-        f"save_total_limit={limit!r} keeps no checkpoint.", "A loop could not go on from anything.", "Write a number from 1 on."
+        f"save_total_limit={limit!r} keeps no checkpoint.",
+        "A loop could not go on from anything.",
+        "Write a number from 1 on.",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from html import escape
 
 from colab_magics.panel.curve import ceiling
 from colab_magics.panel.state import PanelState
@@ -62,7 +63,7 @@ def chart(state: PanelState) -> str:
     return (
         f'<div class="cm-chart"><div class="cm-y" aria-hidden="true">{down}</div>'
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" '
-        f'aria-label="{described(state)}">{body}</svg><div class="cm-x" aria-hidden="true">{across}</div></div>'
+        f'aria-label="{escape(described(state))}">{body}</svg><div class="cm-x" aria-hidden="true">{across}</div></div>'
     )
 
 

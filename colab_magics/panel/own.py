@@ -76,7 +76,7 @@ def begun(event: Mapping[str, Any]) -> Own | None:
     """What a `started` event says of a loop of one's own; None of a run of `%%finetune`."""
     if event.get("made_by") != "track":
         return None
-    return Own(unit=shown(event.get("unit"), 20), total=amount(event, "total"))
+    return Own(unit=shown(event.get("unit"), 20), done=amount(event, "done") or 0.0, total=amount(event, "total"))
 
 
 def entered(state: PanelState, event: Mapping[str, Any]) -> PanelState:
@@ -89,9 +89,7 @@ def entered(state: PanelState, event: Mapping[str, Any]) -> PanelState:
         return state
     before = own.before
     if state.step:
-        part = Part(
-            own.phase, own.step, own.done, own.total, own.unit, own.figure, state.first_loss, _last(state)
-        )
+        part = Part(own.phase, own.step, own.done, own.total, own.unit, own.figure, state.first_loss, _last(state))
         before = (*before, part)
     # a phase that is gone back to is not over
     before = tuple(part for part in before if part.name != phase)[-_MOST_BEFORE:]
@@ -120,7 +118,7 @@ def stepped(own: Own, event: Mapping[str, Any]) -> Own:
         total=amount(event, "total"),
         rate=amount(event, "per_second"),
         figures=tuple((name, value) for name, value in figures if value is not None),
-        figure=drawn_figure(event),
+        figure=shown(drawn_figure(event), 40),
     )
 
 

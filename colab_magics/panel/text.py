@@ -46,7 +46,12 @@ def _rows(state: PanelState, moment: Moment) -> list[tuple[str, list[str]]]:
         done = f"[{_filled(fraction)}]{share}  {done}"
     rows = [("progress", [done] if done else []), ("speed", [words_ for words_ in (answers.speed(state),) if words_])]
     loss, evaluation = answers.learning(state), answers.evaluation(state)
-    rows.append((loss.about.lower() if loss else "", [f"{loss.said}  {sparkline(state)}".rstrip(), *loss.parts[1:]] if loss else []))
+    rows.append(
+        (
+            loss.about.lower() if loss else "",
+            [f"{loss.said}  {sparkline(state)}".rstrip(), *loss.parts[1:]] if loss else [],
+        )
+    )
     rows.append(("evaluation", [", ".join(evaluation.parts)] if evaluation else []))
     memory = answers.memory(state, moment)
     bars = bands.memory_bars(state)

@@ -229,7 +229,9 @@ def footer(state: PanelState) -> list[str]:
         return [told, "Interrupt this cell to leave that to the background: it ends with the machine."]
     if state.ended:
         lines = [f"The result is in {state.path}."] if state.path else []
-        cut_short = state.phase == "stopped" and (state.own is not None or state.total_steps is None or state.step < state.total_steps)
+        cut_short = state.phase == "stopped" and (
+            state.own is not None or state.total_steps is None or state.step < state.total_steps
+        )
         return [*lines, _resume(state)] if cut_short else lines
     if state.own is not None and not state.aside:
         return [

@@ -108,7 +108,7 @@ class HostCopies:
 
     def _of_torch(self, name: str, one: Any) -> Any:
         torch: Any = sys.modules["torch"]
-        kept = self._kept.get(name)
+        kept: Any = self._kept.get(name)
         if not is_torch(kept) or kept.shape != one.shape or kept.dtype != one.dtype:
             kept = torch.empty(one.shape, dtype=one.dtype, pin_memory=one.is_cuda)
         with torch.no_grad():

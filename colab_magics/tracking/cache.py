@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from colab_magics.checkpoints.commit import commit, sweep
+from colab_magics.checkpoints.commit import Contents, commit, sweep
 from colab_magics.checkpoints.manifest import Broken, Manifest
 from colab_magics.checkpoints.tensors import laid_out, read_tensors
 from colab_magics.checkpoints.verify import verify
@@ -63,7 +63,7 @@ class Cache:
             return
         # numbers that nobody changes while they are written: no copy is made
         tensors = {name: arrays.on_host(one) for name, one in encoder.tensors.items()}
-        files = {
+        files: Contents = {
             VALUE: [json.dumps(told, allow_nan=False).encode()],
             TENSORS: laid_out({name: arrays.buffer(one) for name, one in tensors.items()}, {"format": "pt"}),
         }
@@ -76,7 +76,9 @@ class Cache:
         except OSError as error:
             with suppress(OSError):
                 shutil.rmtree(place)
-            self._say(f"{key} could not be kept in {self.folder}: {error.strerror or error}. It is made anew next time.")
+            self._say(
+                f"{key} could not be kept in {self.folder}: {error.strerror or error}. It is made anew next time."
+            )
 
 
 def _identity(key: str, arguments: Sequence[Any]) -> str:

@@ -36,7 +36,9 @@ def plain(name: str, value: Any) -> Any:
     except (TypeError, ValueError):
         many = f"of shape {tuple(value.shape)}" if arrays.is_array(value) else f"of type {type(value).__name__}"
         raise ColabMagicsError(
-            f"log({name}=…) takes a number.", f"It was given a value {many}.", f"Write {name}={name}.mean(), or float()."
+            f"log({name}=…) takes a number.",
+            f"It was given a value {many}.",
+            f"Write {name}={name}.mean(), or float().",
         ) from None
 
 

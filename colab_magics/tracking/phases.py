@@ -146,7 +146,8 @@ class Phase:
         self._run._count()
         if not 1 <= patience <= MOST_PATIENCE:
             raise ColabMagicsError(
-                f"converged(patience={patience}) is not possible.", f"It is a number of steps from 1 to {MOST_PATIENCE}."
+                f"converged(patience={patience}) is not possible.",
+                f"It is a number of steps from 1 to {MOST_PATIENCE}.",
             )
         progress = self._progress
         history = progress.histories.get(figure)

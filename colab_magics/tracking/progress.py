@@ -30,7 +30,7 @@ class History:
         """Whether none of the last `patience` values was lower than all before them by more than `tolerance`."""
         if len(self.newest) <= patience:
             return False
-        values = [value if value == value else math.inf for value in self.newest]  # NaN is no gain
+        values = [math.inf if math.isnan(value) else value for value in self.newest]  # NaN is no gain
         before = min(self.lowest, *values[:-patience])
         return not min(values[-patience:]) < before - tolerance
 

@@ -98,7 +98,7 @@ class Saved:
                 f"It is in {folder.parent.parent}, a run of %%finetune or of a newer colab_magics.",
                 "Give this loop another name.",
             )
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for path in sorted(folder.glob("*.safetensors")):
             prefix = "" if path.name == REST else f"{path.stem}/"
             tensors |= {prefix + name: one for name, one in read_tensors(path).items()}
@@ -206,7 +206,9 @@ class Saver:
         try:
             told, live = encoded(state)
             encoder = Encoder()
-            rest = [encoder.encode(one, name, f"{MARK}{name}") for name, one in (("progress", progress), ("random", random))]
+            rest = [
+                encoder.encode(one, name, f"{MARK}{name}") for name, one in (("progress", progress), ("random", random))
+            ]
             copied = self._copies.of({**live, **encoder.tensors})
         except (MemoryError, RuntimeError, ColabMagicsError) as error:  # the host's memory is full, or a new object
             message = error.what if isinstance(error, ColabMagicsError) else str(error).partition("\n")[0]

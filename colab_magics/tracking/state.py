@@ -189,16 +189,18 @@ class _Putting:
         if isinstance(told, list) and type(live) is list:
             return self._put_list(live, told, where)
         if mark == "tuple" and type(live) is tuple and len(live) == len(told["of"]):
-            new = tuple(self.put(was, one, f"{where}[{at}]") for at, (was, one) in enumerate(zip(live, told["of"], strict=True)))
+            new = tuple(
+                self.put(was, one, f"{where}[{at}]") for at, (was, one) in enumerate(zip(live, told["of"], strict=True))
+            )
             return live if self.dry else new
         self._check_plain(live, told, where)
         return live if self.dry else _kept(live, decode(told, self.tensors))
 
     def _check_plain(self, live: Any, told: Any, where: str) -> None:
         for within in _objects(told):
+            here = "nothing" if live is _MISSING else f"a {type(live).__name__}"
             raise _changed(
-                f"{where} was another thing when it was saved.",
-                f"The checkpoint has a {within} there; the cell has {'nothing' if live is _MISSING else type(live).__name__}.",
+                f"{where} was another thing when it was saved.", f"The checkpoint has a {within}; the cell has {here}."
             )
         if live is not _MISSING and (_is(live, "nn.Module", "optim.Optimizer") or hasattr(live, "load_state_dict")):
             raise _changed(
@@ -218,11 +220,10 @@ class _Putting:
         return live
 
     def _put_list(self, live: list[Any], told: list[Any], where: str) -> Any:
-        same = len(live) == len(told)
-        new = [
-            self.put(live[at] if at < len(live) and (same or not arrays.is_array(live[at])) else _MISSING, one, f"{where}[{at}]")
-            for at, one in enumerate(told)
-        ]  # fmt: skip
+        # of a list that grows (a history, say) the tensors need not be those that stand there now
+        kept = [one for one in live if len(live) == len(told) or not arrays.is_array(one)]
+        kept += [_MISSING] * (len(told) - len(kept))
+        new = [self.put(kept[at], one, f"{where}[{at}]") for at, one in enumerate(told)]
         if not self.dry:
             live[:] = new
         return live

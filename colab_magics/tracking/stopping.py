@@ -1,4 +1,4 @@
-"""How a loop is asked to end: by the interrupt button, from elsewhere, by the session's end. It ends at its next `log`."""
+"""How a loop is asked to end at its next `log`: by an interrupt, from elsewhere, or by the end of the session."""
 
 from __future__ import annotations
 

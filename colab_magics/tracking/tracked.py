@@ -280,20 +280,24 @@ class Tracked(Phase):
     def checkpoint(self, reason: str) -> None:
         """Take a checkpoint of the state as it is."""
         histories = self._open[-1]._progress.histories
-        metrics = {name: one.newest[-1] for name, one in histories.items() if one.newest and math.isfinite(one.newest[-1])}
+        metrics = {
+            name: one.newest[-1] for name, one in histories.items() if one.newest and math.isfinite(one.newest[-1])
+        }
         told = {path: one.told() for path, one in self._progresses.items()}
         facts = {"metrics": metrics, "done": f"{self._progress.done:,.0f} {self.unit}"}
         self.saver.save(reason, self._progress.step, self.state, told, randomness.drawn(), facts)
 
     def tell(self, kind: str, **fields: Any) -> None:
         """Write one event; from any thread. It is shown at the next turn."""
-        self._heard.append(self._parts.log.append(kind, **fields))
+        self._heard.append(self._parts.log.written(kind, **fields))
 
     def _tell_batch(self, now: float) -> None:
         fields = self._batch.told(now)
         if fields is not None:
             wall = time.time() + now - self._clock()
-            self.tell("step", time=datetime.fromtimestamp(wall, timezone.utc).isoformat(timespec="milliseconds"), **fields)
+            self.tell(
+                "step", time=datetime.fromtimestamp(wall, timezone.utc).isoformat(timespec="milliseconds"), **fields
+            )
 
     def flush(self) -> None:
         """Have every figure in the log."""

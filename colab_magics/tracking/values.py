@@ -106,10 +106,9 @@ class Encoder:
         if kind is dict and all(type(name) is str for name in value) and MARK not in value:
             return {name: self.encode(one, f'{where}["{name}"]', f"{key}/{name}") for name, one in value.items()}
         if kind is dict or kind in _DICTS.values():
-            pairs = [
-                [self.encode(name, f"a key of {where}", f"{key}/key"), self.encode(one, f"{where}[{name!r}]", f"{key}/{name}")]
-                for name, one in value.items()
-            ]  # fmt: skip
+            names = [self.encode(name, f"a key of {where}", f"{key}/key") for name in value]
+            held = [self.encode(one, f"{where}[{name!r}]", f"{key}/{name}") for name, one in value.items()]
+            pairs = list(zip(names, held, strict=True))
             return {MARK: next((mark for mark, one in _DICTS.items() if one is kind), "dict"), "of": pairs}
         if kind in _LISTS.values():
             # the order of a set is that of this process's hashes
