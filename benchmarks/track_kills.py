@@ -82,7 +82,8 @@ def loop(root: Path) -> dict[str, str]:
                     state["best"] = min(state["best"], loss.item())
                     run.log(loss=loss, samples=len(x))
     ended = {
-        "weights": b"".join(one.detach().numpy().tobytes() for one in net.state_dict().values()) + context.numpy().tobytes(),
+        "weights": b"".join(one.detach().numpy().tobytes() for one in net.state_dict().values())
+        + context.numpy().tobytes(),
         "optimizer": b"".join(
             value.numpy().tobytes() for one in optimizer.state.values() for _, value in sorted(one.items())
         ),
@@ -170,6 +171,7 @@ def main() -> None:
     import colab_magics
 
     assert colab_magics.track
+    torch.optim.AdamW([torch.zeros(1)])  # the first optimizer imports what takes seconds
     dice, tally = random.Random(asked.seed), Tally()
     with tempfile.TemporaryDirectory(prefix="track-") as home:
         os.environ["COLAB_MAGICS_CACHE"] = str(Path(home) / "cache")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -36,6 +37,9 @@ _POLL = 0.1  # seconds between two looks at a copy that is waited for
 _LAST_WORD = 10.0  # seconds that the copy has to say that it was given up
 _MOST_TRACEBACK = 8000  # characters
 
+# Copies that were left to themselves: asked for here, or they would stay zombies as long as the kernel lives.
+_left: list[subprocess.Popen[bytes]] = []
+
 
 class Track:
     """What `track` gives: `with` begins the run, and ends it."""
@@ -67,6 +71,7 @@ class Track:
         if kind == "auto":
             kind = _configured(shell, "FinetuneMagics", "panel") or "auto"
         self._quiet = kind == "off"
+        self._copying: subprocess.Popen[bytes] | None = None
         self._screen: Screen = screen_for(kind, in_kernel=getattr(shell, "kernel", None) is not None)
 
     def __enter__(self) -> Tracked:
@@ -95,7 +100,7 @@ class Track:
         self._tell_started(saved)
         if self._where is not None:
             with suppress(OSError):
-                replicas.start(folder, self._where, self._limit)
+                self._copying = replicas.start(folder, self._where, self._limit)
         self._sampler = Sampler(self.run.tell, _devices(), _allocator)
         self._sampler.start()
         undo.callback(self._sampler.stop)
@@ -236,11 +241,18 @@ class Track:
         left = self._deadline.left()
         until = math.inf if left is None else time.monotonic() + max(0.0, left - replicas.BEFORE_THE_END) + _LAST_WORD
         try:
-            while worker.lock_is_held(self._folder / replicas.LOCK) and time.monotonic() < until:
+            while self._is_copied() and time.monotonic() < until:
                 self._view.draw()
                 time.sleep(_POLL)
         except KeyboardInterrupt:
             self._say("The copy goes on in the background: it ends with the machine.")
+        if self._copying is not None and self._copying.poll() is None:
+            _left[:] = [process for process in (*_left, self._copying) if process.poll() is None]
+
+    def _is_copied(self) -> bool:
+        """Whether something is still to be copied: by the process that was started here, or one that was there."""
+        starting = self._copying is not None and self._copying.poll() is None
+        return starting or worker.lock_is_held(self._folder / replicas.LOCK)
 
     def _conclude(self, stopped: str | None, error: BaseException | None) -> bool:
         """What the cell ends with; whether `error` was ours."""

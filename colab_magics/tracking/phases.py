@@ -33,6 +33,7 @@ class Phase:
 
     def __init__(self, run: Tracked, path: str, progress: Progress) -> None:
         self._run, self._path, self._progress = run, path, progress
+        self._epoch = -1  # as this cell has come to it, which a resumed one does again from the top
         self._next_loop = 0
         self._opened: dict[str, int] = {}
         self._has_epochs = False
@@ -81,15 +82,18 @@ class Phase:
         progress = self._progress
         try:
             for epoch in range(max(0, progress.epoch), number):
-                if epoch != progress.epoch:
-                    if progress.epoch >= 0:
-                        self._run._forget(f"{self._path}/{progress.epoch}:")
-                    progress.epoch, progress.loops = epoch, []
-                self._next_loop, self._opened = 0, {}
+                self._begin_epoch(epoch)
                 yield epoch
         finally:
-            progress.epoch, progress.loops = max(number, progress.epoch), []
-            self._next_loop = 0
+            self._begin_epoch(max(number, progress.epoch))
+
+    def _begin_epoch(self, epoch: int) -> None:
+        progress = self._progress
+        if epoch != progress.epoch and progress.epoch >= 0:
+            self._run._forget(f"{self._path}/{progress.epoch}:")
+            progress.loops.pop(progress.epoch, None)
+        self._epoch = progress.epoch = epoch
+        self._next_loop, self._opened = 0, {}
 
     def rest(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches that were not taken yet.
@@ -98,10 +102,10 @@ class Phase:
         of anything else, a loader say, it is read and dropped, under the random numbers with which the pass was begun,
         so that a shuffled order is the same.
         """
-        progress = self._progress
-        while len(progress.loops) <= self._next_loop:
-            progress.loops.append(Loop())
-        loop = progress.loops[self._next_loop]
+        loops = self._progress.loops.setdefault(self._epoch, [])
+        while len(loops) <= self._next_loop:
+            loops.append(Loop())
+        loop = loops[self._next_loop]
         self._next_loop += 1
         if self.finished or loop.ended:
             return
@@ -173,7 +177,7 @@ class Phase:
         unit : str
             A figure that is given to `log`, or what one step is called.
         """
-        key = f"{self._path}/{self._progress.epoch}:{name}"
+        key = f"{self._path}/{self._epoch}:{name}"
         self._opened[key] = self._opened.get(key, 0) + 1
         if self._opened[key] > 1:  # of the same name, one after the other
             key += f"#{self._opened[key]}"

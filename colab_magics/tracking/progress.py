@@ -64,8 +64,8 @@ class Progress:
         What it has counted, in `unit`.
     epoch : int
         The epoch it is in, from 0; -1 where it has none.
-    loops : list of Loop
-        The passes of this epoch.
+    loops : dict
+        Epoch -> its passes: of the one under way, and of what comes before all epochs (-1).
     criteria : dict
         Figure -> (patience, tolerance): what was asked of it, which a resumed loop asks again before its first batch.
     """
@@ -77,7 +77,7 @@ class Progress:
     done: float = 0.0
     epoch: int = -1
     finished: bool = False
-    loops: list[Loop] = field(default_factory=list)
+    loops: dict[int, list[Loop]] = field(default_factory=dict)
     criteria: dict[str, tuple[int, float]] = field(default_factory=dict)
     histories: dict[str, History] = field(default_factory=dict)
 
@@ -115,7 +115,10 @@ class Progress:
             "epoch": self.epoch,
             "finished": self.finished,
             # a pass that has ended needs its random numbers no more
-            "loops": [[loop.taken, loop.ended, None if loop.ended else loop.drawn] for loop in self.loops],
+            "loops": {
+                epoch: [[loop.taken, loop.ended, None if loop.ended else loop.drawn] for loop in loops]
+                for epoch, loops in self.loops.items()
+            },
             "criteria": {name: list(asked) for name, asked in self.criteria.items()},
             "histories": {name: [list(one.newest), one.lowest] for name, one in self.histories.items()},
         }
@@ -131,7 +134,10 @@ class Progress:
             done=float(told["done"]),
             epoch=int(told["epoch"]),
             finished=bool(told["finished"]),
-            loops=[Loop(int(taken), bool(ended), drawn) for taken, ended, drawn in told["loops"]],
+            loops={
+                int(epoch): [Loop(int(taken), bool(ended), drawn) for taken, ended, drawn in loops]
+                for epoch, loops in told["loops"].items()
+            },
             criteria={name: (int(one[0]), float(one[1])) for name, one in told["criteria"].items()},
             histories={
                 name: History(deque(newest, maxlen=MOST_PATIENCE), float(lowest))

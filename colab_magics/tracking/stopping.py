@@ -13,7 +13,7 @@ from typing import Any
 class Leave(SystemExit):
     """Raised by `log` to end a person's loop; `track` turns it into what he sees.
 
-    No `except Exception` of his stops it, and in a thread of his it ends that thread alone.
+    No `except Exception` of his stops it.
     """
 
 

@@ -261,7 +261,7 @@ class Tracked(Phase):
         self._due = self._clock() + EVERY
         if leaving is not None:
             self.stopped = leaving
-            raise Leave
+            raise Leave if threading.get_ident() == self._owner else SystemExit  # which a thread ends by in silence
 
     def _leaving(self) -> str | None:
         """Why the loop is to end: `stopped`, `stop-now` or `deadline`; None where it goes on."""
