@@ -22,8 +22,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-STEPS_A_SAVE = 3
-EPOCHS, ROWS, BATCH = 4, 48, 4
+STEPS_A_SAVE = 4
+EPOCHS, ROWS, BATCH = 3, 48, 4
 
 
 def loop(root: Path) -> dict[str, str]:

@@ -186,7 +186,8 @@ def _resume(run: Run, found: list[Entry]) -> str:
     lost = max(0, max(reached, default=step) - step)
     again = f"; {lost:,} {'step' if lost == 1 else 'steps'} after it would be done again" if lost else ""
     if state == "running":
-        return f"{run.name} is {'at work' if run.is_own_loop else 'being trained'}. If it ended now, a resume would use step {step:,}{again}."
+        doing = "at work" if run.is_own_loop else "being trained"
+        return f"{run.name} is {doing}. If it ended now, a resume would use step {step:,}{again}."
     how = "its cell, run again" if run.is_own_loop else f"%checkpoint resume {run.name}"
     return f"A resume would use step {step:,}{again}: {how}"
 

@@ -1,4 +1,4 @@
-"""`colab_magics.scale`: a function at growing sizes, each foretold before it is run, and not run where it cannot fit."""
+"""`colab_magics.scale`: a function at growing sizes, each foretold before it is run, and run only where it may fit."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ def _step(state: PanelState, event: Mapping[str, Any]) -> PanelState:
         learning_rate=number(event, "learning_rate"),
         tokens_per_second=amount(event, "tokens_per_second"),
         tokens=count(event, "tokens"),
-        curve=curve if loss is None else curve.add(x, loss),
+        curve=curve if loss is None else own.drawn_on(curve, x, loss, event),
         memory=memory,
         marks=_marked(() if again else state.marks, step, event, state.evaluated_for),
         evaluated_for=0.0,

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from colab_magics.panel.curve import Curve
-from colab_magics.panel.fields import amount, count, mapping, number, shown
+from colab_magics.panel.fields import amount, count, items, mapping, number, shown
 
 if TYPE_CHECKING:
     from colab_magics.panel.state import PanelState
 
 _MOST_FIGURES = 8
 _MOST_BEFORE = 12
+_MOST_EACH = 50  # steps of one event that are drawn one by one
 _MOST_NATS = 20.0  # beyond it a perplexity is a number that nobody reads
 
 
@@ -120,6 +121,16 @@ def stepped(own: Own, event: Mapping[str, Any]) -> Own:
         figures=tuple((name, value) for name, value in figures if value is not None),
         figure=shown(drawn_figure(event), 40),
     )
+
+
+def drawn_on(curve: Curve, x: int, value: float, event: Mapping[str, Any]) -> Curve:
+    """The curve with one more step; with each of several steps that were told together, if they are few."""
+    each = items(mapping(event.get("each")).get(drawn_figure(event)))
+    if not 1 < len(each) <= _MOST_EACH or len(each) != count(event, "steps"):
+        return curve.add(x, value)
+    for at, one in enumerate(each, x - len(each) + 1):
+        curve = curve.add(at, float(one) if isinstance(one, int | float) else math.nan)
+    return curve
 
 
 def drawn_figure(event: Mapping[str, Any]) -> str:

@@ -14,9 +14,10 @@ from colab_magics.tracking import arrays
 from colab_magics.tracking.progress import Progress
 
 EVERY = 0.5  # seconds between two batches
-_ONE_BY_ONE = 200  # steps of a phase that have an event each, however fast they are: its curve begins with them
+_AT_FIRST, _YOUNG = 0.1, 100  # seconds between the first so many batches of a phase: its curve begins with them
 _MOST_EACH = 1000  # values that one event lists; of faster steps every second, third, … is listed
 _RECENT = 20  # batches by which the speed of now is told
+NUMBERS = (float, int)
 _ITS_OWN = ("loss", "learning_rate")  # fields of a step event that all its readers know
 
 
@@ -30,7 +31,7 @@ def plain(name: str, value: Any) -> Any:
     """
     if arrays.is_torch(value) and value.numel() == 1:
         value = value.detach()
-        return value.clone() if value.device.type != "cpu" else value.item()
+        return value.clone() if value.device.type != "cpu" else float(value)
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -62,12 +63,14 @@ class Batch:
     def add(self, figures: Mapping[str, float]) -> None:
         self._steps += 1
         for name, value in figures.items():
-            self._values.setdefault(name, []).append(value)
+            values = self._values.get(name)
+            if values is None:
+                values = self._values[name] = []
+            values.append(value)
 
-    @property
-    def is_single(self) -> bool:
-        """Whether the next step is told by an event of its own."""
-        return self._told < _ONE_BY_ONE
+    def is_due(self, now: float) -> bool:
+        """Whether what was added is to be told."""
+        return self._began is None or now - self._began >= (_AT_FIRST if self._told < _YOUNG else EVERY)
 
     def told(self, now: float) -> dict[str, Any] | None:
         """The fields of a `step` event for what was added; None if that is nothing."""
@@ -115,24 +118,17 @@ class Batch:
         return self._whole.step + max(0, math.ceil((self._phase.total - self._phase.done) / a_step - 1e-9))
 
 
-def numbers(figures: Mapping[str, Any]) -> dict[str, float]:
-    """The figures as numbers; those that lay on a GPU are fetched."""
-    return {name: value if type(value) in (float, int) else float(value) for name, value in figures.items()}
-
-
-def fetched(pending: list[tuple[float, dict[str, Any]]]) -> list[tuple[float, dict[str, float]]]:
-    """All steps' figures as numbers; those on a GPU come in one copy a device and not one a step."""
-    waiting = [(figures, name) for _, figures in pending for name, one in figures.items() if arrays.is_torch(one)]
-    if len(waiting) > 1:
-        torch: Any = sys.modules["torch"]
-        by_device: dict[Any, list[tuple[dict[str, Any], str]]] = {}
-        for figures, name in waiting:
-            by_device.setdefault(figures[name].device, []).append((figures, name))
-        for places in by_device.values():
-            values = torch.stack([figures[name].reshape(()).float() for figures, name in places]).tolist()
-            for (figures, name), value in zip(places, values, strict=True):
-                figures[name] = value
-    return [(at, numbers(figures)) for at, figures in pending]
+def fetch(pending: list[tuple[float, dict[str, Any]]]) -> None:
+    """Make numbers of the figures that lie on a GPU: in one copy a device, and not one a step."""
+    by_device: dict[Any, list[tuple[dict[str, Any], str]]] = {}
+    for _, figures in pending:
+        for name, one in figures.items():
+            if type(one) not in NUMBERS:
+                by_device.setdefault(one.device, []).append((figures, name))
+    for places in by_device.values():
+        together = sys.modules["torch"].stack([figures[name].reshape(()).float() for figures, name in places])
+        for (figures, name), value in zip(places, together.tolist(), strict=True):
+            figures[name] = value
 
 
 def _mean(values: list[float]) -> float:

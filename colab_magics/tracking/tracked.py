@@ -22,14 +22,13 @@ from colab_magics.events import EventLog
 from colab_magics.session.budget import STOP_BEFORE
 from colab_magics.tracking import randomness
 from colab_magics.tracking.cache import Cache
-from colab_magics.tracking.figures import EVERY, Batch, fetched, plain
+from colab_magics.tracking.figures import EVERY, NUMBERS, Batch, fetch, plain
 from colab_magics.tracking.phases import Phase
 from colab_magics.tracking.progress import Progress
 from colab_magics.tracking.saving import Saved, Saver
 from colab_magics.tracking.stopping import Leave, Presses
 from colab_magics.worker import Control
 
-_NUMBERS = (float, int)
 _AT_ONCE = float("-inf")
 
 
@@ -105,6 +104,7 @@ class Tracked(Phase):
         self._open: list[Phase] = [self]
         self._lock = threading.RLock()
         self._owner = threading.get_ident()
+        self._to_fetch = False  # some of these lie on a GPU
         self._pending: list[tuple[float, dict[str, Any]]] = []
         self._heard: deque[Mapping[str, Any]] = deque()
         self._clock = time.perf_counter
@@ -134,8 +134,9 @@ class Tracked(Phase):
             A figure is no number; or what is logged was finished before.
         """
         for name, value in figures.items():
-            if type(value) not in _NUMBERS:
+            if type(value) not in NUMBERS:
                 figures[name] = plain(name, value)
+                self._to_fetch |= type(figures[name]) not in NUMBERS
         with self._lock:
             now = self._clock()
             self._pending.append((now, figures))
@@ -229,12 +230,15 @@ class Tracked(Phase):
             if pending and (self._progress.finished or self._open[-1].finished):
                 raise self._over()
             inner = self._open[-1]._progress
-            for at, figures in fetched(pending):
+            if self._to_fetch:
+                self._to_fetch = False
+                fetch(pending)
+            for at, figures in pending:
                 for phase in self._open:
                     phase._progress.count(figures)
                 inner.remember(figures)
                 self._batch.add(figures)
-                if self._batch.is_single:
+                if self._batch.is_due(at):
                     self._tell_batch(at)
 
     def _over(self) -> ColabMagicsError:

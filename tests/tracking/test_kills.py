@@ -20,7 +20,11 @@ DRIVER = Path(__file__).resolve().parents[2] / "benchmarks" / "track_kills.py"
 def test_a_killed_loop_ends_bit_by_bit_as_an_undisturbed_one() -> None:
     environment = {**os.environ, **worker.importable(), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, str(DRIVER), "--kills", "12"], capture_output=True, text=True, check=False, env=environment
+        [sys.executable, str(DRIVER), "--kills", "12", "--in-a-row", "4"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     kills, resumed = re.search(r"^(\d+) kills.*; (\d+) loops went on", done.stdout).groups()  # type: ignore[union-attr]

@@ -100,10 +100,10 @@ def test_a_step_in_a_finished_phase_is_refused_by_name(root: Root) -> None:
             run.log(loss=1)
         run.log(loss=1)
         raise Died
-    with pytest.raises(ColabMagicsError, match="The phase 'first' is finished"), root.track() as run:
-        with run.phase("first") as phase:
-            assert phase.finished
-            run.log(loss=1)
+    refused = pytest.raises(ColabMagicsError, match="The phase 'first' is finished")
+    with refused, root.track() as run, run.phase("first") as phase:
+        assert phase.finished
+        run.log(loss=1)
 
 
 def test_a_second_pass_of_epochs_in_one_phase_is_refused(root: Root) -> None:

@@ -114,14 +114,14 @@ def test_it_stops_before_a_size_that_takes_longer_than_the_session(
     seconds = iter([0.0, 10.0, 10.0, 30.0])
     monkeypatch.setattr(face.time, "perf_counter", lambda: next(seconds))
     monkeypatch.setattr(face, "_left", lambda: 60.0)
-    found = face.scale(lambda size: None, [10, 20, 100])
+    found = face.scale(lambda _: None, [10, 20, 100])
     assert found.rows[-1].why_not.startswith("it would take about")
 
 
 @pytest.mark.parametrize("wrong", [{"sizes": [2, 1]}, {"sizes": []}, {"most_memory": "much"}], ids=str)
 def test_bad_input_is_refused_before_anything_is_run(wrong: dict[str, Any]) -> None:
     with pytest.raises(ColabMagicsError):
-        face.scale(lambda size: pytest.fail("it was run"), **wrong)
+        face.scale(lambda _: pytest.fail("it was run"), **wrong)
 
 
 def test_the_memory_of_this_process_is_measured(capsys: pytest.CaptureFixture[str]) -> None:

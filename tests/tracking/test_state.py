@@ -190,7 +190,7 @@ def test_any_object_with_state_dict_and_load_state_dict_is_taken_at_its_word(res
 
 
 def test_another_shape_is_refused_with_both_named_and_nothing_is_touched(restored: Restored) -> None:
-    model, optimizer = trained()
+    model, _ = trained()
     wide = net(6)
     before = wide[0].bias.clone()
     with pytest.raises(ColabMagicsError) as refused:
