@@ -18,7 +18,7 @@ from colab_magics.checkpoints import replica as replicas
 from colab_magics.errors import ColabMagicsError, Interrupted, clean, redact
 from colab_magics.events import EventLog, EventReader
 from colab_magics.magics import durable
-from colab_magics.magics.display import Panel, Screen, screen_for
+from colab_magics.magics.display import Nowhere, Panel, Screen, screen_for
 from colab_magics.magics.options import check_panel
 from colab_magics.magics.starting import written_in
 from colab_magics.memory.sampling import Sampler
@@ -287,13 +287,17 @@ class PanelView:
     def __init__(self, run: Run, screen: Screen, attempt: int) -> None:
         self._state = PanelState(name=run.name).fold_all(run.events())  # of the attempts before
         self._panel = Panel(screen)
+        self._is_seen = not isinstance(screen, Nowhere)
         self._attempt = attempt
         self._replica = EventReader(run.folder / replicas.LOG)
 
     def fold(self, event: Mapping[str, Any]) -> None:
-        self._state = self._state.fold(event)
+        if self._is_seen:
+            self._state = self._state.fold(event)
 
     def draw(self) -> None:
+        if not self._is_seen:
+            return
         for event in self._replica.read():
             if event.get("attempt") == self._attempt:
                 self._state = self._state.fold(event)

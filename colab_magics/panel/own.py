@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _MOST_FIGURES = 8
 _MOST_BEFORE = 12
-_MOST_EACH = 50  # steps of one event that are drawn one by one
+_MOST_EACH = 100  # steps of one event that are drawn one by one
 _MOST_NATS = 20.0  # beyond it a perplexity is a number that nobody reads
 
 

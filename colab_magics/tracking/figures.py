@@ -14,7 +14,6 @@ from colab_magics.tracking import arrays
 from colab_magics.tracking.progress import Progress
 
 EVERY = 0.5  # seconds between two batches
-_AT_FIRST, _YOUNG = 0.1, 100  # seconds between the first so many batches of a phase: its curve begins with them
 _MOST_EACH = 1000  # values that one event lists; of faster steps every second, third, … is listed
 _RECENT = 20  # batches by which the speed of now is told
 NUMBERS = (float, int)
@@ -51,7 +50,6 @@ class Batch:
         self._values: dict[str, list[float]] = {}
         self._steps = 0
         self._began: float | None = None  # when the step before the first of these ended
-        self._told = 0
         self._marks: deque[tuple[float, float, int]] = deque(maxlen=_RECENT)
 
     def begin(self, now: float) -> None:
@@ -67,10 +65,6 @@ class Batch:
             if values is None:
                 values = self._values[name] = []
             values.append(value)
-
-    def is_due(self, now: float) -> bool:
-        """Whether what was added is to be told."""
-        return self._began is None or now - self._began >= (_AT_FIRST if self._told < _YOUNG else EVERY)
 
     def told(self, now: float) -> dict[str, Any] | None:
         """The fields of a `step` event for what was added; None if that is nothing."""
@@ -100,7 +94,6 @@ class Batch:
             event["steps"] = self._steps
             event["each"] = {name: _thinned(values) for name, values in self._values.items()}
         self._values, self._steps, self._began = {}, 0, now
-        self._told += 1
         return event
 
     def _speed(self) -> tuple[float | None, float | None]:
@@ -118,10 +111,10 @@ class Batch:
         return self._whole.step + max(0, math.ceil((self._phase.total - self._phase.done) / a_step - 1e-9))
 
 
-def fetch(pending: list[tuple[float, dict[str, Any]]]) -> None:
+def fetch(pending: list[dict[str, Any]]) -> None:
     """Make numbers of the figures that lie on a GPU: in one copy a device, and not one a step."""
     by_device: dict[Any, list[tuple[dict[str, Any], str]]] = {}
-    for _, figures in pending:
+    for figures in pending:
         for name, one in figures.items():
             if type(one) not in NUMBERS:
                 by_device.setdefault(one.device, []).append((figures, name))

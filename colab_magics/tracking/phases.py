@@ -121,7 +121,8 @@ class Phase:
         elif isinstance(batches, Sequence):
             left = (batches[at] for at in range(loop.taken, len(batches)))
         else:
-            randomness.draw_on(loop.drawn)
+            if loop.drawn is not None:
+                randomness.draw_on(loop.drawn)
             left = iter(batches)
             next(islice(left, loop.taken, loop.taken), None)
         if loop.taken:

@@ -92,6 +92,8 @@ class Tracked(Phase):
         whole = self._progresses.setdefault("", Progress("", parts.unit))
         if parts.total != whole.total and whole.finished and (parts.total or math.inf) > whole.done:
             whole.finished = False  # more is wanted of it now
+            for loops in whole.loops.values():
+                loops[-1].ended = False  # it was left when there was enough
         whole.total, whole.unit = parts.total, parts.unit
         super().__init__(self, "", whole)
         self.state, self.folder, self.resumed = parts.state, parts.folder, parts.saved is not None
@@ -105,7 +107,7 @@ class Tracked(Phase):
         self._lock = threading.RLock()
         self._owner = threading.get_ident()
         self._to_fetch = False  # some of these lie on a GPU
-        self._pending: list[tuple[float, dict[str, Any]]] = []
+        self._pending: list[dict[str, Any]] = []
         self._heard: deque[Mapping[str, Any]] = deque()
         self._clock = time.perf_counter
         self._due = _AT_ONCE
@@ -139,7 +141,7 @@ class Tracked(Phase):
                 self._to_fetch |= type(figures[name]) not in NUMBERS
         with self._lock:
             now = self._clock()
-            self._pending.append((now, figures))
+            self._pending.append(figures)
             self._to_save -= 1
             if now >= self._due or self._to_save <= 0:
                 self._turn(now)
@@ -233,13 +235,11 @@ class Tracked(Phase):
             if self._to_fetch:
                 self._to_fetch = False
                 fetch(pending)
-            for at, figures in pending:
+            for figures in pending:
                 for phase in self._open:
                     phase._progress.count(figures)
                 inner.remember(figures)
                 self._batch.add(figures)
-                if self._batch.is_due(at):
-                    self._tell_batch(at)
 
     def _over(self) -> ColabMagicsError:
         phase = self._open[-1]
@@ -256,8 +256,9 @@ class Tracked(Phase):
         self._tell_batch(now)
         if self._every:
             self._to_save = self._every - self._progress.step % self._every
-        leaving = self._leaving()
-        asked = self._control.take("save") if "save" in self._control.pending() else False
+        orders = self._control.pending()
+        leaving = self._leaving(orders)
+        asked = "save" in orders and self._control.take("save")
         reason = reason or leaving or self.saver.due(self._progress.step, asked=asked)
         if reason is not None and reason != "stop-now":
             self.checkpoint(reason)
@@ -267,9 +268,8 @@ class Tracked(Phase):
             self.stopped = leaving
             raise Leave if threading.get_ident() == self._owner else SystemExit  # which a thread ends by in silence
 
-    def _leaving(self) -> str | None:
+    def _leaving(self, orders: frozenset[str]) -> str | None:
         """Why the loop is to end: `stopped`, `stop-now` or `deadline`; None where it goes on."""
-        orders = self._control.pending()
         if "stop-now" in orders:
             return "stop-now"
         if self._presses.count or "stop" in orders:
