@@ -49,8 +49,10 @@ class Keeper:
     parent: str | None = None
     disk: Disk = DISK
 
-    def write(self, contents: Callable[[], Contents], manifest: Manifest, told: Mapping[str, Any], need: int) -> bool:
-        """Commit a checkpoint, and delete what is superfluous then; whether it is there.
+    def write(
+        self, contents: Callable[[], Contents], manifest: Manifest, told: Mapping[str, Any], need: int
+    ) -> int | None:
+        """Commit a checkpoint, and delete what is superfluous then; its bytes, or None where it is not there.
 
         Parameters
         ----------
@@ -80,13 +82,13 @@ class Keeper:
                 with suppress(OSError):
                     set_aside(Entry(target, manifest.step, manifest.attempt, None), disk=self.disk)
             self.on_event("checkpoint", action="failed", step=manifest.step, message=self._why(error, need))
-            return False
+            return None
         self.parent = target.name
         seconds = time.perf_counter() - begin
         saved = {"name": target.name, "step": manifest.step, "bytes": whole.size, "seconds": seconds}
         self.on_event("checkpoint", action="saved", **saved, **told)
         self.prune(limit=self.limit)
-        return True
+        return whole.size
 
     def _commit(self, target: Path, contents: Callable[[], Contents], manifest: Manifest) -> Manifest:
         whole = commit(target, contents(), manifest, disk=self.disk)

@@ -242,7 +242,8 @@ class Saver:
 
         def write() -> None:
             need = sum(map(arrays.size, copied.values()))
-            if not self._keeper.write(lambda: contents_of(told, rest[0], rest[1], copied), manifest, event, need):
+            written = self._keeper.write(lambda: contents_of(told, rest[0], rest[1], copied), manifest, event, need)
+            if written is None:
                 self._saved_step = -1
 
         self._writing = threading.Thread(target=write, name="checkpoint")
