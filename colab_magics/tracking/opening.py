@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
@@ -66,8 +65,6 @@ class Hold:
         """May be called twice."""
         if self._descriptor in _held:
             _held.discard(self._descriptor)
-            # to close it alone would leave the lock with whatever was forked meanwhile
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             os.close(self._descriptor)
 
 

@@ -192,13 +192,15 @@ def test_any_object_with_state_dict_and_load_state_dict_is_taken_at_its_word(res
 def test_another_shape_is_refused_with_both_named_and_nothing_is_touched(restored: Restored) -> None:
     model, _ = trained()
     wide = net(6)
+    now = {"step": 0, "model": wide}
     before = wide[0].bias.clone()
     with pytest.raises(ColabMagicsError) as refused:
-        restored({"step": 1, "model": model}, {"step": 0, "model": wide})
+        restored({"step": 1, "model": model}, now)
     assert (
         refused.value.what == 'state["model"]["0.weight"] is float32 (4, 3) in the checkpoint, and float32 (6, 3) here.'
     )
     assert torch.equal(wide[0].bias, before)
+    assert now["step"] == 0
     assert any("again=True" in step for step in refused.value.next_steps)
 
 
