@@ -8,9 +8,10 @@ from typing import Literal
 from colab_magics.panel import bands
 from colab_magics.panel.fields import shown
 from colab_magics.panel.moment import Moment
+from colab_magics.panel.own import Own
 from colab_magics.panel.parts import Copied
 from colab_magics.panel.state import PanelState
-from colab_magics.panel.words import age, count, duration, instant, number, phase, rate, size, span, when
+from colab_magics.panel.words import age, count, duration, instant, number, own_parts, phase, rate, size, span, when
 from colab_magics.session.budget import budget
 from colab_magics.session.forecast import Forecast
 from colab_magics.session.here import Session
@@ -58,10 +59,31 @@ def learning(state: PanelState) -> Answer | None:
     """The loss, and where it came from."""
     if not state.step:
         return None
+    if state.own is not None:
+        return _own_figures(state, state.own)
     said = number(state.loss)
     if state.first_loss is not None and state.curve.drawn()[:1] != state.curve.drawn():
         said += f", from {number(state.first_loss)}"
     return Answer("Loss", said, _odd(state), (), "bad" if state.odd_losses else "fine")
+
+
+def _own_figures(state: PanelState, own: Own) -> Answer | None:
+    """The figure that the curve is of, where it came from, and the others."""
+    others = [f"{name} {_figure(name, value)}" for name, value in own.figures if name != own.figure]
+    behind = tuple(part for part in (", ".join(others), *own_parts(own)) if part)
+    if not own.figure:
+        return Answer("Figures", behind[0], "", behind[1:]) if behind else None
+    said = number(state.loss)
+    if state.first_loss is not None and state.curve.drawn()[:1] != state.curve.drawn():
+        said += f", from {number(state.first_loss)}"
+    name = own.figure.replace("_", " ")
+    return Answer(name[:1].upper() + name[1:], said, _odd(state), behind, "bad" if state.odd_losses else "fine")
+
+
+def _figure(name: str, value: float) -> str:
+    if name == "perplexity":
+        return f"{value:.4g}"
+    return f"{value:.1%}" if name.endswith("accuracy") and 0 <= value <= 1 else number(value)
 
 
 def _odd(state: PanelState) -> str:
@@ -101,7 +123,7 @@ def memory(state: PanelState, moment: Moment) -> Answer | None:
 def speed(state: PanelState) -> str:
     """Tokens a second and seconds a step."""
     parts = []
-    if state.tokens_per_second:
+    if state.tokens_per_second and state.own is None:  # its progress tells its speed
         parts.append(f"{count(state.tokens_per_second)} tokens/s")
     took = sorted(mark.seconds for mark in state.marks[-_NEWEST:] if mark.seconds)
     if took:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from html import escape
 
 from colab_magics.panel.curve import ceiling
 from colab_magics.panel.state import PanelState
@@ -30,7 +31,8 @@ def chart(state: PanelState) -> str:
     plot = _Plot(end, ys[0], ys[-1])
     grid = "".join(f"M0 {plot.y(y)}h{_WIDTH}" for y in ys)
     body = f'<path class="cm-g" d="{grid}"/>'
-    if state.resumed_step and points[0][0] < state.resumed_step < end:
+    of_a_phase = state.own is not None and state.own.phase  # whose steps are not those of the run
+    if state.resumed_step and not of_a_phase and points[0][0] < state.resumed_step < end:
         body += f'<path class="cm-g" stroke-dasharray="3" d="M{plot.x(state.resumed_step)} 0v{_HEIGHT}"/>'
     body += "".join(
         f'<path class="cm-nan" d="M{plot.x(first)} {_HEIGHT}h{max(0, plot.x(last) - plot.x(first))}"/>'
@@ -61,7 +63,7 @@ def chart(state: PanelState) -> str:
     return (
         f'<div class="cm-chart"><div class="cm-y" aria-hidden="true">{down}</div>'
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" '
-        f'aria-label="{described(state)}">{body}</svg><div class="cm-x" aria-hidden="true">{across}</div></div>'
+        f'aria-label="{escape(described(state))}">{body}</svg><div class="cm-x" aria-hidden="true">{across}</div></div>'
     )
 
 
@@ -69,7 +71,8 @@ def described(state: PanelState) -> str:
     """The chart in a sentence of numbers."""
     points, evals = state.curve.drawn(), state.eval_curve.drawn()
     (first, begin), (last, end) = points[0], points[-1]
-    told = f"Training loss by step: {number(begin)} at step {first:,.0f}, {number(end)} at step {last:,.0f}"
+    what = "Training loss" if state.own is None else state.own.figure.replace("_", " ").capitalize()
+    told = f"{what} by step: {number(begin)} at step {first:,.0f}, {number(end)} at step {last:,.0f}"
     if evals:
         told += f"; evaluation {number(evals[-1][1])} at step {evals[-1][0]:,.0f}"
     return told

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from colab_magics.checkpoints.marks import age_order
 from colab_magics.errors import ColabMagicsError, Interrupted
-from colab_magics.panel import told
+from colab_magics.panel import own, told
 from colab_magics.panel.fields import amount, chosen, clock, count, items, lengths, mapping, number, sample, shown
 from colab_magics.panel.parts import (
     Choice,
@@ -43,6 +43,7 @@ def _started(state: PanelState, event: Mapping[str, Any]) -> PanelState:
         name=shown(event.get("name"), 120) or state.name,
         attempt=count(event, "attempt") or state.attempt,
         began_clock=clock(event),
+        own=_own_loop(state, event),
         device="",
         phase="starting",
         progress=None,
@@ -69,6 +70,14 @@ def _started(state: PanelState, event: Mapping[str, Any]) -> PanelState:
         failure=(),
         reason="",
     )
+
+
+def _own_loop(state: PanelState, event: Mapping[str, Any]) -> own.Own | None:
+    """A loop of one's own keeps the phases that are over, and of the one it was in what tells whether it goes on."""
+    begun = own.begun(event)
+    if begun is None or state.own is None:
+        return begun
+    return replace(begun, phase=state.own.phase, before=state.own.before)
 
 
 def _progress(state: PanelState, event: Mapping[str, Any]) -> PanelState:
@@ -144,9 +153,13 @@ def _step(state: PanelState, event: Mapping[str, Any]) -> PanelState:
     step, loss = count(event, "step") or 0, number(event, "loss", finite=False)
     if loss is None and "loss" in event:
         loss = math.nan  # JSON has none: the log writes null
+    state = own.entered(state, event)
+    x = step
+    if state.own is not None:  # its curve is of its phase
+        x, loss = count(event, "phase_step") or step, own.drawn_value(event)
     # The first step of an attempt: what an earlier one drew from there on is not this run's any more.
     again = state.step == 0 or step <= state.step
-    curve = state.curve.cut(step) if again else state.curve
+    curve = state.curve.cut(x) if again else state.curve
     restarted = again and not curve.drawn()
     odd = 0 if restarted else state.odd_losses
     allocated, reserved = amount(event, "allocated"), amount(event, "reserved")
@@ -160,8 +173,9 @@ def _step(state: PanelState, event: Mapping[str, Any]) -> PanelState:
         state,
         phase=state.phase if state.phase == "stopping" else "training",
         progress=None,
+        own=own.stepped(state.own, event) if state.own is not None else None,
         step=step,
-        total_steps=count(event, "total_steps") or state.total_steps,
+        total_steps=count(event, "total_steps") or (state.total_steps if state.own is None else None),
         epoch=number(event, "epoch"),
         loss=loss,
         first_loss=loss if restarted or state.first_loss is None else state.first_loss,
@@ -169,7 +183,7 @@ def _step(state: PanelState, event: Mapping[str, Any]) -> PanelState:
         learning_rate=number(event, "learning_rate"),
         tokens_per_second=amount(event, "tokens_per_second"),
         tokens=count(event, "tokens"),
-        curve=curve if loss is None else curve.add(step, loss),
+        curve=curve if loss is None else own.drawn_on(curve, x, loss, event),
         memory=memory,
         marks=_marked(() if again else state.marks, step, event, state.evaluated_for),
         evaluated_for=0.0,

@@ -9,6 +9,7 @@ from typing import Any
 
 from colab_magics.panel.curve import Curve
 from colab_magics.panel.folding import FOLDS
+from colab_magics.panel.own import Own
 from colab_magics.panel.parts import (
     Choice,
     Copied,
@@ -38,6 +39,7 @@ class PanelState:
     attempt: int = 0
     began_clock: float | None = None
     device: str = ""
+    own: Own | None = None  # of a loop that is no run of %%finetune
     progress: Progress | None = None
     data: tuple[Data, ...] = ()
     model: Model | None = None

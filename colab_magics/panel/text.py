@@ -42,10 +42,16 @@ def text(state: PanelState, moment: Moment = _NOWHEN) -> str:
 def _rows(state: PanelState, moment: Moment) -> list[tuple[str, list[str]]]:
     fraction, done = words.progress(state)
     if fraction is not None:
-        done = f"[{_filled(fraction)}] {fraction:4.0%}  {done}"
+        share = f" {fraction:4.0%}" if state.own is None or state.progress is not None else ""
+        done = f"[{_filled(fraction)}]{share}  {done}"
     rows = [("progress", [done] if done else []), ("speed", [words_ for words_ in (answers.speed(state),) if words_])]
     loss, evaluation = answers.learning(state), answers.evaluation(state)
-    rows.append(("loss", [f"{loss.said}  {sparkline(state)}".rstrip(), *loss.parts[1:]] if loss else []))
+    rows.append(
+        (
+            loss.about.lower() if loss else "",
+            [f"{loss.said}  {sparkline(state)}".rstrip(), *loss.parts[1:]] if loss else [],
+        )
+    )
     rows.append(("evaluation", [", ".join(evaluation.parts)] if evaluation else []))
     memory = answers.memory(state, moment)
     bars = bands.memory_bars(state)
@@ -94,12 +100,14 @@ def line(state: PanelState, moment: Moment = _NOWHEN) -> str:
     """The run in one line, for a terminal that redraws in place."""
     fraction, done = words.progress(state)
     parts = [f"{state.name or 'run'}: {answers.standing(state)}"]
-    if fraction is not None:
+    if fraction is not None and state.own is None:
         parts.append(f"{fraction:.0%}")
     if done:
         parts.append(done)
-    if state.step:
-        parts.append(f"loss {words.number(state.loss)}")
+    if state.step and (state.own is None or state.own.figure):
+        parts.append(f"{state.own.figure if state.own is not None else 'loss'} {words.number(state.loss)}")
+    if state.own is not None:
+        return " · ".join(parts)
     if state.tokens_per_second:
         parts.append(f"{words.count(state.tokens_per_second)} tokens/s")
     time = answers.time(state, moment)

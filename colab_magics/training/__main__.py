@@ -22,7 +22,7 @@ from colab_magics import worker
 from colab_magics.errors import ColabMagicsError, Interrupted, redact
 from colab_magics.events import EventLog
 from colab_magics.run import Run
-from colab_magics.training.deadline import session_told
+from colab_magics.session.deadline import session_told
 from colab_magics.training.orders import Orders
 from colab_magics.training.torchao import hide_old_torchao
 from colab_magics.training.versions import versions

@@ -15,9 +15,9 @@ from colab_magics.checkpoints.replica import start as start_replica
 from colab_magics.events import EventLog
 from colab_magics.plan import Plan
 from colab_magics.run import Run, cache_folder
+from colab_magics.session.deadline import Deadline
 from colab_magics.training import imported
 from colab_magics.training.cap import HostCap, cap_gpu, cap_host
-from colab_magics.training.deadline import Deadline
 from colab_magics.training.loop import Outcome, Progress, Task, train
 from colab_magics.training.measure import settle_packing
 from colab_magics.training.model import load_model
