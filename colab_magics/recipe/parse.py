@@ -112,7 +112,7 @@ def parse(
         _check_nothing_is_tried(settings)
         values = read(alone, notes)
         return Parsed(Recipe(**values), notes.lines(), variables, frozenset(values))
-    search = _search(axes, settings, lambda combination, notes: read(alone | combination, notes), notes)
+    search = _search(axes, settings, lambda combination, notes: read({**alone, **combination}, notes), notes)
     return Parsed(search.recipes[0], notes.lines(), variables, frozenset(read(alone, Notes())), search)
 
 

@@ -186,8 +186,8 @@ def _axis(key: str, entry: Entry) -> Axis | None:
         return None
     if key not in SEARCHED:
         raise ColabMagicsError(
-            f"{key} takes one value, and a list is given ({entry.where}).",
-            "Trials train one model on the same tokens, for as long: else their losses could not be compared.",
+            f"{key}: {show(value)} cannot be used ({entry.where}).",
+            f"{key} takes {rule.says}, and no list: trials are compared on the same model and the same tokens.",
             "A list may stand at learning_rate, r, effective_batch_size, weight_decay, …: docs/trials.md has them all.",
         )
     if not value:
