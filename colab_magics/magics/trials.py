@@ -119,7 +119,8 @@ def _try_out(cell: Cell, name: str, search: Search) -> Trials:
             trial = _as_it_is(cell.root, one)
             if error is not None:
                 trial = replace(trial, standing="failed", reason=error.what)
-                if unsaid is not None and unsaid.what == error.what:  # of the input, and not of the values
+                fine = any(other.standing == "finished" for other in board.trials)
+                if not fine and unsaid is not None and unsaid.what == error.what:  # of the input, not of the values
                     raise error
             unsaid = error if error is not None and not _stepped(trial) else None
             board.end(place, trial)

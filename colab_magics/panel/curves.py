@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from colab_magics.errors import clean, redact
 from colab_magics.panel.chart import WIDTH, Plot, framed, smooth, ticks
 from colab_magics.panel.curve import Curve, ceiling
 from colab_magics.panel.text import blocks
@@ -95,7 +96,8 @@ def _dash(place: int) -> str:
 
 
 def _told(line: Line) -> str:
-    return f"{line.label} (best)" if line.best else line.label
+    label = redact(clean(line.label))
+    return f"{label} (best)" if line.best else label
 
 
 def _sentence(line: Line, points: Sequence[_Point]) -> str:

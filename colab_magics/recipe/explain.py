@@ -59,12 +59,17 @@ def with_trials(explained: str, search: Search) -> str:
 
     Read as a cell, it asks for the same trials.
     """
-    lines = explained.splitlines()
+    lines, first = explained.splitlines(), search.recipes[0]
     for key, values in search.varied.items():
         written = values.written() if isinstance(values, Range) else list(values)
         of = "low" if isinstance(values, Range) else "first"
         at = next(place for place, line in enumerate(lines) if line.startswith(f"{key}: "))
         lines[at] = f"{key}: {flow(written)}  # tried one after another; the plan is of the {of}"
+    for key in first.KEYS:
+        values_of = list(dict.fromkeys(str(getattr(recipe, key)) for recipe in search.recipes))
+        if key not in search.varied and len(values_of) > 1:  # written out, it would hold for every trial
+            at = next(place for place, line in enumerate(lines) if line.startswith(f"{key}: "))
+            lines[at] = f"# {key}: {' or '.join(values_of)}, by what is tried"
     said = {"trials": len(search.recipes), "trial_steps": search.steps, "trial_samples": search.samples}
     given = {key: value for key, value in said.items() if value is not None}
     return "\n".join([*lines, "", "# trials", *dump({**given, "objective": search.objective}).splitlines()]) + "\n"
