@@ -232,7 +232,7 @@ def _foot(told: Told, trials: Sequence[Trial], best: int | None, *, closed: bool
         lines = [goes_on.capitalize()]
     if best is None:
         return lines
-    in_full = f"%finetune best {told.name} trains {trials[best].called()} in full: {told.full:,} steps from the "
+    in_full = f"In full: %finetune best {told.name} trains {trials[best].called()} for {told.full:,} steps from the "
     in_full += "beginning, with the warm-up and the decay of so many. A trial's are as short as the trial."
     return [*lines, in_full, *_at_an_end(trials, trials[best])]
 

@@ -35,9 +35,9 @@ SEARCHED = frozenset(
     adam_beta1 adam_beta2 adam_epsilon seed packing
     """.split()
 )
-MOST = 20  # combinations that are all tried without a word on how many
+MOST = 20  # trials: more take longer than the training that they are for, and their table and curves fill no output
 SETTINGS: Mapping[str, Rule] = {
-    "trials": Number(low=2, high=50, whole=True),
+    "trials": Number(low=2, high=MOST, whole=True),
     "trial_steps": Number(low=2, whole=True),
     "trial_samples": Number(low=2, whole=True),
     "objective": Choice(("auto", "eval_loss", "loss")),

@@ -162,7 +162,7 @@ def test_the_same_cell_again_trains_nothing_and_shows_the_table(notebook: Notebo
     assert notebook.begun() == before
     shown = notebook.drawn.getvalue()
     assert "pirate: 3 of 3 trials" in shown
-    assert "%finetune best pirate trains learning_rate 1e-2 in full: 8 steps from the beginning" in shown
+    assert "%finetune best pirate trains learning_rate 1e-2 for 8 steps from the beginning" in shown
     assert "starting the worker" not in shown
 
 
@@ -336,7 +336,7 @@ def test_the_table_says_of_each_trial_where_it_is_and_what_to_do_next() -> None:
     after = bundle(TOLD, trials, closed=True)["text/plain"]
     assert "Interrupt this cell" not in after
     assert "The same cell again goes on with the trials that are missing." in after
-    assert "%finetune best kwanzaa trains r 8 in full: 120 steps" in after
+    assert "%finetune best kwanzaa trains r 8 for 120 steps" in after
 
 
 @pytest.mark.parametrize(
