@@ -180,6 +180,9 @@ def test_the_full_run_of_the_best_starts_from_scratch_at_the_trials_first_loss(
     trial = [event["learning_rate"] for event in tried.best.events() if event["kind"] == "step"]  # type: ignore[union-attr]
     assert rates[4] > 0.4 * max(rates), "its schedule is that of eight steps"
     assert trial[-1] < 0.5 * max(trial)
+    clocks = {Run(notebook.runs / name).events()[0]["clock"] for name in ("pirate", "pirate-trial-1", "pirate-trial-3")}
+    assert len(clocks) == 1, "a template that prints the date prints the same in all of them"
+    assert None not in clocks
     assert any("best of 3 trials in full: learning_rate 1e-2" in line for line in notebook.said)
     assert notebook.best() == full, "the same line again shows what there is"
     assert full.attempts == 1
@@ -238,6 +241,22 @@ def test_trials_without_an_end_of_the_session_in_sight_are_refused_with_how_many
     assert "which is enough for 2" in said
     assert "trials: 2" in said
     assert sorted(notebook.runs.iterdir()) == before
+
+
+@needs_torch
+def test_a_new_machine_fetches_the_trials_from_the_replica_and_trains_none_again(
+    notebook: Notebook, tmp_path: Path
+) -> None:
+    body = f"learning_rate: [1e-3, 1e-2]\ntrial_steps: 2\nreplica: {tmp_path / 'copies'}"
+    there = notebook.tries(body, name="far")
+    for left in notebook.runs.glob("far-*"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    here = notebook.tries(body, name="far")
+    assert here.rows == there.rows
+    assert {name: count for name, count in notebook.begun().items() if name.startswith("far")} == {
+        "far-trial-1": 1,
+        "far-trial-2": 1,
+    }
 
 
 @pytest.mark.parametrize(
