@@ -19,7 +19,7 @@ from colab_magics.errors import ColabMagicsError
 from colab_magics.magics import trials as controller
 from colab_magics.magics.cell import Cell, train
 from colab_magics.magics.display import Terminal
-from colab_magics.magics.options import Options
+from colab_magics.magics.options import Options, read_line
 from colab_magics.magics.trials_best import train_best
 from colab_magics.magics.trials_kept import Kept, KeptTrial, Length, kept_names, read_kept
 from colab_magics.magics.trials_shown import Told, Trials, bundle
@@ -30,6 +30,7 @@ from colab_magics.panel.trials import Trial, best_of
 from colab_magics.recipe import Recipe, parse
 from colab_magics.run import Run
 
+from .checkpointed import Left
 from .conftest import Home, Kernel, wait_for
 
 pytestmark = pytest.mark.xdist_group("trials")
@@ -287,6 +288,31 @@ def test_a_larger_batch_takes_fewer_steps_over_the_same_documents() -> None:
     plan = {"choices": {"total_steps": {"value": 400}, "effective_batch": {"value": 8}}}
     length = controller._length(asked, plan)
     assert [length.of(recipe) for recipe in asked.recipes] == [40, 20, 10]
+
+
+@pytest.mark.parametrize(("steps", "standing"), [(0, "waiting"), (3, "failed")])
+def test_a_trial_that_failed_before_its_first_step_says_nothing_of_its_values_and_is_tried_again(
+    tmp_path: Path, steps: int, standing: str
+) -> None:
+    left = Left(tmp_path, "pirate-trial-1")
+    for step in range(1, steps + 1):
+        left.tell("step", step=step, loss=3.0)
+    left.tell("failed", error=ColabMagicsError("The disk is full.").to_dict())
+    recipe = parse("model: demo\ndata: demo").recipe
+    trial = controller._as_it_is(tmp_path, controller._Wanted("pirate-trial-1", recipe, recipe, {"r": 8}))
+    assert trial.standing == standing
+    assert trial.reason == ("The disk is full." if steps else "")
+
+
+def test_called_is_for_best_alone() -> None:
+    def no_keys() -> frozenset[str]:
+        return frozenset()
+
+    asked = read_line("best pirate --called pirate-full", no_keys)
+    assert (asked.command, asked.name, asked.called) == ("best", "pirate", "pirate-full")
+    with pytest.raises(ColabMagicsError, match="takes no --called") as refused:
+        read_line("pirate --called other", no_keys)
+    assert "%finetune best" in refused.value.lines()[-1]
 
 
 @pytest.mark.parametrize("option", [{"fork": "other"}, {"background": True}, {"override": True}])
