@@ -40,6 +40,7 @@ from colab_magics.magics.session_set import SPELT
 from colab_magics.recipe import Recipe, parse
 from colab_magics.recipe.explain import flow_text
 from colab_magics.recipe.presets import preset_names
+from colab_magics.recipe.search import SEARCHED, SETTINGS
 from colab_magics.recipe.spellings import known_keys
 from colab_magics.run import Run
 from colab_magics.session.clock import BootClock
@@ -83,6 +84,14 @@ def test_every_key_is_documented_with_what_it_takes_and_its_default() -> None:
         default = f"`{flow_text(key.default)}`" if key.default != "" else ""
         expected = [f"`{key.name}`", key.metadata["rule"].says, default]
         assert told[key.name][:3] == expected, f"docs/recipe.md should have | {' | '.join(expected)} | … |"
+
+
+def test_every_key_about_trials_is_documented_and_every_key_that_may_be_a_list() -> None:
+    told = rows("recipe.md")
+    for key, rule in SETTINGS.items():
+        assert told[key][:2] == [f"`{key}`", rule.says]
+    (listed,) = (part for part in PAGES["trials.md"].split("\n\n") if part.startswith("`learning_rate`"))
+    assert set(re.findall(r"`(\w+)`", listed)) == SEARCHED
 
 
 def test_every_option_and_preset_is_documented() -> None:

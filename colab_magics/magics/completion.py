@@ -38,14 +38,17 @@ def complete(shell: Any, event: Any) -> list[str]:
 def _of_finetune(shell: Any, before: list[str], symbol: str) -> list[str]:
     if symbol.startswith("-"):
         from colab_magics.recipe.fields import rules
+        from colab_magics.recipe.search import SETTINGS
 
         if before and before[0] in SUBCOMMANDS and before[0] not in ("recipe", "data"):
             return [f"--{name}" for name in (*sorted(TAKES[before[0]]), "help")]
-        return [f"--{name.replace('_', '-')}" for name in (*OWN, *rules())]
+        return [f"--{name.replace('_', '-')}" for name in (*OWN, *rules(), *SETTINGS)]
     if before and before[-1] == "--panel":
         return list(PANELS)
     if not before:
         return [*SUBCOMMANDS, *_runs(shell)]
+    if before == ["best"]:
+        return _trials(shell)
     if before[0] in _NAMES_A_RUN or before[-1] == "--fork":
         return _runs(shell)
     return []
@@ -199,6 +202,12 @@ def _table() -> Any:
     from colab_magics.session.table import load_table
 
     return load_table(user_file())
+
+
+def _trials(shell: Any) -> list[str]:
+    from colab_magics.magics.trials_kept import kept_names
+
+    return kept_names(_root(shell))
 
 
 def _runs(shell: Any) -> list[str]:

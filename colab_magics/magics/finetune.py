@@ -31,6 +31,10 @@ Options
   --traceback         where in the worker an error came from
   --allow-pickle      load weights that are not safetensors
 
+Trials: learning_rate: [1e-4, 2e-4, 5e-4] in the body tries each for a short while, one after another (docs/trials.md)
+  %finetune best [NAME]           train the best of them in full
+  --called FULL       ... and call that run FULL; else it is NAME
+
 Without training
   %finetune recipe    the complete recipe, with the reason of everything that was chosen (also %%finetune recipe)
   %finetune data      what was found in the data, and one sample with the trained part marked (also %%finetune data)
@@ -94,6 +98,11 @@ class FinetuneMagics(Magics):  # type: ignore[misc]
                 from colab_magics.magics.commands import attach
 
                 run = attach(self._cell(options, body))
+                return None if options.quiet else run
+            case "best":
+                from colab_magics.magics.trials_best import train_best
+
+                run = train_best(self._cell(options, body))
                 return None if options.quiet else run
             case command:
                 return self._command(command, options)

@@ -9,7 +9,7 @@ from html import escape
 from colab_magics.errors import clean, redact
 from colab_magics.panel.bands import Bar, legend
 from colab_magics.panel.html import bar_html, legend_html
-from colab_magics.panel.style import BARS, COLOURS
+from colab_magics.panel.style import BARS, CHART, COLOURS
 from colab_magics.panel.text import shaded
 
 # No script and nothing from the network; text takes the colour that is there, and the greys show on light and dark.
@@ -118,6 +118,12 @@ class Page:
             parts += [f"### {markdown_of(grid.title)}" if grid.title else "", grid_markdown(grid)]
         parts += ["\n\n".join(map(markdown_of, self.foot))]
         return "\n\n".join(filter(None, parts))
+
+
+def chart_html(title: str, drawn: str) -> str:
+    """A chart, drawn already, in a frame as a page has it; to stand below one."""
+    style = _STYLE + CHART
+    return f'<div class="cm-grid"><style>{style}</style><div class="cm-part">{html_of(title)}</div>{drawn}</div>'
 
 
 def _bar(bar: Bar) -> list[str]:

@@ -185,10 +185,10 @@ def _of_body(
     from colab_magics.magics.cell import Cell
     from colab_magics.magics.display import Nowhere
     from colab_magics.magics.options import Options
-    from colab_magics.magics.reports import preflight
+    from colab_magics.magics.reports import look
 
     cell = Cell(Options(command="recipe", recipe=_options(asked)), body, namespace, root, Nowhere(), said=say)
-    recipe, _, events = preflight(cell, "plan")
+    recipe, events = look(cell, "plan")
     return _of_events(recipe, events, recipe.model)
 
 

@@ -107,3 +107,10 @@ BASE, STYLE, FOLDS = (style.strip().replace("\n", "") for style in (BASE, STYLE,
 
 # Bars and their legends alone, for whatever else shows one.
 BARS = "".join(rule for rule in re.findall(r"[^{}]+{[^{}]*}", STYLE) if ".cm-bar" in rule or ".cm-keys" in rule)
+
+# A chart and its legend alone.
+CHART = "".join(
+    rule
+    for rule in re.findall(r"[^{}]+{[^{}]*}", STYLE)
+    if any(word in rule for word in (".cm-chart", ".cm-g{", ".cm-y{", ".cm-x", ".cm-keys{", ".cm-keys>span", ".k-l"))
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from textwrap import wrap
 
@@ -120,17 +121,19 @@ def line(state: PanelState, moment: Moment = _NOWHEN) -> str:
 def sparkline(state: PanelState, width: int = _CHART) -> str:
     """The loss curve in block characters; empty below two points."""
     points = [y for _, y in state.curve.drawn()]
-    if len(points) < 2:
-        return ""
-    top = ceiling(points)
+    return blocks(points, width, ceiling(points)) if len(points) > 1 else ""
+
+
+def blocks(points: Sequence[float], width: int, top: float, floor: float | None = None) -> str:
+    """Values as block characters, at most `width` of them; the highest is at `top` where a `floor` is given too."""
     points = [min(y, top) for y in points]
     columns = min(width, len(points))
     edges = [len(points) * i // columns for i in range(columns + 1)]
     means = [math.fsum(y / (b - a) for y in points[a:b]) for a, b in pairwise(edges)]
-    low, high = min(means), max(means)
-    if high == low:
+    low, high = (min(means), max(means)) if floor is None else (floor, top)
+    if high <= low:
         return _BLOCKS[0] * columns
-    return "".join(_BLOCKS[min(7, int(8 * ((value - low) / (high - low))))] for value in means)
+    return "".join(_BLOCKS[max(0, min(7, int(8 * ((value - low) / (high - low)))))] for value in means)
 
 
 def _filled(fraction: float) -> str:

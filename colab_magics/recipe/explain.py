@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from colab_magics.errors import clean
 from colab_magics.recipe.fields import Recipe, defaults
+from colab_magics.recipe.search import Range
 from colab_magics.recipe.yaml_text import dump, flow
+
+if TYPE_CHECKING:
+    from colab_magics.recipe.search import Search
 
 # what decides, where no plan has decided yet
 _DECIDED_BY = {
@@ -48,6 +52,27 @@ def explain(recipe: Recipe, choices: Mapping[str, Mapping[str, Any]], given: Col
         lines += ["", "# the plan"]
         lines += [f"# {key}: {flow_text(choices[key].get('value'))}: {_reason(choices[key])}" for key in others]
     return "\n".join(lines).strip() + "\n"
+
+
+def with_trials(explained: str, search: Search) -> str:
+    """The recipe of the first trial as it was explained, with the lists in their places and what else is about trials.
+
+    Read as a cell, it asks for the same trials.
+    """
+    lines, first = explained.splitlines(), search.recipes[0]
+    for key, values in search.varied.items():
+        written = values.written() if isinstance(values, Range) else list(values)
+        of = "low" if isinstance(values, Range) else "first"
+        at = next(place for place, line in enumerate(lines) if line.startswith(f"{key}: "))
+        lines[at] = f"{key}: {flow(written)}  # tried one after another; the plan is of the {of}"
+    for key in first.KEYS:
+        values_of = list(dict.fromkeys(str(getattr(recipe, key)) for recipe in search.recipes))
+        if key not in search.varied and len(values_of) > 1:  # written out, it would hold for every trial
+            at = next(place for place, line in enumerate(lines) if line.startswith(f"{key}: "))
+            lines[at] = f"# {key}: {' or '.join(values_of)}, by what is tried"
+    said = {"trials": len(search.recipes), "trial_steps": search.steps, "trial_samples": search.samples}
+    given = {key: value for key, value in said.items() if value is not None}
+    return "\n".join([*lines, "", "# trials", *dump({**given, "objective": search.objective}).splitlines()]) + "\n"
 
 
 def _comment(value: Any, default: Any, given: bool, choice: Mapping[str, Any] | None, key: str) -> str:

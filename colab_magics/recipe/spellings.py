@@ -69,6 +69,9 @@ TRANSLATED = frozenset(
     """.split()
 )
 
+# What search.py takes: which values are tried, and how; no part of one training's recipe.
+TRIALS = frozenset("trials trial_steps trial_samples objective".split())
+
 # A call or a mapping that only holds other keys: what is in it is read as if it stood outside.
 WRAPPERS = frozenset(
     """
@@ -265,7 +268,7 @@ def known_keys() -> frozenset[str]:
     """Every key that a cell may hold without an error."""
     from colab_magics.recipe.fields import Recipe
 
-    return frozenset(Recipe.KEYS) | SPELLINGS.keys() | TRANSLATED | WRAPPERS | SECRETS | NO_EFFECT.keys()
+    return frozenset(Recipe.KEYS) | SPELLINGS.keys() | TRANSLATED | TRIALS | WRAPPERS | SECRETS | NO_EFFECT.keys()
 
 
 def canonical(key: str) -> str:

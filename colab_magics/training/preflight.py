@@ -265,9 +265,12 @@ def _data_is_gone(folder: Path, source: Source) -> ColabMagicsError:
 
 
 def first_start(folder: Path) -> datetime:
-    """When the run's first attempt began: the clock under which templates that print a date are rendered."""
+    """The clock under which templates that print a date are rendered: when the run's first attempt began.
+
+    Trials share one, and so does the full run of the best of them: their tokens are the same.
+    """
     first = next(event for event in read_events(folder / "events.jsonl") if event["kind"] == "started")
-    return datetime.fromisoformat(first["time"])
+    return datetime.fromisoformat(first.get("clock") or first["time"])
 
 
 def _trained(shape: ModelShape, plan: Plan) -> int:
