@@ -63,9 +63,7 @@ class Writer:
         """Trained tokens so far."""
         return sum(self._counts)
 
-    def add(
-        self, tokens: Tokens, trained: Trained, *, continues: bool = False, desirable: bool | None = None
-    ) -> None:
+    def add(self, tokens: Tokens, trained: Trained, *, continues: bool = False, desirable: bool | None = None) -> None:
         """One document, or a further piece of the last one; `desirable` where its answer is judged."""
         if desirable is not None:
             self._labels.append(desirable)

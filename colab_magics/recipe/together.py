@@ -129,7 +129,9 @@ def _objective(layer: Layer) -> None:
     if objective == "sft":
         for key in ("beta", "label_smoothing", "desirable_weight", "undesirable_weight"):
             if layer.has(key):
-                layer.notes.ignore(layer.written[key].key, "the answers are imitated; method: dpo, kto or orpo compares")
+                layer.notes.ignore(
+                    layer.written[key].key, "the answers are imitated; method: dpo, kto or orpo compares"
+                )
 
 
 def _flags_to_method(layer: Layer) -> None:

@@ -29,7 +29,7 @@ from colab_magics.checkpoints.retention import superfluous
 from colab_magics.checkpoints.verify import Entry, entries, set_aside, verify
 from colab_magics.errors import ColabMagicsError
 from colab_magics.session.budget import SAVE_BEFORE, STOP_BEFORE
-from colab_magics.training.loop import OnEvent, Progress, RandomState, Task
+from colab_magics.training.loop import OnEvent, Progress, RandomState, Trainee
 from colab_magics.training.state import HostCopies, Snapshot, configs_of, take, weights_of
 
 Reason = Literal[
@@ -89,7 +89,7 @@ class Saver:
     """
 
     folder: Path
-    task: Task
+    task: Trainee
     progress: Progress
     run: str
     attempt: int
@@ -324,7 +324,7 @@ def _linked(checkpoints: Path) -> ColabMagicsError:
     )
 
 
-def _bytes_of(task: Task) -> int:
+def _bytes_of(task: Trainee) -> int:
     """Bytes of what a snapshot would copy."""
     states = [value for state in task.optimizer.state.values() for value in state.values()]
     tensors = [*weights_of(task.model).values(), *(value for value in states if isinstance(value, torch.Tensor))]
