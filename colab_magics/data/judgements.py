@@ -94,7 +94,9 @@ def _pairs(
         return Pair(read.answer(row, chosen), read.answer(row, rejected))
 
     name = f"{chosen} / {rejected}"
-    return Format(f"{prompt} + {name}" if prompt else f"{name}, the prompt is what both begin with", pair, together=2)
+    name = f"{prompt} + {name}" if prompt else f"{name} (conversations)"
+    # to kto they are two answers that are judged, and each is a sample
+    return Format(name, pair, together=1 if wishes.objective == "kto" else 2)
 
 
 def _singles(

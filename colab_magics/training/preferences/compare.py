@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 
 from colab_magics.errors import ColabMagicsError
 from colab_magics.training.loop import KEEPS_NOTHING, Control, Keeper, OnEvent, Outcome, Progress
@@ -46,7 +47,9 @@ def compare(
 
 def _steps(tuning: Tuning, progress: Progress, follower: Follower, on_event: OnEvent, keeper: Keeper) -> None:
     try:
-        ended = attempt(tuning.trainer.train)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of names that transformers is about to change
+            ended = attempt(tuning.trainer.train)
     except Ended:
         return
     except Abandoned:
