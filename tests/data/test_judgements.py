@@ -1,4 +1,4 @@
-"""Judged answers: pairs and single ones in the shapes that data sets have them, what is compared, and what is left out."""
+"""Judged answers, in pairs and single, in the shapes that data sets have them; what is compared, and what left out."""
 
 from __future__ import annotations
 

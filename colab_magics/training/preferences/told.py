@@ -21,6 +21,9 @@ def figures(logs: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     A micro-batch of KTO may hold no rejected answer: what is not known, or no number, is left out.
     """
     rewards = _known({name: logs.get(f"{prefix}rewards/{name}") for name in REWARDS})
+    if "margins" not in rewards and {"chosen", "rejected"} <= rewards.keys():
+        # KTO's margin is no number where one micro-batch of the step held but one judgement
+        rewards["margins"] = rewards["chosen"] - rewards["rejected"]
     others = _known({name: logs.get(f"{prefix}{name}") for name in _OTHERS})
     return {**({"rewards": rewards} if rewards else {}), **others}
 
