@@ -45,7 +45,7 @@ from colab_magics.training.model import describe
 from colab_magics.training.optim import check_bitsandbytes
 from colab_magics.training.orders import Orders
 from colab_magics.training.outlook import plan_fields
-from colab_magics.training.preferences.library import check_trl
+from colab_magics.training.preferences.library import check_trl, import_trl
 from colab_magics.training.probe import probe
 from colab_magics.training.resume import Origin, changed_keys, data_changed, plan_for, plan_to_the_end
 from colab_magics.training.source import ModelSource, imported_meanwhile, load_tokenizer, open_model
@@ -210,6 +210,7 @@ def preflight(folder: Path, wish: Wish, origin: Origin | None, log: EventLog, re
         ready = replace(ready, plan=plan)
     check_bitsandbytes(plan["method"], plan["optim"], device.kind)
     if wish.until is None:  # who only looks is shown what there is
+        import_trl(recipe)
         caution = check_fit(
             plan,
             recipe,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,17 @@ from colab_magics.training.state import put_back
 
 Make = Callable[..., Compared]
 OBJECTIVES = ["dpo", "kto", "orpo"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_is_imported_is_no_garbage() -> Iterator[None]:
+    """accelerate collects at the start of each training, which takes 0.7 s of what the tests have imported alone."""
+    for objective in OBJECTIVES:
+        trainer_of(objective)
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

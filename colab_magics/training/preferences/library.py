@@ -25,10 +25,8 @@ _MODULES = {"dpo": ("trl", "DPO"), "kto": ("trl", "KTO"), "orpo": ("trl.experime
 
 
 def check_trl(recipe: Recipe) -> None:
-    """Raise, before anything is read, where the recipe compares answers and TRL is missing or does not work."""
-    if not recipe.compares:
-        return
-    if find_spec("trl") is None:
+    """Raise, before anything is read, where the recipe compares answers and TRL is missing."""
+    if recipe.compares and find_spec("trl") is None:
         raise ColabMagicsError(
             f"objective: {recipe.objective} needs trl, which is not installed.",
             "It has the trainers that compare answers.",
@@ -36,6 +34,15 @@ def check_trl(recipe: Recipe) -> None:
             'On Colab: pip install "trl<1", which moves nothing else. Newer ones bring datasets 4.7 and pyarrow 21, '
             "which Colab's cudf and gcsfs do not go with.",
         )
+
+
+def import_trl(recipe: Recipe) -> None:
+    """Raise, before a weight is loaded, where the recipe compares answers and the installed TRL does not work.
+
+    Importing takes seconds, which a mistake in the data need not wait for.
+    """
+    if not recipe.compares:
+        return
     try:
         trainer_of(recipe.objective)
     except Exception as error:  # libraries that do not go together raise what they like
