@@ -163,6 +163,7 @@ class Asker:
         if isinstance(example, Chat):
             shown = str(example.messages[-2]["content"])
             return self._chat(example.messages if answered else example.messages[:-1], shown)
+        assert isinstance(example, Written | Text)  # judged answers are read by another
         shown = example.prompt if isinstance(example, Written) else example.text
         return self._of(example, shown, example.completion if isinstance(example, Written) and answered else None)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from colab_magics.data import Documents, Prepared, load_prepared, prepare
 from colab_magics.data.asking import Asker, Question, last_answer
+from colab_magics.data.judgements import NotJudged
 from colab_magics.data.sources import Source, resolve
 from colab_magics.data.tokenise import Tokens, Trained
 from colab_magics.data.variables import write_rows
@@ -80,24 +81,37 @@ def of_data(
         path = cache / "compared" / f"{source.name}.jsonl"
         write_rows(namespace[source.name], path, limit=rows)
         source = Source("variable", source.name, str(path))
-    made = prepare(
-        source,
-        tokenizer,
-        subject.recipe or Recipe(),
-        split="eval",
-        cache=cache,
-        now=subject.clock,
-        progress=lambda phase, done, total, _: progress(phase, done, total),
-        limit=rows,
-    )
+
+    def prepared_by(recipe: Recipe) -> Prepared:
+        return prepare(
+            source,
+            tokenizer,
+            recipe,
+            split="eval",
+            cache=cache,
+            now=subject.clock,
+            progress=lambda phase, done, total, _: progress(phase, done, total),
+            limit=rows,
+        )
+
+    recipe = subject.recipe or Recipe()
+    try:
+        made = prepared_by(recipe)
+    except NotJudged:  # a run that was taught by comparison is asked for plain answers as well
+        made = prepared_by(replace(recipe, objective="sft", loss_type="auto"))
     return cases_of(_cut(made, subject), tokenizer, asker, rows)
 
 
 def cases_of(documents: Documents, tokenizer: Any, asker: Asker, rows: int | None) -> list[Case]:
     """The first documents, each with its last answer taken out as the reference."""
     frame = _Frame.of(asker)
-    cases = []
-    for number in range(len(documents) if rows is None else min(rows, len(documents))):
+    cases: list[Case] = []
+    judged = documents.desirable
+    for number in range(len(documents)):
+        if len(cases) == rows:
+            break
+        if judged is not None and not judged[number]:
+            continue  # a rejected answer is no reference
         tokens, trained = documents[number]
         first, last = last_answer(trained)
         if first <= 1:

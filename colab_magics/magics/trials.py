@@ -84,7 +84,7 @@ def _try_out(cell: Cell, name: str, search: Search) -> Trials:
     kept, inputs, seconds = _prepared(cell, name, search)
     wanted = _named(cell, name, search, kept.length, inputs)
     kept = replace(kept, trials=tuple(KeptTrial(one.run, one.values, one.full.to_yaml()) for one in wanted))
-    told = Told(name, search.objective, _length_said(len(wanted), kept.length), kept.length.full)
+    told = Told(name, search.best_by, _length_said(len(wanted), kept.length), kept.length.full)
     board = Board(cell.screen, told, [_as_it_is(cell.root, one) for one in wanted])
     _check_time(cell, board.trials, seconds)
     kept.write(cell.root)
@@ -92,7 +92,7 @@ def _try_out(cell: Cell, name: str, search: Search) -> Trials:
     board.show()
 
     def trials() -> Trials:
-        made = Trials(name, search.objective, cell.root, tuple(board.trials))
+        made = Trials(name, search.best_by, cell.root, tuple(board.trials))
         if cell.options.out is not None:
             cell.namespace[cell.options.out] = made
         return made
@@ -191,14 +191,14 @@ def _prepared(cell: Cell, name: str, search: Search) -> tuple[Kept, dict[str, An
         json.dumps([search.steps, search.samples, said, _comparable(first)], sort_keys=True, default=str).encode()
     ).hexdigest()
     if before is not None and before.cell == this and not cell.options.again:
-        return replace(before, objective=search.objective), inputs, None
+        return replace(before, best_by=search.best_by), inputs, None
     clock = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     begin = time.monotonic()
     _, events = preflight(replace(cell, clock=clock), first, "plan")
     started = time.monotonic() - begin
     plan = next(event for event in events if event["kind"] == "plan")
     length = _length(search, plan)
-    return Kept(name, this, clock, search.objective, length), inputs, _guessed(plan, length, first, started)
+    return Kept(name, this, clock, search.best_by, length), inputs, _guessed(plan, length, first, started)
 
 
 def _comparable(recipe: Recipe) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from colab_magics.errors import ColabMagicsError
 from colab_magics.magics.cell import Cell, check_background, check_free, train_recipe
 from colab_magics.magics.display import state_of
 from colab_magics.magics.trials_kept import Kept, find_kept
-from colab_magics.panel.trials import OBJECTIVES, Trial, best_of
+from colab_magics.panel.trials import BEST_BY, Trial, best_of
 from colab_magics.recipe import Recipe
 from colab_magics.run import Run
 
@@ -29,7 +29,7 @@ def train_best(cell: Cell) -> Run:
     name = cell.options.called or kept.name
     check_free(name)
     trials = [_finished(cell.root, kept, place) for place in range(len(kept.trials))]
-    place = best_of(trials, kept.objective)
+    place = best_of(trials, kept.best_by)
     if place is None:
         raise ColabMagicsError(
             f"None of the trials of {kept.name} is finished.",
@@ -39,7 +39,7 @@ def train_best(cell: Cell) -> Run:
     best = trials[place]
     missing = sum(trial.standing != "finished" for trial in trials)
     of = f"{len(trials) - missing} of {len(trials)} trials" if missing else f"{len(trials)} trials"
-    cell.say(f"{name} trains the best of {of} in full: {best.called()} ({OBJECTIVES[kept.objective]}).")
+    cell.say(f"{name} trains the best of {of} in full: {best.called()} ({BEST_BY[kept.best_by]}).")
     options = replace(cell.options, command=None, name=name, called=None)
     return train_recipe(replace(cell, options=options, clock=kept.clock), Recipe.from_yaml(kept.trials[place].recipe))
 

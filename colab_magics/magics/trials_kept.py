@@ -73,7 +73,7 @@ class Kept:
     name: str
     cell: str
     clock: str
-    objective: str
+    best_by: str
     length: Length
     trials: tuple[KeptTrial, ...] = ()
 

@@ -14,7 +14,7 @@ from colab_magics.panel import words
 from colab_magics.panel.curves import Line, curves_html, curves_text
 from colab_magics.panel.moment import Moment
 from colab_magics.panel.state import PanelState
-from colab_magics.panel.trials import OBJECTIVES, Trial, best_of, shown
+from colab_magics.panel.trials import BEST_BY, Trial, best_of, shown
 from colab_magics.run import Run
 
 
@@ -25,7 +25,7 @@ class Told:
     Attributes
     ----------
     name : str
-    objective : str
+    best_by : str
         eval_loss or loss.
     length : str
         How long each is, and why.
@@ -34,7 +34,7 @@ class Told:
     """
 
     name: str
-    objective: str
+    best_by: str
     length: str
     full: int
 
@@ -55,23 +55,23 @@ class Trials:
     """
 
     name: str
-    objective: str
+    best_by: str
     root: Path = field(repr=False)
     trials: tuple[Trial, ...] = field(repr=False)
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        place = best_of(self.trials, self.objective)
+        place = best_of(self.trials, self.best_by)
         return [_row(trial, best=number == place) for number, trial in enumerate(self.trials)]
 
     @property
     def best(self) -> Run | None:
-        place = best_of(self.trials, self.objective)
+        place = best_of(self.trials, self.best_by)
         return None if place is None else Run(self.root / self.trials[place].run)
 
     @property
     def best_values(self) -> dict[str, Any]:
-        place = best_of(self.trials, self.objective)
+        place = best_of(self.trials, self.best_by)
         return {} if place is None else dict(self.trials[place].values)
 
     @property
@@ -84,7 +84,7 @@ class Trials:
 
     def __repr__(self) -> str:
         done = sum(trial.standing == "finished" for trial in self.trials)
-        place = best_of(self.trials, self.objective)
+        place = best_of(self.trials, self.best_by)
         best = f"; best: {self.trials[place].called()}" if place is not None else ""
         return f"Trials({self.name!r}, {done} of {len(self.trials)} finished{best})"
 
@@ -164,7 +164,7 @@ class Board:
 
 def bundle(told: Told, trials: Sequence[Trial], left: float | None = None, *, closed: bool = False) -> dict[str, str]:
     """Table, curves and footer as a display bundle; `closed`: no cell is at it any more."""
-    best = best_of(trials, told.objective)
+    best = best_of(trials, told.best_by)
     lines = [
         Line(trial.called(), trial.state.curve, best=place == best)
         for place, trial in enumerate(trials)
@@ -187,7 +187,7 @@ def _page(told: Told, trials: Sequence[Trial], best: int | None, left: float | N
     done = sum(trial.standing in ("finished", "failed") for trial in trials)
     lines = [
         f"{told.length} All see the same rows{'' if 'seed' in keys else ' in the same order'}.",
-        f"The best is the one of the lowest {OBJECTIVES[told.objective]}.",
+        f"The best is the one of the lowest {BEST_BY[told.best_by]}.",
     ]
     if left is not None and done < len(trials):
         lines.append(f"{len(trials) - done} to go: about {words.span(left)}.")

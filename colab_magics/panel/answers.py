@@ -64,7 +64,13 @@ def learning(state: PanelState) -> Answer | None:
     said = number(state.loss)
     if state.first_loss is not None and state.curve.drawn()[:1] != state.curve.drawn():
         said += f", from {number(state.first_loss)}"
-    return Answer("Loss", said, _odd(state), (), "bad" if state.odd_losses else "fine")
+    return Answer("Loss", said, _odd(state), tuple(_compared(state)), "bad" if state.odd_losses else "fine")
+
+
+def _compared(state: PanelState) -> list[str]:
+    """Where answers are compared: by how much, and how often, the preferred one is the model's own as well."""
+    said = [f"reward margin {number(state.margin)}"] if state.margin is not None else []
+    return said + ([f"preferred in {state.preferred:.0%} of the pairs"] if state.preferred is not None else [])
 
 
 def _own_figures(state: PanelState, own: Own) -> Answer | None:
@@ -105,6 +111,7 @@ def evaluation(state: PanelState) -> Answer | None:
         verdict = f"best {number(best.loss)} at step {best.step:,}"
     behind = [f"perplexity {last.perplexity:.4g}"] if last.perplexity is not None else []
     behind += [f"tokens right {last.accuracy:.0%}"] if last.accuracy is not None else []
+    behind += [f"reward margin {number(last.margin)}"] if last.margin is not None else []
     return Answer("Evaluation", number(last.loss), verdict, tuple(behind))
 
 

@@ -106,9 +106,16 @@ def _data(state: PanelState, event: Mapping[str, Any]) -> PanelState:
         mask_method=shown(event.get("mask_method"), 60),
         cached=event.get("cached") is True,
         notes=tuple(shown(note, 200) for note in items(event.get("notes"))[:5]),
-        sample=sample(event.get("sample")),
+        sample=_compared(sample(event.get("sample")), sample(event.get("rejected"))),
     )
     return replace(state, data=(*(other for other in state.data if other.split != split), data)[-4:])
+
+
+def _compared(
+    sample: tuple[tuple[str, bool], ...], rejected: tuple[tuple[str, bool], ...]
+) -> tuple[tuple[str, bool], ...]:
+    """One document, or two answers to one prompt, one below the other."""
+    return (*sample, ("\n\nand rejected:\n\n", False), *rejected) if rejected else sample
 
 
 def _model(state: PanelState, event: Mapping[str, Any]) -> PanelState:
@@ -180,6 +187,8 @@ def _step(state: PanelState, event: Mapping[str, Any]) -> PanelState:
         loss=loss,
         first_loss=loss if restarted or state.first_loss is None else state.first_loss,
         odd_losses=odd if loss is None or math.isfinite(loss) else odd + 1,
+        margin=number(mapping(event.get("rewards")), "margins"),
+        preferred=number(mapping(event.get("rewards")), "accuracies"),
         learning_rate=number(event, "learning_rate"),
         tokens_per_second=amount(event, "tokens_per_second"),
         tokens=count(event, "tokens"),
@@ -212,7 +221,8 @@ def _eval(state: PanelState, event: Mapping[str, Any]) -> PanelState:
     if loss is None:
         return state
     step, seconds = count(event, "step") or 0, amount(event, "seconds")
-    one = Eval(step, loss, number(event, "perplexity"), number(event, "token_accuracy"), seconds)
+    margin = number(mapping(event.get("rewards")), "margins")
+    one = Eval(step, loss, number(event, "perplexity"), number(event, "token_accuracy"), seconds, margin)
     return replace(
         state,
         evals=(*state.evals, one)[-_EVALS:],

@@ -56,13 +56,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Eval:
-    """One evaluation."""
+    """One evaluation; `margin` where answers are compared, by how much the preferred ones are."""
 
     step: int
     loss: float
     perplexity: float | None
     accuracy: float | None
     seconds: float | None = None
+    margin: float | None = None
 
 
 @dataclass(frozen=True)

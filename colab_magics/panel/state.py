@@ -52,6 +52,8 @@ class PanelState:
     loss: float | None = None
     first_loss: float | None = None
     odd_losses: int = 0  # how many were not finite
+    margin: float | None = None  # where answers are compared, by how much the preferred ones are rewarded more
+    preferred: float | None = None  # in what share of the pairs they are
     learning_rate: float | None = None
     tokens_per_second: float | None = None
     tokens: int | None = None

@@ -13,7 +13,7 @@ from colab_magics.panel.state import PanelState
 Standing = Literal["waiting", "training", "finished", "stopped", "failed"]
 
 LAST_PART = 0.25  # of a trial's steps: the mean loss of these is its smoothed training loss
-OBJECTIVES = {"eval_loss": "evaluation loss", "loss": "training loss, the mean of the last quarter"}
+BEST_BY = {"eval_loss": "evaluation loss", "loss": "training loss, the mean of the last quarter"}
 _SHORT = {"learning_rate": words.rate}
 
 
@@ -73,9 +73,9 @@ class Trial:
         memory = self.state.memory if self.state is not None else None
         return None if memory is None else memory.peak if memory.peak is not None else memory.resident
 
-    def score(self, objective: str) -> float | None:
+    def score(self, best_by: str) -> float | None:
         """What it is compared by; None before it is finished, and where that was not measured."""
-        score = self.eval_loss if objective == "eval_loss" else self.smoothed
+        score = self.eval_loss if best_by == "eval_loss" else self.smoothed
         return score if self.standing == "finished" and score is not None and math.isfinite(score) else None
 
     def called(self) -> str:
@@ -83,9 +83,9 @@ class Trial:
         return ", ".join(f"{key} {shown(key, value)}" for key, value in self.values.items())
 
 
-def best_of(trials: Sequence[Trial], objective: str) -> int | None:
+def best_of(trials: Sequence[Trial], best_by: str) -> int | None:
     """Which of them is the best; the first of equals, None where none is finished."""
-    scores = [(score, place) for place, trial in enumerate(trials) if (score := trial.score(objective)) is not None]
+    scores = [(score, place) for place, trial in enumerate(trials) if (score := trial.score(best_by)) is not None]
     return min(scores)[1] if scores else None
 
 

@@ -105,6 +105,8 @@ class Setup:
     loss : str
         `hidden`: our head, in chunks of labelled rows; `head`: the model's own, on the labelled rows at once; `trl`:
         TRL's fused head; `logits`: all logits, as in transformers' Trainer.
+    reference : bool
+        Whether the untrained model lies beside the one that is trained.
     """
 
     method: str
@@ -119,6 +121,7 @@ class Setup:
     loss: Literal["hidden", "head", "trl", "logits"] = "hidden"
     lora_dropout: bool = False
     adapter_bytes: int = 4
+    reference: bool = False
 
 
 Estimate = Callable[[ModelShape, Setup], int]

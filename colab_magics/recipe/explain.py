@@ -19,11 +19,12 @@ _DECIDED_BY = {
     "max_length": "the 99th percentile of the data's lengths, at most 2048 tokens",
     "packing": "packed where the model passes the probe and it is faster; else sorted by length",
     "method": "16-bit LoRA where it fits the memory, else QLoRA",
+    "loss_type": "sigmoid for dpo, kto for kto, orpo for orpo",
     "precision": "bf16 from compute capability 8.0 on, fp16 below, fp32 on a CPU",
     "gradient_checkpointing": "on where the estimate does not fit without it",
     "effective_batch_size": "16 documents",
     "per_device_train_batch_size": "the largest micro-batch that fits the memory",
-    "learning_rate": "2e-4 for LoRA; 2e-5 for full, 5e-5 up to 0.5 B parameters",
+    "learning_rate": "2e-4 for LoRA; 2e-5 for full, 5e-5 up to 0.5 B parameters; 1e-5 for dpo and kto, 8e-5 for orpo",
     "warmup_steps": "3 % of the steps, at least 5",
     "optim": "fused AdamW; 8-bit where full fine-tuning does not fit with it",
     "eval_every": "ten times over the run, where there is eval_data",
@@ -72,7 +73,7 @@ def with_trials(explained: str, search: Search) -> str:
             lines[at] = f"# {key}: {' or '.join(values_of)}, by what is tried"
     said = {"trials": len(search.recipes), "trial_steps": search.steps, "trial_samples": search.samples}
     given = {key: value for key, value in said.items() if value is not None}
-    return "\n".join([*lines, "", "# trials", *dump({**given, "objective": search.objective}).splitlines()]) + "\n"
+    return "\n".join([*lines, "", "# trials", *dump({**given, "best_by": search.best_by}).splitlines()]) + "\n"
 
 
 def _comment(value: Any, default: Any, given: bool, choice: Mapping[str, Any] | None, key: str) -> str:

@@ -132,6 +132,12 @@ def _search(
         for entry in axis.placed(trials or 0):
             read({**chosen[0], key: entry}, Notes())
     recipes = [Recipe(**read(combination, notes)) for combination in chosen]
+    if len(objectives := list(dict.fromkeys(recipe.objective for recipe in recipes))) > 1:
+        raise ColabMagicsError(
+            f"method: the trials would learn by {' and by '.join(objectives)}.",
+            "Their losses are not of one kind, and the lowest is not the best.",
+            "Keep one of them, and try learning_rate or r.",
+        )
     different = tuple({recipe.fingerprint(): recipe for recipe in recipes}.values())
     if len(different) < len(recipes):
         notes.say(f"{len(recipes) - len(different)} of the combinations train the same as another, and are left out")
@@ -143,18 +149,18 @@ def _search(
         combinations,
         settings.get("trial_steps"),
         settings.get("trial_samples"),
-        _objective(settings, different[0]),
+        _best_by(settings, different[0]),
     )
 
 
-def _objective(settings: Mapping[str, Any], recipe: Recipe) -> str:
+def _best_by(settings: Mapping[str, Any], recipe: Recipe) -> str:
     """What the best is best in: the evaluation's loss where there is one."""
-    said = str(settings.get("objective", "auto"))
+    said = str(settings.get("best_by", "auto"))
     if said == "eval_loss" and recipe.eval_data is None:
         raise ColabMagicsError(
-            "objective: eval_loss, and the recipe names no eval_data.",
+            "best_by: eval_loss, and the recipe names no eval_data.",
             "Nothing would be evaluated.",
-            "Add eval_data: held_out.jsonl, or leave objective out: the training loss then counts.",
+            "Add eval_data: held_out.jsonl, or leave best_by out: the training loss then counts.",
         )
     if said != "auto":
         return said

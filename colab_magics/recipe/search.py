@@ -40,9 +40,9 @@ SETTINGS: Mapping[str, Rule] = {
     "trials": Number(low=2, high=MOST, whole=True),
     "trial_steps": Number(low=2, whole=True),
     "trial_samples": Number(low=2, whole=True),
-    "objective": Choice(("auto", "eval_loss", "loss")),
+    "best_by": Choice(("auto", "eval_loss", "loss")),
 }
-_READS_LISTS = ("data", "eval_data")  # other trainers write one data set as a list
+_READS_LISTS = ("data", "eval_data", "loss_type")  # other trainers write one of these as a list
 _ENDS = ("low", "high")
 _LOG_FROM = 10  # times low: from there on the powers are what is to be spread evenly
 
@@ -108,7 +108,7 @@ class Search:
         How many there are; None where a range has no end of them.
     steps, samples : int, optional
         How long a trial is, where the cell says it.
-    objective : str
+    best_by : str
         What the best is best in: eval_loss, or loss (of the training, smoothed).
     """
 
@@ -117,7 +117,7 @@ class Search:
     combinations: int | None = None
     steps: int | None = None
     samples: int | None = None
-    objective: str = "loss"
+    best_by: str = "loss"
 
     def values(self, recipe: Recipe) -> dict[str, Any]:
         """What of `recipe` another trial has otherwise."""

@@ -130,17 +130,42 @@ def load_model(source: ModelSource, recipe: Recipe, plan: Plan, device: torch.de
     -------
     A transformers model (`method: full`) or a `peft.PeftModel`; only what is trained requires a gradient, in fp32.
     """
+    dtype = torch.float32 if plan["method"] == "full" else DTYPES[plan["precision"]]
+    model = _pretrained(source, recipe, plan, device, dtype)
+    if plan["method"] == "qlora":
+        compute_in(model, dtype)
+    if plan["method"] == "full":
+        return model
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    import_peft(bitsandbytes=plan["method"] == "qlora")
+    adapted = with_adapter(model, recipe)
+    config = adapted.peft_config["default"]
+    # what `AutoPeftModelForCausalLM` will ask for: the model as the user named it, at the commit that was trained on
+    config.base_model_name_or_path = source.id if source.revision else os.fspath(source.folder)
+    config.revision = source.revision
+    return adapted
+
+
+def load_reference(source: ModelSource, recipe: Recipe, plan: Plan, device: torch.device) -> nn.Module:
+    """The model as it is, which nothing changes: beside one that is trained in all its weights, by comparison."""
+    model = _pretrained(source, recipe, plan, device, DTYPES[plan["precision"]])
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model.eval()
+
+
+def _pretrained(source: ModelSource, recipe: Recipe, plan: Plan, device: torch.device, dtype: torch.dtype) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     attention.register()
-    dtype = torch.float32 if plan["method"] == "full" else DTYPES[plan["precision"]]
     options: dict[str, Any] = {}
     if device.type != "cpu":
         options["device_map"] = {"": device}
     if plan["method"] == "qlora" and getattr(source.config, "quantization_config", None) is None:
         options["quantization_config"] = nf4(DTYPES[plan["precision"]])
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        return AutoModelForCausalLM.from_pretrained(  # type: ignore[no-any-return]
             source.folder,
             config=source.config,
             dtype=dtype,
@@ -159,19 +184,6 @@ def load_model(source: ModelSource, recipe: Recipe, plan: Plan, device: torch.de
         if is_out_of_memory(error) or (kept := _kept_for_the_report(error)) is None:
             raise
         raise torch.OutOfMemoryError(kept) from error
-    if plan["method"] == "qlora":
-        compute_in(model, dtype)
-    if plan["method"] == "full":
-        return model
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    import_peft(bitsandbytes=plan["method"] == "qlora")
-    adapted = with_adapter(model, recipe)
-    config = adapted.peft_config["default"]
-    # what `AutoPeftModelForCausalLM` will ask for: the model as the user named it, at the commit that was trained on
-    config.base_model_name_or_path = source.id if source.revision else os.fspath(source.folder)
-    config.revision = source.revision
-    return adapted
 
 
 def _kept_for_the_report(error: BaseException) -> str | None:

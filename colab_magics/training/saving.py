@@ -24,7 +24,7 @@ from colab_magics.checkpoints.keeping import Keeper
 from colab_magics.checkpoints.manifest import Manifest
 from colab_magics.errors import ColabMagicsError
 from colab_magics.session.budget import SAVE_BEFORE, STOP_BEFORE
-from colab_magics.training.loop import OnEvent, Progress, RandomState, Task
+from colab_magics.training.loop import OnEvent, Progress, RandomState, Trainee
 from colab_magics.training.state import HostCopies, Snapshot, configs_of, take, weights_of
 
 Reason = Literal[
@@ -83,7 +83,7 @@ class Saver:
     """
 
     folder: Path
-    task: Task
+    task: Trainee
     progress: Progress
     run: str
     attempt: int
@@ -269,7 +269,7 @@ def _linked(checkpoints: Path) -> ColabMagicsError:
     )
 
 
-def _bytes_of(task: Task) -> int:
+def _bytes_of(task: Trainee) -> int:
     """Bytes of what a snapshot would copy."""
     states = [value for state in task.optimizer.state.values() for value in state.values()]
     tensors = [*weights_of(task.model).values(), *(value for value in states if isinstance(value, torch.Tensor))]

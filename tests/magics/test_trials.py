@@ -110,7 +110,7 @@ def tried(notebook: Notebook) -> Trials:
 def test_the_best_of_three_learning_rates_is_found_by_the_evaluation(notebook: Notebook, tried: Trials) -> None:
     assert [row["run"] for row in tried.rows] == ["pirate-trial-1", "pirate-trial-2", "pirate-trial-3"]
     assert all(row["state"] == "finished" for row in tried.rows)
-    assert tried.objective == "eval_loss"
+    assert tried.best_by == "eval_loss"
     losses = [row["eval_loss"] for row in tried.rows]
     assert tried.best_values == {"learning_rate": [1e-4, 1e-2, 0.5][losses.index(min(losses))]}
     assert tried.best_values == {"learning_rate": 1e-2}

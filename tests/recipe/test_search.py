@@ -100,8 +100,9 @@ def test_a_bad_value_is_named_with_its_place_though_no_trial_would_take_it() -> 
         ("lr: [1e-4]\ntrials: 3", "no key holds several values"),
         ("r: [8, 16]\ntrials: 1", "2 or more"),
         ("r: [8, 16]\ntrial_steps: 9\ntrial_samples: 9", "both given"),
-        ("r: [8, 16]\nobjective: accuracy", "one of auto, eval_loss, loss"),
-        ("r: [8, 16]\nobjective: eval_loss", "names no eval_data"),
+        ("method: [dpo, orpo]", "would learn by dpo and by orpo"),
+        ("r: [8, 16]\nbest_by: accuracy", "one of auto, eval_loss, loss"),
+        ("r: [8, 16]\nbest_by: eval_loss", "names no eval_data"),
         ("lr: {low: 1e-5, high: 1e-3}", "Add trials: 5"),
         ("lr: {low: 1e-3, high: 1e-5}\ntrials: 3", "ends before it begins"),
         ("lr: {lo: 1e-3, high: 1e-2}\ntrials: 3", "Did you mean low?"),
@@ -160,15 +161,15 @@ def test_a_wide_range_is_one_of_powers_and_a_narrow_one_is_not() -> None:
     assert [one["learning_rate"] for one in tried("lr: {low: 1e-4, high: 3e-4}\ntrials: 3")] == [1e-4, 2e-4, 3e-4]
 
 
-def test_the_objective_is_the_evaluation_where_there_is_one() -> None:
-    def objective(body: str) -> str:
+def test_the_best_is_best_by_the_evaluation_where_there_is_one() -> None:
+    def best_by(body: str) -> str:
         search = parse(TWO + "r: [8, 16]\n" + body).search
         assert search is not None
-        return search.objective
+        return search.best_by
 
-    assert objective("") == "loss"
-    assert objective("eval_data: held_out.jsonl") == "eval_loss"
-    assert objective("eval_data: held_out.jsonl\nobjective: loss") == "loss"
+    assert best_by("") == "loss"
+    assert best_by("eval_data: held_out.jsonl") == "eval_loss"
+    assert best_by("eval_data: held_out.jsonl\nbest_by: loss") == "loss"
 
 
 @pytest.mark.parametrize(
@@ -182,7 +183,7 @@ def test_the_printed_recipe_asks_for_the_same_trials(body: str) -> None:
     def of(parsed: Parsed) -> object:
         search = parsed.search
         assert search is not None
-        return search.varied, {one.fingerprint() for one in search.recipes}, search.steps, search.objective
+        return search.varied, {one.fingerprint() for one in search.recipes}, search.steps, search.best_by
 
     parsed = parse(TWO + body)
     assert parsed.search is not None
