@@ -78,6 +78,7 @@ def run(asked: Asked, body: str | None, root: Path | None, namespace: dict[str, 
     from colab_magics.inference.compare import compare
     from colab_magics.inference.generate import Where, asker_of, import_torch
     from colab_magics.inference.loaded import open_tokenizer
+    from colab_magics.inference.recorded import record
     from colab_magics.magics.compare_show import bundle
     from colab_magics.magics.durable import rooms
     from colab_magics.magics.generate_show import Loading
@@ -110,7 +111,10 @@ def run(asked: Asked, body: str | None, root: Path | None, namespace: dict[str, 
         )
     finally:
         loading.over()
-    show(bundle(made, _foot(made, target)))
+    foot = _foot(made, target)
+    if after.run is not None and _is_of_its_base(asked) and record(made, after.run, on=_on(asked, body)):
+        foot.append(f"%report {after.run.name} shows it, too.")
+    show(bundle(made, foot))
     return made
 
 
@@ -132,6 +136,17 @@ def _two(asked: Asked, root: Path) -> tuple[Subject, Subject]:
     if asked.model is not None:
         return of_model(asked.model), after
     return of_run(after.run.name if after.run is not None else None, root, base=True), after
+
+
+def _is_of_its_base(asked: Asked) -> bool:
+    """Whether a run's result is set beside what it began with: what its report tells."""
+    return all(one is None for one in (asked.checkpoints, asked.checkpoint, asked.other, asked.model))
+
+
+def _on(asked: Asked, body: str | None) -> str:
+    if asked.data is not None:
+        return asked.data
+    return "prompts" if body is not None or asked.text or asked.prompts is not None else "the run's evaluation data"
 
 
 def _cases(

@@ -11,6 +11,7 @@ from typing import Any
 
 from colab_magics.errors import ColabMagicsError
 from colab_magics.events import Event
+from colab_magics.inference.recorded import COMPARED
 from colab_magics.magics.export_make import LOG as EXPORTS
 from colab_magics.panel.fields import items, mapping
 from colab_magics.panel.state import PanelState
@@ -18,7 +19,6 @@ from colab_magics.recipe import Recipe
 from colab_magics.run import Run
 from colab_magics.session.table import Table
 
-COMPARED = "compare.json"
 _MOST = 32 * 2**20
 
 

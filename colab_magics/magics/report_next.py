@@ -98,6 +98,6 @@ def _delivery(facts: Facts) -> Iterator[str]:
     if not facts.newest("finished").get("path"):
         return
     if not facts.compared:
-        yield f"Base and tuned were not compared: %compare {facts.name}"
+        yield f"Base and tuned were not compared: %compare --run {facts.name}"
     if not facts.exports:
         yield f"It was not delivered yet: %export {facts.name}, with --merge for a whole model."

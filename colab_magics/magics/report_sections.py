@@ -74,9 +74,10 @@ def _evaluation(facts: Facts) -> list[Block]:
     blocks: list[Block] = []
     rows = _figures(facts)
     if rows:
-        blocks.append(Grid(("", "base", "tuned"), tuple(rows), title="Base against tuned"))
+        blocks.append(Grid(("", "base", "tuned"), tuple(rows), title=_compared(facts)))
+        blocks += _when(facts)
     else:
-        blocks.append(Missing(f"Base against tuned was not measured: %compare {facts.name} measures it."))
+        blocks.append(Missing(f"Base against tuned was not measured: %compare --run {facts.name} measures it."))
     evals = facts.evals
     if not evals:
         blocks.append(
@@ -102,10 +103,25 @@ def _evaluation(facts: Facts) -> list[Block]:
     return blocks
 
 
+def _compared(facts: Facts) -> str:
+    on = shown(facts.compared.get("on"), 200)
+    return f"Base against tuned, on {on}" if on else "Base against tuned"
+
+
+def _when(facts: Facts) -> list[Block]:
+    """A word where it was compared before its last steps were taken."""
+    compared, now = count(facts.compared, "step"), facts.shown.step
+    if compared is None or compared == now:
+        return []
+    return [Text(f"Compared at step {compared:,}; it is at step {now:,} now: %compare --run {facts.name}.")]
+
+
 def _figures(facts: Facts) -> list[tuple[str, ...]]:
     """Of both sides, what the comparison has measured."""
     base, tuned = compared_figures(facts, "base"), compared_figures(facts, "tuned")
-    names = [name for name in dict.fromkeys((*base, *tuned)) if number(base, name) is not None or number(tuned, name)]
+    names = [
+        name for name in dict.fromkeys((*base, *tuned)) if (number(base, name), number(tuned, name)) != (None, None)
+    ]
     return [
         (shown(name, 60).replace("_", " "), *(_figure(name, number(side, name)) for side in (base, tuned)))
         for name in names
@@ -129,7 +145,7 @@ def _thinned(evals: Sequence[Any], best: Any) -> list[Any]:
 def _samples(facts: Facts) -> list[Block]:
     rows = compared_rows(facts)
     if not rows:
-        return [Missing(f"No prompts were asked of base and tuned: %compare {facts.name} asks them.")]
+        return [Missing(f"No prompts were asked of base and tuned: %compare --run {facts.name} asks them.")]
     blocks: list[Block] = []
     for row in rows[:_MOST_ANSWERS]:
         said = tuple((name, text) for name in ("reference", "base", "tuned") if (text := _text(row.get(name))))
@@ -183,7 +199,7 @@ def _time(facts: Facts) -> list[Block]:
     total = sum(one.seconds or 0.0 for one in found)
     how = {
         "merge": f"not measured: %export {facts.name} --merge",
-        "test": f"not measured: %compare {facts.name}",
+        "test": f"not measured: %compare --run {facts.name}",
         "evaluate": "not measured: eval_data",
     }
     rows = [

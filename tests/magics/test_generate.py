@@ -136,6 +136,21 @@ def test_the_loss_is_the_one_that_the_run_itself_has_logged(notebook: Notebook) 
     assert f"loss on the answers  {before:.4f}" in table
 
 
+def test_what_a_run_and_its_base_said_stands_in_its_report(notebook: Notebook) -> None:
+    notebook.run("%compare --run pirate --rows 2 --max-new-tokens 40 --out c")
+    assert notebook.run("%report pirate --to pirate.md").status == "ok"
+    report = (notebook.home.folder / "pirate.md").read_text()
+    assert "Base against tuned, on the run's evaluation data" in report
+    loss, said = notebook.value("(c.before.loss, c.after.loss), c.after.texts")
+    [row] = [line for line in report.splitlines() if line.startswith("| loss |")]
+    assert [f"{float(cell):.2f}" for cell in row.strip("|").split("|")[1:]] == [f"{one:.2f}" for one in loss]
+    assert all(text in report for text in said)
+    assert "| test | not measured" not in report
+    kept = (notebook.home.runs / "pirate" / "compare.json").read_text()
+    notebook.run("%compare --run pirate --checkpoints 4,12 --rows 1 --max-new-tokens 4")
+    assert (notebook.home.runs / "pirate" / "compare.json").read_text() == kept, "of checkpoints nothing is kept"
+
+
 def test_failures_are_rows_that_data_reads_to_the_very_tokens(notebook: Notebook) -> None:
     notebook.run("def never(prompt, text, reference): return False")
     notebook.run("%compare --run pirate --rows 3 --max-new-tokens 4 --score never --failures failed.jsonl")

@@ -33,6 +33,35 @@ def test_one_cell_compares_answers_and_shows_by_how_much(home: Home, kernel: Ker
     assert (data["pairs"], data["rows"]) == (8, 8)
 
 
+def test_what_comes_of_it_is_asked_compared_exported_and_reported_as_any_run(home: Home, kernel: Kernel) -> None:
+    pairs(home)
+    recipe = RECIPE.replace("max_steps: 2", "max_steps: 12") + "\neval_data: pairs.jsonl"
+    assert kernel.run(f"%%finetune told --quiet\n{recipe}", timeout=300).status == "ok"
+    assert kernel.run("%generate --run told --max-new-tokens 4 --out said Say 1").status == "ok"
+    assert kernel.run("%compare --run told --rows 3 --max-new-tokens 4 --out c").status == "ok"
+    assert eval(kernel.value("c.references")) == ("Arr, 0!", "Arr, 1!", "Arr, 2!"), "rejected answers are none"
+    assert eval(kernel.value("c.after.loss < c.before.loss"))
+    plain = '{"prompt": "Say 3", "completion": "Arr, 3!"}\n'
+    (home.folder / "plain.jsonl").write_text(plain)
+    assert kernel.run("%compare --run told --data plain.jsonl --max-new-tokens 4 --out c").status == "ok"
+    assert eval(kernel.value("c.references")) == ("Arr, 3!",)
+    assert kernel.run("%export told --to told.zip").status == "ok"
+    assert kernel.run("%export told --merge --to whole").status == "ok"
+    assert (home.folder / "whole" / "model.safetensors").is_file()
+    assert kernel.run("%report told --to told.md").status == "ok"
+    assert "Arr, 3!" in (home.folder / "told.md").read_text()
+
+
+def test_learning_rates_of_a_comparison_are_tried(home: Home, kernel: Kernel) -> None:
+    pairs(home)
+    recipe = RECIPE.replace("max_steps: 2", "max_steps: 12").replace("1e-3", "[1e-4, 1e-2]")
+    recipe += "\nwarmup_steps: 0\ntrial_steps: 6"
+    reply = kernel.run(f"%%finetune tried --quiet --out tried\n{recipe}", timeout=300)
+    assert reply.status == "ok", reply.traceback
+    assert eval(kernel.value("tried.best_values")) == {"learning_rate": 0.01}
+    assert kernel.run("%generate --run tried-trial-2 --max-new-tokens 4 Say 1").status == "ok"
+
+
 def test_data_without_pairs_is_refused_before_anything_is_kept(home: Home, kernel: Kernel) -> None:
     reply = kernel.run(f"%%finetune unliked\n{RECIPE.replace('pairs.jsonl', 'demo')}", timeout=300)
     assert reply.status == "error"

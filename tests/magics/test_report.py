@@ -101,11 +101,11 @@ def section(run: Any, title: str) -> str:
 
 def test_what_was_not_measured_says_so_and_how_it_would_be(tmp_path: Path) -> None:
     run = written(tmp_path, [one for one in finished() if one["kind"] not in ("eval", "memory", "checkpoint")])
-    assert "was not measured: %compare kwanzaa measures it" in section(run, "Evaluation")
+    assert "was not measured: %compare --run kwanzaa measures it" in section(run, "Evaluation")
     assert "eval\\_data in the recipe" in section(run, "Evaluation")
-    assert "%compare kwanzaa asks them" in section(run, "Before and after")
+    assert "%compare --run kwanzaa asks them" in section(run, "Before and after")
     assert "| merge | not measured: %export kwanzaa --merge |" in section(run, "Time by stage")
-    assert "| test | not measured: %compare kwanzaa |" in section(run, "Time by stage")
+    assert "| test | not measured: %compare --run kwanzaa |" in section(run, "Time by stage")
     assert "No checkpoint was saved." in section(run, "Checkpoints and interruptions")
     assert "Nothing yet: %export kwanzaa" in section(run, "What was delivered")
 

@@ -1,0 +1,62 @@
+"""What came of comparing a run with its base, kept in the run's folder for its report."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from colab_magics.errors import redact
+
+if TYPE_CHECKING:
+    from colab_magics.inference.compare import Compared, Side
+    from colab_magics.run import Run
+
+COMPARED = "compare.json"
+
+
+def record(made: Compared, run: Run, *, on: str) -> bool:
+    """Write `compare.json` into the run's folder, in the place of an earlier one.
+
+    Parameters
+    ----------
+    made : of the run's base and its result
+    on : what they were compared on, in words
+
+    Returns
+    -------
+    Whether it could be written.
+    """
+    rows = [
+        {"prompt": prompt, "reference": reference, "base": base, "tuned": tuned}
+        for prompt, reference, base, tuned in zip(
+            made.prompts, made.references, made.before.texts, made.after.texts, strict=True
+        )
+    ]
+    steps = [event["step"] for event in run.events() if event["kind"] == "step"]
+    told: Mapping[str, Any] = {
+        "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        "on": on,
+        "step": steps[-1] if steps else None,
+        "rows": rows,
+        "base": _figures(made.before),
+        "tuned": _figures(made.after),
+        "seconds": made.seconds,
+    }
+    target = run.folder / COMPARED
+    partial = target.with_name(f".{COMPARED}.{os.getpid()}")
+    try:
+        partial.write_text(redact(json.dumps(told, ensure_ascii=False, indent=1)) + "\n", encoding="utf-8")
+        partial.replace(target)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def _figures(side: Side) -> dict[str, float]:
+    """What was measured; nothing of what was not."""
+    told = {"loss": side.loss, "perplexity": side.perplexity, "exact_match": side.exact, "score": side.score}
+    return {name: value for name, value in told.items() if value is not None}
