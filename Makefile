@@ -1,8 +1,8 @@
 # make demo   installs the package beside this file and runs notebooks/quickstart.ipynb for real
 # make test   formatting, lint, types and tests, on today's libraries and on Colab's
-# make bench  the figures of docs/performance.md, and the quick ones of docs/memory.md
+# make bench  the figures of docs/performance.md, track.md and generate.md, and the quick ones of docs/memory.md
 # make pictures  those in docs/
-# make soak   the figures of docs/reliability.md, and the slow ones of docs/memory.md: hours
+# make soak   the figures of docs/reliability.md, and the slow ones of docs/memory.md and docs/track.md: hours
 PYTHON ?= python3
 # Colab runs Python 3.13; where there is none, the tests of that stack say so and are skipped.
 PYTHON313 ?= $(shell for p in python3.13 $(HOME)/.pyenv/versions/3.13*/bin/python3.13; do \
@@ -48,6 +48,8 @@ bench: $(TODAY)/.bench
 	$(TODAY)/bin/python benchmarks/memory published
 	$(TODAY)/bin/python benchmarks/memory notes
 	$(TODAY)/bin/python benchmarks/merge.py
+	$(TODAY)/bin/python benchmarks/track.py
+	$(TODAY)/bin/python -m colab_magics generate --model demo --bench
 
 soak: $(TODAY)/.bench
 	$(TODAY)/bin/python benchmarks/reliability calls
@@ -61,6 +63,7 @@ soak: $(TODAY)/.bench
 	$(TODAY)/bin/python benchmarks/memory allocator
 	$(TODAY)/bin/python benchmarks/memory layers
 	$(TODAY)/bin/python benchmarks/kills.py --kills 2000 --in-a-row 50 --stops 200
+	$(TODAY)/bin/python benchmarks/track_kills.py --kills 500
 
 pictures: $(TODAY)/.test
 	COLAB_MAGICS_PICTURES=docs $(TODAY)/bin/pytest tests/browser/test_lab.py

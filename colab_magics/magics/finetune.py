@@ -34,6 +34,7 @@ Options
 Trials: learning_rate: [1e-4, 2e-4, 5e-4] in the body tries each for a short while, one after another (docs/trials.md)
   %finetune best [NAME]           train the best of them in full
   --called FULL       ... and call that run FULL; else it is NAME
+Preferences: method: dpo, kto or orpo learns from prompt, chosen and rejected (docs/preferences.md)
 
 Without training
   %finetune recipe    the complete recipe, with the reason of everything that was chosen (also %%finetune recipe)
@@ -48,6 +49,7 @@ Runs, also from another notebook or a terminal: python -m colab_magics ...
   %finetune stop [RUN] [--now]    finish the step, save, and end; %checkpoint resume goes on
 
 %panel [RUN] shows a run without waiting for it.
+%generate and %compare ask a run's result; %export and %report deliver it; %vram shows what fills the memory.
 %checkpoint --help: list, save, resume, verify, export, fetch, …
 """
 

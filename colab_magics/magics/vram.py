@@ -119,8 +119,10 @@ def told(asked: Line, root: Any) -> str:
 
 
 def show(bundle: dict[str, str]) -> None:
-    """Show a display bundle; one of text alone is printed."""
-    if "text/html" in bundle:
+    """Show a display bundle; one of text alone is printed, and in a terminal without IPython the text of any."""
+    from IPython.core.interactiveshell import InteractiveShell
+
+    if "text/html" in bundle and InteractiveShell.initialized():
         from IPython.display import display
 
         display(bundle, raw=True)

@@ -142,7 +142,7 @@ def test_what_a_run_and_its_base_said_stands_in_its_report(notebook: Notebook) -
     report = (notebook.home.folder / "pirate.md").read_text()
     assert "Base against tuned, on the run's evaluation data" in report
     loss, said = notebook.value("(c.before.loss, c.after.loss), c.after.texts")
-    [row] = [line for line in report.splitlines() if line.startswith("| loss |")]
+    row = next(line for line in report.splitlines() if line.startswith("| loss |"))
     assert [f"{float(cell):.2f}" for cell in row.strip("|").split("|")[1:]] == [f"{one:.2f}" for one in loss]
     assert all(text in report for text in said)
     assert "| test | not measured" not in report
@@ -247,5 +247,8 @@ def test_a_run_that_is_about_to_start_gets_the_room(notebook: Notebook) -> None:
 def test_a_terminal_asks_as_well(notebook: Notebook) -> None:
     asked = notebook.home.terminal("generate", "--run", "pirate", "--max-new-tokens", "40", LEN)
     assert "me hearty. Arr!" in asked.stdout, asked.stderr
+    compared = notebook.home.terminal("compare", "--run", "pirate", "--rows", "1", "--max-new-tokens", "4")
+    assert "loss on the answers  " in compared.stdout, compared.stderr
+    assert "<table>" not in compared.stdout
     assert terminal.main(["compare", "--help"]) == 0
     assert terminal.main(["generate", "--out", "x", LEN]) == 1
