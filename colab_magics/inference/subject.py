@@ -157,12 +157,18 @@ def of_model(text: str) -> Subject:
 def _with_result(name: str | None, root: Path) -> tuple[Run, tuple[str, ...]]:
     """The run that is meant, with a result; and a word where the newest has none."""
     run = find_run(name, root)
+    if run.is_own_loop and name is not None:
+        raise _own_loop(run)
     if run.adapter_path is not None:
         return run, ()
     if name is None:
         other = next((one for one in list_runs(root) if one.adapter_path is not None), None)
+        if other is not None and run.is_own_loop:
+            return other, (f"{run.name} is newer, and a loop of your own: only its code can ask it.",)
         if other is not None:
             return other, (f"{run.name} is newer, and has no result yet; --run {run.name} --checkpoint STEP asks it.",)
+    if run.is_own_loop:
+        raise _own_loop(run)
     steps = sorted({entry.step for entry in entries(run.checkpoints) if entry.manifest is not None})
     raise ColabMagicsError(
         f"Run {run.name} has no result.",
@@ -170,6 +176,16 @@ def _with_result(name: str | None, root: Path) -> tuple[Run, tuple[str, ...]]:
         f"--run {run.name} --checkpoint {steps[-1]} asks its newest checkpoint." if steps else "",
         f"--run {run.name} --base asks the model that it began with.",
         f"%checkpoint resume {run.name} trains it to its end." if run.state == "unfinished" and steps else "",
+    )
+
+
+def _own_loop(run: Run) -> ColabMagicsError:
+    """Why a loop of one's own is not asked."""
+    return ColabMagicsError(
+        f"{run.name} is a loop of your own: only its code can ask it.",
+        "Its checkpoints hold modules, and no model that transformers loads.",
+        f"%checkpoint show {run.name} prints the lines that load each module from its .safetensors file.",
+        "--model asks a model by its folder or Hub id.",
     )
 
 

@@ -66,15 +66,20 @@ def verified(run: Run, line: Line) -> tuple[Entry, Manifest]:
     )
 
 
+def its_code_alone(run: Run) -> ColabMagicsError:
+    """Why nothing is exported of a loop of one's own."""
+    return ColabMagicsError(
+        f"{run.name} is a loop of your own: its checkpoints hold modules that only your code knows.",
+        "An export is a folder that PEFT or transformers loads as it stands.",
+        f"%checkpoint show {run.name} prints the lines that load each module from its .safetensors file.",
+    )
+
+
 def parts_of(run: Run, entry: Entry, manifest: Manifest) -> list[Part]:
     """The files that inference needs; README.md comes last."""
     weights = ADAPTER if ADAPTER in manifest.files else MODEL
     if run.is_own_loop:
-        raise ColabMagicsError(
-            f"{run.name} is a loop of your own: its checkpoints hold modules that only your code knows.",
-            "An export is a folder that PEFT or transformers loads as it stands.",
-            f"%checkpoint show {run.name} prints the lines that load each module from its .safetensors file.",
-        )
+        raise its_code_alone(run)
     if weights not in manifest.files:
         raise ColabMagicsError(
             f"The checkpoint of step {entry.step} holds no weights that others could load.",

@@ -17,7 +17,7 @@ from typing import Any
 
 from colab_magics.checkpoints.manifest import Broken
 from colab_magics.errors import ColabMagicsError, redact
-from colab_magics.magics.checkpoint_export import parts_of, verified
+from colab_magics.magics.checkpoint_export import its_code_alone, parts_of, verified
 from colab_magics.magics.checkpoint_line import Line as CheckpointLine
 from colab_magics.magics.export_card import merged_card
 from colab_magics.magics.export_files import TOKENIZER, allowed_of, files_of, marked
@@ -101,6 +101,8 @@ def _weights(run: Run, line: Line) -> _Weights:
 def _no_result(run: Run) -> ColabMagicsError:
     from colab_magics.checkpoints.verify import entries
 
+    if run.is_own_loop:
+        raise its_code_alone(run)
     steps = [entry.step for entry in entries(run.checkpoints) if entry.manifest is not None]
     why = "It is written at the end of the training." if run.state == "running" else "It wrote none."
     return ColabMagicsError(

@@ -11,6 +11,7 @@ from colab_magics.magics import session_words
 from colab_magics.magics.grid import Grid
 from colab_magics.magics.report_facts import Facts, compared_figures, compared_rows
 from colab_magics.magics.report_next import advice
+from colab_magics.magics.report_own import of_own_loop
 from colab_magics.magics.report_parts import (
     Answers,
     Block,
@@ -63,6 +64,8 @@ def report_of(facts: Facts) -> Report:
         Section("Recipe", _recipe(facts)),
         Section("Environment", _environment(facts)),
     ]
+    if state.own is not None:
+        sections = of_own_loop(state, state.own, sections)
     return Report(f"{facts.name}: report", [line for line in lines if line], sections)
 
 
@@ -165,7 +168,8 @@ def _learning(facts: Facts) -> list[Block]:
     state = facts.shown
     if len(state.curve.drawn()) < 2:
         return [Missing("No curve: it has taken fewer than two steps.")]
-    return [Curves(state), Text(f"{described(state)}."), Text("In nats per trained token.", quiet=True)]
+    unit = [Text("In nats per trained token.", quiet=True)] if state.own is None else []
+    return [Curves(state), Text(f"{described(state)}."), *unit]
 
 
 def _data(facts: Facts) -> list[Block]:
@@ -291,7 +295,7 @@ def _safety(facts: Facts) -> list[Block]:
     blocks: list[Block] = []
     if saved:
         stall = sum(amount(one, "stall") or 0.0 for one in saved)
-        trained = sum(amount(one, "seconds") or 0.0 for one in facts.of("step"))
+        trained = sum((amount(one, "seconds") or 0.0) * (count(one, "steps") or 1) for one in facts.of("step"))
         rows = [
             ("saved", f"{len(saved):,} times, the newest of step {count(saved[-1], 'step') or 0:,}"),
             ("size", words.size(amount(saved[-1], "bytes"))),

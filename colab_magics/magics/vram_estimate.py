@@ -285,6 +285,8 @@ def _trace(asked: Asked, subject: _Subject, targets: Sequence[Device], *, known:
         return None, "--quick was given"
     if asked.inference and known:
         return None, "generating needs the model's sizes alone"
+    if subject.recipe.compares and known:
+        return None, "the traces are of this package's loop, and TRL compares in its own"
     if subject.model is None:
         return None, "the model's config is not here"
     try:
