@@ -164,6 +164,7 @@ def test_learning_rate_by_method_and_size(shape, method, rate):
 
 def test_steps_come_from_epochs_or_max_steps():
     assert _plan(lengths=(50,) * 100, num_train_epochs=1)["total_steps"] == 7  # 100 / 16, the last one smaller
+    assert _plan(lengths=(50,) * 100, num_train_epochs=1).choices["total_steps"].reason == "1 epoch of 7 steps"
     assert _plan(lengths=(50,) * 100, num_train_epochs=2.5)["total_steps"] == 18
     assert _plan(lengths=(50,) * 100, max_steps=3)["total_steps"] == 3
 

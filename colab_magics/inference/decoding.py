@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -156,6 +157,21 @@ def left_padded(rows: Sequence[Sequence[int]], pad: int, device: Any) -> dict[st
     return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
 
 
+@contextmanager
+def _masked() -> Iterator[None]:
+    """transformers takes a mask without a hole away before the model sees it, and then advises to pass one."""
+
+    def said_for_nothing(record: logging.LogRecord) -> bool:
+        return "passing in an `attention_mask`" not in record.getMessage()
+
+    library = logging.getLogger("transformers.modeling_utils")
+    library.addFilter(said_for_nothing)
+    try:
+        yield
+    finally:
+        library.removeFilter(said_for_nothing)
+
+
 def pad_of(tokenizer: Any) -> int:
     """A token to fill rows with; which one is of no account, for nothing looks at it."""
     found = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -210,7 +226,8 @@ def _ask_part(
         inputs = left_padded([questions[number].ids for number in part], pad_of(tokenizer), model.device)
         # beams end in another order than they began: there is nothing to tell before the end
         streamer = arriving if sampling.beams == 1 else None
-        return model.generate(**inputs, generation_config=config, streamer=streamer)
+        with _masked():
+            return model.generate(**inputs, generation_config=config, streamer=streamer)
 
     try:
         output = attempt(asking, "generating")

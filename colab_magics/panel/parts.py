@@ -109,7 +109,7 @@ class Memory:
     host_total, host_used, resident : float, optional
         Of the machine, and of the worker process alone.
     cores : float, optional
-        How many of them the worker keeps busy, where it computes on them.
+        How many of the machine's cores the worker keeps busy.
     """
 
     gpus: tuple[Gpu, ...] = ()

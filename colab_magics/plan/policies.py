@@ -101,7 +101,7 @@ def make_plan(
         if recipe.max_steps > 0
         else Choice(
             max(1, math.ceil(recipe.num_train_epochs * steps_per_epoch)),
-            f"{recipe.num_train_epochs:g} epochs of {steps_per_epoch} steps",
+            f"{_epochs(recipe.num_train_epochs)} of {steps_per_epoch} steps",
         )
     )
     return Plan(
@@ -124,6 +124,10 @@ def make_plan(
             "eval_every": _eval_every(recipe, data.eval_documents, total.value),
         }
     )
+
+
+def _epochs(number: float) -> str:
+    return "1 epoch" if number == 1 else f"{number:g} epochs"
 
 
 def _at_once(recipe: Recipe, documents: int, length: int, device: Device) -> int:

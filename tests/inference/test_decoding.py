@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -158,3 +159,21 @@ def test_an_answer_ends_where_the_context_does(model: Any, tokenizer: Any) -> No
     found = ask(model, tokenizer, [long], max_new_tokens=100, min_new_tokens=100)
     assert found.answers[0].tokens == 12
     assert generating.context_of(model.config) == 512
+
+
+def test_nobody_is_advised_to_pass_the_mask_that_was_passed(caplog: pytest.LogCaptureFixture) -> None:
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as libraries
+
+    from colab_magics.demo.tiny import tiny_model
+
+    gpt2 = AutoModelForCausalLM.from_pretrained(tiny_model("gpt2")).eval()
+    tokenizer = open_tokenizer(of_model(tiny_model("gpt2")))
+    asked = generating.asker_of(of_model(tiny_model("gpt2")), tokenizer)("Hello!")
+    begins_with_a_pad = replace(asked, ids=[gpt2.config.pad_token_id, *asked.ids])
+    libraries.enable_propagation()
+    try:
+        ask(gpt2, tokenizer, [begins_with_a_pad], max_new_tokens=2)
+    finally:
+        libraries.disable_propagation()
+    assert "attention_mask" not in caplog.text
