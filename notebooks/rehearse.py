@@ -66,6 +66,7 @@ def rehearse(name: str, folder: Path, **variables: str) -> Any:
             notebook,
             timeout=400,
             kernel_name="python3",
+            coalesce_streams=True,  # a line that was printed in two parts is one
             resources={"metadata": {"path": str(folder)}},
             extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it warns that the local socket is not encrypted
         ).execute()

@@ -298,12 +298,17 @@ class PanelView:
     def draw(self) -> None:
         if not self._is_seen:
             return
+        self._hear_of_the_copy()
+        self._panel.update(self._state)
+
+    def _hear_of_the_copy(self) -> None:
         for event in self._replica.read():
             if event.get("attempt") == self._attempt:
                 self._state = self._state.fold(event)
-        self._panel.update(self._state)
 
     def finish(self) -> None:
+        if self._is_seen:
+            self._hear_of_the_copy()
         # the error itself is shown below the panel, which need not say it too
         self._panel.finish(replace(self._state, failure=()))
         self._replica.close()

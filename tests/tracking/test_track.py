@@ -405,3 +405,13 @@ def test_the_copy_in_a_replica_is_found_on_a_new_machine(root: Root, tmp_path: P
     with root.track(state=state, root=elsewhere, replica=replica) as run:
         assert (run.step, state["n"]) == (4, 4)
         run.log(loss=1)
+
+
+def test_the_panel_ends_with_the_copy_that_was_waited_for(
+    root: Root, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with root.track(replica=str(tmp_path / "drive"), panel="text") as run:
+        run.log(loss=1)
+    last = capsys.readouterr().out.rpartition("loop: finished")[2]
+    assert "everything is " in last
+    assert "left" not in last
