@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 
+from colab_magics.magics.docstring import helped
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -44,8 +46,9 @@ class CompareMagics(Magics):  # type: ignore[misc]
 
     @no_var_expand  # type: ignore[untyped-decorator]
     @line_cell_magic  # type: ignore[untyped-decorator]
+    @helped(HELP)
     def compare(self, line: str, cell: str | None = None) -> None:
-        """A run against its base; %compare --help shows all options."""
+        """A run against its base, side by side."""
         from colab_magics.magics.asking_line import split
         from colab_magics.magics.compare_line import read
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 
+from colab_magics.magics.docstring import helped
 from colab_magics.magics.line import split
 
 if TYPE_CHECKING:
@@ -40,8 +41,9 @@ class ExportMagics(Magics):  # type: ignore[misc]
 
     @no_var_expand  # type: ignore[untyped-decorator]
     @line_magic  # type: ignore[untyped-decorator]
+    @helped(HELP)
     def export(self, line: str) -> None:
-        """A run's result for others; %export --help shows all options."""
+        """A run's result for others."""
         from colab_magics.magics.export_line import read
 
         asked = read(split(line))

@@ -8,6 +8,7 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_exp
 from traitlets import Unicode
 
 from colab_magics.errors import ColabMagicsError, nearest
+from colab_magics.magics.docstring import helped
 from colab_magics.magics.options import SUBCOMMANDS, TAKES, Options, read_line
 
 HELP = """\
@@ -65,8 +66,9 @@ class FinetuneMagics(Magics):  # type: ignore[misc]
     # no_var_expand: a {name} is the recipe's to look up, and a DataFrame is no text for a line
     @no_var_expand  # type: ignore[untyped-decorator]
     @line_cell_magic  # type: ignore[untyped-decorator]
+    @helped(HELP)
     def finetune(self, line: str, cell: str | None = None) -> Any:
-        """Fine-tune a language model; %finetune --help shows all options."""
+        """Fine-tune a language model."""
         options = read_line(line, _recipe_keys)
         if options.help or (cell is None and options == Options()):
             print(HELP if options.command is None else usage(options.command), end="")

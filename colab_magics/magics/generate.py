@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 
+from colab_magics.magics.docstring import helped
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
@@ -46,8 +48,9 @@ class GenerateMagics(Magics):  # type: ignore[misc]
     # no_var_expand: braces in a prompt are the prompt's
     @no_var_expand  # type: ignore[untyped-decorator]
     @line_cell_magic  # type: ignore[untyped-decorator]
+    @helped(HELP)
     def generate(self, line: str, cell: str | None = None) -> None:
-        """Ask a run's model; %generate --help shows all options."""
+        """Ask a run's model."""
         from colab_magics.magics.asking_line import split
         from colab_magics.magics.generate_line import read
 

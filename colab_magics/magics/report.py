@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 
+from colab_magics.magics.docstring import helped
 from colab_magics.magics.line import split
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ class ReportMagics(Magics):  # type: ignore[misc]
 
     @no_var_expand  # type: ignore[untyped-decorator]
     @line_magic  # type: ignore[untyped-decorator]
+    @helped(HELP)
     def report(self, line: str) -> None:
-        """What came of a run, in one file; %report --help shows all options."""
+        """What came of a run, in one file."""
         from colab_magics.magics.report_line import read
 
         asked = read(split(line))
