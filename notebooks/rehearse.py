@@ -106,7 +106,8 @@ def without_machine(notebook: Any, folder: Path) -> Any:
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", []):
             data = output.get("data", {})
-            data.pop("application/vnd.jupyter.widget-view+json", None)
+            if data.pop("application/vnd.jupyter.widget-view+json", None) and data.keys() <= {"text/plain"}:
+                data.clear()  # a progress bar, as it stood at its beginning
             for kind, value in data.items():
                 if isinstance(value, str):
                     data[kind] = value.replace(str(folder), _SHOWN_AS)
