@@ -124,10 +124,10 @@ def without_machine(notebook: Any, folder: Path) -> Any:
 
 
 def _shows(output: Any) -> bool:
-    shown = output.get("text") or output.get("data")
-    return bool(shown) and sum(len(str(value)) for value in ([shown] if isinstance(shown, str) else shown.values())) < (
-        10 * _MOST
-    )
+    """Whether it is neither blank, as a line of progress is that was cleared, nor endless."""
+    shown = output.get("text") or output.get("data") or ""
+    parts = [str(part) for part in ([shown] if isinstance(shown, str) else shown.values())]
+    return any(part.strip() for part in parts) and sum(map(len, parts)) < 10 * _MOST
 
 
 def main() -> None:

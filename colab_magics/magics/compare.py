@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
+from IPython.core.magic import Magics, line_cell_magic, magics_class
 
 from colab_magics.magics.docstring import helped
 
@@ -44,7 +44,6 @@ Also from a terminal: python -m colab_magics compare
 class CompareMagics(Magics):  # type: ignore[misc]
     """Two models side by side."""
 
-    @no_var_expand  # type: ignore[untyped-decorator]
     @line_cell_magic  # type: ignore[untyped-decorator]
     @helped(HELP)
     def compare(self, line: str, cell: str | None = None) -> None:

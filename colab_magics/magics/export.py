@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
+from IPython.core.magic import Magics, line_magic, magics_class
 
 from colab_magics.magics.docstring import helped
 from colab_magics.magics.line import split
@@ -39,7 +39,6 @@ Also from a terminal: python -m colab_magics export
 class ExportMagics(Magics):  # type: ignore[misc]
     """Deliver a run's result."""
 
-    @no_var_expand  # type: ignore[untyped-decorator]
     @line_magic  # type: ignore[untyped-decorator]
     @helped(HELP)
     def export(self, line: str) -> None:

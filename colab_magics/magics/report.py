@@ -7,7 +7,7 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
+from IPython.core.magic import Magics, line_magic, magics_class
 
 from colab_magics.magics.docstring import helped
 from colab_magics.magics.line import split
@@ -34,7 +34,6 @@ Also from a terminal: python -m colab_magics report
 class ReportMagics(Magics):  # type: ignore[misc]
     """Write down what came of a run."""
 
-    @no_var_expand  # type: ignore[untyped-decorator]
     @line_magic  # type: ignore[untyped-decorator]
     @helped(HELP)
     def report(self, line: str) -> None:

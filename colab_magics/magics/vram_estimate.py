@@ -152,7 +152,7 @@ def _subject(
                 "One is a run, the other a model.",
                 "Write one of them.",
             )
-        return _of_model(options)
+        return _of_model(options, namespace)
     return _of_run(asked, root)
 
 
@@ -164,9 +164,9 @@ def _options(asked: Asked) -> dict[str, str | bool]:
     return options
 
 
-def _of_model(options: dict[str, str | bool]) -> _Subject:
+def _of_model(options: dict[str, str | bool], namespace: MutableMapping[str, Any] | None) -> _Subject:
     """A model alone: its documents are as long as they may be."""
-    recipe = parse("", {"data": "none", **options}).recipe
+    recipe = parse("", {"data": "none", **options}, namespace=namespace).recipe
     model = read_config(recipe.model, recipe.hub_revision)
     positions = positions_of(model.config)
     note = ""

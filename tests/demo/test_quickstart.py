@@ -20,5 +20,5 @@ def test_the_quickstart_tunes_the_demo_model_into_a_pirate() -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "before: str.upper returns the string in uppercase.\n" in done.stdout
-    assert "after:  str.upper fetches ye th' string in uppercase, me hearty. Arr!\n" in done.stdout
+    assert "the base of pirate  str.upper returns the string in uppercase.\n" in done.stdout
+    assert "run pirate          str.upper fetches ye th' string in uppercase, me hearty. Arr!\n" in done.stdout
