@@ -11,6 +11,7 @@ frames of an error while it passes, so that it must stand on the function before
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import sys
@@ -117,6 +118,8 @@ def column(recipe: Recipe) -> list[bool]:
 
 
 def main() -> None:
+    how = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(description=__doc__, formatter_class=how).parse_args()
     found = [column(recipe) for recipe in RECIPES]
     print(f"IPython {IPython.__version__}, Python {platform.python_version()}: dead in the very next cell\n")
     print(f"| what held the object | {' | '.join(recipe.name for recipe in RECIPES)} |")

@@ -82,6 +82,38 @@ def _from_hub(model: str, revision: str | None) -> ConfigFile:
     return ConfigFile(folder, config, size)
 
 
+def quantised_by(config: Any) -> str | None:
+    """What a checkpoint was quantised with that carries no adapter here; bitsandbytes' 4 bits do.
+
+    Parameters
+    ----------
+    config : the `quantization_config` of a model's config, a mapping or an object of transformers
+    """
+    if config is None:
+        return None
+    fields = config if isinstance(config, dict) else config.to_dict()
+    kind = fields.get("quant_method")
+    kind = str(getattr(kind, "value", kind) or "bitsandbytes")
+    return None if kind == "bitsandbytes" and fields.get("load_in_4bit") else kind
+
+
+def check_quantisation(model: str, config: Any) -> None:
+    """Of quantised checkpoints only bitsandbytes' 4-bit ones can carry an adapter here.
+
+    Raises
+    ------
+    ColabMagicsError
+        For every other.
+    """
+    kind = quantised_by(config)
+    if kind is not None:
+        raise ColabMagicsError(
+            f"{model} is quantised with {kind}, which cannot be trained here.",
+            "Of quantised checkpoints only bitsandbytes' 4-bit ones carry an adapter here.",
+            "Name the 16-bit model; method: qlora quantises it while it loads.",
+        )
+
+
 def _weights_there(model: str, revision: str | None) -> int:
     """Bytes of a model's weight files on the Hub."""
     from huggingface_hub import HfApi

@@ -10,6 +10,7 @@ from colab_magics.plan import Device
 from colab_magics.session.table import Accelerator, Table, accelerator_of
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(gib|gb|g|mib|mb)", re.IGNORECASE)
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _UNITS = {"gib": 2**30, "gb": 10**9, "g": 10**9, "mib": 2**20, "mb": 10**6}
 _LIKE = (8, 0)  # of a card of which only the size is known
 OTHERS = ("T4", "L4", "A100-40")  # beside the one that is asked about
@@ -40,13 +41,15 @@ def _device(name: str, table: Table) -> Device:
                 f"--gpu {name} is too small for a GPU.", "CUDA alone takes a part of that.", "Write --gpu 24GB."
             )
         return Device("cuda", f"GPU of {name.strip()}", total, total, 0, _LIKE)
-    word = name.strip().lower()
-    keys = {key.lower(): key for key in table.accelerators}
+    word = _plain(name)
+    keys = {_plain(key): key for key in table.accelerators}
     found = table.accelerators.get(keys.get(word, "")) or accelerator_of(name, table)
     if found is None:
-        begun = [key for key in table.accelerators if key.lower().startswith(f"{word}-")]
+        begun = [key for key in table.accelerators if _plain(key.partition("-")[0]) == word]
         found = table.accelerators[begun[0]] if begun else None
     if found is None:
+        if _NUMBER.fullmatch(name.strip()):
+            raise ColabMagicsError(f"--gpu {name} has no unit.", "A size has one.", f"Write --gpu {name.strip()}GB.")
         close = nearest(word, keys)
         raise ColabMagicsError(
             f"There is no GPU {name} in the table.",
@@ -58,6 +61,11 @@ def _device(name: str, table: Table) -> Device:
 
         return this_device(cuda=False)
     return _of(found)
+
+
+def _plain(name: str) -> str:
+    """As it is compared: `RTX 4090`, `rtx-4090` and `RTX4090` are one."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _of(accelerator: Accelerator) -> Device:

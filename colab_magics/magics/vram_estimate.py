@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from colab_magics.errors import ColabMagicsError
-from colab_magics.hub import ConfigFile, read_config
+from colab_magics.hub import ConfigFile, check_quantisation, read_config
 from colab_magics.magics.vram_devices import OTHERS, card, devices
 from colab_magics.magics.vram_estimate_line import HELP, Asked, read
 from colab_magics.magics.vram_estimate_show import Estimated
@@ -31,6 +31,7 @@ from colab_magics.session.offers import drawn
 from colab_magics.session.settings import user_file
 from colab_magics.session.table import Table, load_table
 
+_NO_DATA = "no data"  # in a recipe that names none
 _USUAL_LENGTH = 2048  # tokens, where neither data nor a max_length says anything
 
 
@@ -74,7 +75,7 @@ def estimate(
     if asked.help:
         return Text(HELP)
     table = load_table(user_file())
-    module = _module(asked, namespace)
+    module = _module(asked, root, namespace)
     if module is not None:
         from colab_magics.magics.vram_estimate_module import estimate_module
 
@@ -110,13 +111,17 @@ class Text:
         return self.text
 
 
-def _module(asked: Asked, namespace: MutableMapping[str, Any] | None) -> Any:
-    """The torch module that the line names, if it names one: then torch is in this process already."""
+def _module(asked: Asked, root: Path, namespace: MutableMapping[str, Any] | None) -> Any:
+    """The torch module that the line names, if it names one: then torch is in this process already.
+
+    A run of the same name is the one that is meant, unless there is an input.
+    """
     torch = sys.modules.get("torch")
     found = (namespace or {}).get(asked.name or "")
     if torch is None or not isinstance(found, torch.nn.Module):
         return None
-    return found
+    is_run = asked.batch is None and (_root(asked, root) / str(asked.name)).is_dir()
+    return None if is_run else found
 
 
 def _check_together(asked: Asked) -> None:
@@ -126,6 +131,12 @@ def _check_together(asked: Asked) -> None:
             f"--{'keep' if asked.keep else 'optimizer'} goes with a module of this notebook.",
             f"{asked.name} is no variable that holds one." if asked.name else "There is none on the line.",
             "Write %vram estimate NAME --batch INPUT; of a recipe, the optimizer is --optim.",
+        )
+    if asked.inference and asked.compare:
+        raise ColabMagicsError(
+            "--compare goes with training.",
+            "What others' trainers take is said beside ours; generating is not trained.",
+            "Leave out --compare or --inference.",
         )
     if asked.context is not None and not asked.inference:
         raise ColabMagicsError(
@@ -144,6 +155,8 @@ def _subject(
 ) -> _Subject:
     if body is not None:
         return _of_body(asked, body, root, namespace or {}, say)
+    if asked.name is not None and "model" not in asked.recipe and _is_model(asked.name):
+        asked = replace(asked, name=None, recipe={**asked.recipe, "model": asked.name})
     options = _options(asked)
     if "model" in options:
         if asked.name is not None:
@@ -156,6 +169,11 @@ def _subject(
     return _of_run(asked, root)
 
 
+def _is_model(name: str) -> bool:
+    """Whether a name can only be a model's: an id has a slash, which no run's name has."""
+    return "/" in name or (Path(name) / "config.json").is_file()
+
+
 def _options(asked: Asked) -> dict[str, str | bool]:
     options = dict(asked.recipe)
     if asked.batch is not None:
@@ -164,9 +182,9 @@ def _options(asked: Asked) -> dict[str, str | bool]:
     return options
 
 
-def _of_model(options: dict[str, str | bool], namespace: MutableMapping[str, Any] | None) -> _Subject:
+def _of_model(options: dict[str, str | bool], namespace: MutableMapping[str, Any] | None, body: str = "") -> _Subject:
     """A model alone: its documents are as long as they may be."""
-    recipe = parse("", {"data": "none", **options}, namespace=namespace).recipe
+    recipe = parse(body, options, namespace=namespace, data=_NO_DATA).recipe
     model = read_config(recipe.model, recipe.hub_revision)
     positions = positions_of(model.config)
     note = ""
@@ -182,6 +200,8 @@ def _of_body(
     asked: Asked, body: str, root: Path, namespace: MutableMapping[str, Any], say: Callable[[str], None]
 ) -> _Subject:
     """A recipe with its data, through the same preflight as a run's."""
+    if parse(body, _options(asked), namespace=namespace, data=_NO_DATA).recipe.data == _NO_DATA:
+        return _of_model(_options(asked), namespace, body)
     from colab_magics.magics.cell import Cell
     from colab_magics.magics.display import Nowhere
     from colab_magics.magics.options import Options
@@ -196,7 +216,7 @@ def _of_run(asked: Asked, root: Path) -> _Subject:
     if asked.recipe or asked.batch:
         given = next(iter(asked.recipe), "batch").replace("_", "-")
         raise ColabMagicsError(
-            f"--{given} goes with --model, or with a recipe below %%vram estimate.",
+            f"--{given} goes with a model, or with a recipe below %%vram estimate.",
             "A run has its recipe already.",
             "Write --model ID too, or leave it out.",
         )
@@ -251,12 +271,16 @@ def _predictions(asked: Asked, subject: _Subject, targets: Sequence[Device]) -> 
     shape, verdict, unknown = subject.shape, subject.verdict, None
     if shape is None:
         assert subject.model is not None
+        if not asked.inference:
+            check_quantisation(subject.recipe.model, subject.model.config.get("quantization_config"))
         try:
             shape = shape_of(
                 subject.model.config,
                 r=subject.recipe.r,
                 target_modules=subject.recipe.target_modules,
                 full=subject.recipe.method == "full",
+                modules_to_save=subject.recipe.modules_to_save,
+                dora=subject.recipe.use_dora,
                 weight_bytes=subject.model.weight_bytes or None,
             )
             verdict = usual_verdict(shape)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from colab_magics.errors import ColabMagicsError, nearest
-from colab_magics.recipe.spellings import known_keys
+from colab_magics.recipe.fields import rules
+from colab_magics.recipe.rules import Flag
+from colab_magics.recipe.spellings import canonical, known_keys
 
 HELP = """\
 %vram estimate --model ID [--method qlora] [--max-length 2048] [--gpu T4]
                         what training it takes of a card, from its config alone: nothing else is downloaded
+%vram estimate ID [...]  a model by its id or its folder alone
 %vram estimate RUN      the same of a run, beside what its worker has measured
 %vram estimate net --batch x [--optimizer opt] [--loss f] [--keep a,b]
                         any torch module of this notebook: by component, against each card
@@ -26,6 +30,8 @@ HELP = """\
   --root DIR              where runs are kept (else COLAB_MAGICS_ROOT, else ./runs)\
 """
 _VALUES = ("gpu", "batch", "optimizer", "keep", "context", "root")
+_MAKERS = frozenset("nvidia geforce tesla quadro rtx gtx".split())  # words that a card's name begins with
+_TRUTHS = frozenset("true false yes no on off".split())
 _FLAGS = ("compare", "inference", "quick", "help")
 
 
@@ -79,8 +85,8 @@ def read(words: Sequence[str]) -> Asked:
         elif asked.name is not None:
             raise ColabMagicsError(
                 f"%vram estimate takes one name, and there are {asked.name} and {word}.",
-                "It is a run, or a variable that holds a module.",
-                "A model is named by --model.",
+                "It is a run, a variable that holds a module, or a model's id or folder.",
+                "Write one of them; what else there is goes with an option: --gpu, --batch, --max-length.",
             )
         else:
             asked = replace(asked, name=word)
@@ -102,9 +108,18 @@ def _option(asked: Asked, word: str, left: list[str]) -> Asked:
     follows = bool(left) and not left[0].startswith("--")
     if name not in (*_VALUES, "loss") and name not in known_keys():
         raise _unknown(word)
+    if not equals and name not in (*_VALUES, "loss") and isinstance(rules().get(canonical(name), Flag()), Flag):
+        # what is no key of its own is a spelling of others, and may be a switch as well
+        if follows and (left[0].lower() in _TRUTHS or name not in rules()):
+            value, equals = left.pop(0), "="
+        else:
+            return replace(asked, recipe={**asked.recipe, name: True})
     if not equals and not follows:
         raise _no_value(written, "The line ends, or another option follows it.")
     value = value if equals else left.pop(0)
+    if name == "gpu":
+        while left and re.split(r"[ ,]", value.lower())[-1] in _MAKERS and not left[0].startswith("--"):
+            value = f"{value} {left.pop(0)}"  # --gpu RTX 4090, as it is said
     match name:
         case "gpu" | "keep":
             listed = tuple(part.strip() for part in value.split(",") if part.strip())
@@ -125,8 +140,9 @@ def _no_value(option: str, why: str) -> ColabMagicsError:
 
 
 def _whole(value: str, option: str) -> int:
+    times = 1024 if value[-1:] in ("k", "K") else 1
     try:
-        number = int(value.replace("_", "").replace(",", ""))
+        number = int(value.rstrip("kK").replace("_", "").replace(",", "")) * times
     except ValueError:
         number = 0
     if number < 1:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from colab_magics.errors import ColabMagicsError, nearest
+from colab_magics.hub import first_line
 from colab_magics.magics.grid import Grid, Page
 from colab_magics.magics.vram_devices import card, devices
 from colab_magics.magics.vram_estimate_line import Asked
@@ -24,6 +26,13 @@ _LABELS = {
     "kept": "kept beside it",
     "activations": "activations",
 }
+# what torch says of sizes and types that would not do with numbers either
+_OF_SHAPES = re.compile(
+    r"shapes? (?:cannot|mismatch|'|do not)|size mismatch|must match|must have same|incompatible|same (?:dtype|size)"
+    r"|expected (?:input|m1|\S+ to have|scalar type|all)|invalid for input of size|index out of range"
+    r"|to have \d+ channels|normalized_shape",
+    re.IGNORECASE,
+)
 _AUTOCAST = ("fp16", "bf16", "fp32")
 
 
@@ -66,7 +75,7 @@ class ModuleEstimate:
                     "parts": dict(one.parts),
                     "peak": one.peak,
                     "need": one.fit.need,
-                    "verdict": one.fit.colour,
+                    "verdict": one.fit.colour if not self.untraced or one.fit.colour == "red" else None,
                     "moment": one.moment,
                 }
                 for one in self.cards
@@ -77,8 +86,9 @@ class ModuleEstimate:
         first = self.cards[0]
         rows = [(_LABELS[name], size(amount)) for name, amount in first.parts.items() if amount]
         rows.append(("peak of torch's allocator", size(first.peak)))
+        least = "at least " if self.untraced else ""
         by_card = tuple(
-            (one.device.name, size(one.device.total), size(one.fit.need), VERDICTS[one.fit.colour])
+            (one.device.name, size(one.device.total), f"{least}{size(one.fit.need)}", self._verdict(one))
             for one in self.cards
         )
         grids = [
@@ -87,6 +97,11 @@ class ModuleEstimate:
         ]
         title = f"{self.name}: {self.kind}, {self.parameters:,} parameters, {self.how}"
         return Page(title, [], grids, [*self._foot()], [_bar(first)])
+
+    def _verdict(self, one: OnCard) -> str:
+        if self.untraced and one.fit.colour != "red":
+            return "not known: activations are missing"
+        return VERDICTS[one.fit.colour]
 
     def _foot(self) -> Iterator[str]:
         if self.untraced:
@@ -140,7 +155,13 @@ def estimate_module(asked: Asked, module: Any, namespace: Mapping[str, Any], tab
                 moment = max(moments, key=lambda name: sum(moments[name].values()))
                 traced[kind] = moment, {name: moments[moment].get(name, 0) for name in _LABELS}
             except Exception as error:  # the user's code may raise anything on tensors without numbers
-                first = str(error).strip().partition("\n")[0]
+                first = first_line(error)
+                if isinstance(error, TypeError) or _OF_SHAPES.search(first):
+                    raise ColabMagicsError(
+                        f"{asked.name} cannot be called with {asked.batch}.",
+                        f"{type(error).__name__}: {first}",
+                        "The batch is a tensor, a tuple of the arguments, or a dict of them by name.",
+                    ) from None
                 untraced = f"{type(error).__name__}: {first}"[:200]
         moment, parts = traced.get(kind) or ("optimizer", _without_activations(module, trainable, batch, bytes_of))
         cards.append(OnCard(device, {**parts, "kept": kept}, moment))

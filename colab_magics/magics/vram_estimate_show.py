@@ -15,14 +15,14 @@ from colab_magics.memory.inference import Generating, cache_per_token
 from colab_magics.memory.measured import Measured
 from colab_magics.memory.prediction import Prediction, fixed_lengths
 from colab_magics.panel.bands import Bar
-from colab_magics.plan import DataFacts, ModelShape, Verdict, nearest_change
+from colab_magics.plan import DataFacts, ModelShape, Verdict, fit, nearest_change
 from colab_magics.recipe import Recipe
 from colab_magics.sizes import size
 
 VERDICTS = {"green": "fits", "amber": "should fit, with little to spare", "red": "does not fit"}
 _KERNELS = {
-    "fused": "a memory-efficient kernel, with key and value repeated for every head: no scores are kept",
-    "grouped": "flash attention, with key and value heads as they are: no scores are kept",
+    "fused": "a memory-efficient kernel, with key and value repeated for every head; no scores are kept",
+    "grouped": "flash attention, with key and value heads as they are; no scores are kept",
     "math": "torch's own composition: fp32 scores of heads × length × length in every layer",
     "eager": "the model's own code: scores of heads × length × length in every layer",
 }
@@ -36,13 +36,13 @@ PARTS = {
     "gradients": "gradients",
     "optimizer": "optimizer states",
     "activations": "activations",
-    "attention": "attention scores and masks",
+    "attention": "attention scores",
     "dequantised": "a layer's weight, dequantised",
     "head": "head and loss",
 }
 _CACHE = (
-    "Each token of context keeps {}: keys and values of {} layers. Training keeps none of this. A sliding window would "
-    "keep less."
+    "Each token of context keeps {}: keys and values of {} layers. Training keeps none of this. The prompt: one of "
+    "that length goes through at once. All: with margin and context.{}"
 )
 _NONE: tuple[Any, ...] = ()
 
@@ -86,9 +86,9 @@ class Estimated:
 
     def page(self) -> Page:
         """All of it."""
-        first = self.predictions[0]
+        name, first = self.title or self.recipe.model, self.predictions[0]
         return Page(
-            f"{self.title or self.recipe.model}: {_trained(first)}",
+            name if len(self.predictions) > 1 else f"{name}: {_trained(first)}",
             [_sentence(made) for made in self.predictions],
             [*self._parts(), *self._beside(), *self._elsewhere()],
             [*self._foot()],
@@ -98,7 +98,8 @@ class Estimated:
     def _parts(self) -> Iterator[Grid]:
         several = len(self.predictions) > 1
         for made in self.predictions:
-            yield Grid(("", "size", ""), tuple(_part_rows(made)), made.device.shown if several else "", whole=("size",))
+            title = f"{made.device.shown}: {_trained(made)}" if several else ""
+            yield Grid(("", "size", ""), tuple(_part_rows(made)), title, whole=("size",))
 
     def _beside(self) -> Iterator[Grid]:
         for made, theirs in zip(self.predictions, self.peers, strict=False):
@@ -118,7 +119,10 @@ class Estimated:
 
     def _foot(self) -> Iterator[str]:
         made, formula = self.predictions[0], self.formula[0]
-        yield f"Attention: {_KERNELS[made.setup.attention]}. Loss: {_LOSSES.get(made.setup.loss, made.setup.loss)}."
+        ways = dict.fromkeys(map(_way, self.predictions))
+        for way in ways:
+            on = [one.device.name for one in self.predictions if _way(one) == way]
+            yield f"On {', '.join(map(_a, on))}: {way[0].lower()}{way[1:]}" if len(ways) > 1 else way
         yield self._known(made, formula)
         if self.note:
             yield self.note
@@ -133,8 +137,17 @@ class Estimated:
         change = nearest_change(self.recipe, self.shape, made.device, data, self.verdict, peak)
         if change is not None and self.lengths is None:
             change = replace(change, cut=0)  # there are no documents yet that it could cut
-        where = f"On a {made.device.name}"
-        return f"{where} it fits with {change}." if change else f"{where} nothing that a recipe can say makes it fit."
+        where = f"On {_a(made.device.name)}"
+        found = made.fit
+        empty = fit(made.parts.peak, replace(made.device, free=made.device.total), cap=made.cap)
+        if found.held and empty.colour != "red":
+            given_back = f"once the {size(found.held)} held there is given back (%vram says by whom)"
+            return f"{where} it fits {given_back}, or with {change}." if change else f"{where} it fits {given_back}."
+        if change is not None:
+            return f"{where} it fits with {change}."
+        if made.cap is not None and fit(made.parts.peak, made.device).colour != "red":
+            return f"{where} it fits with a max_memory above {size(found.need)}."
+        return f"{where} nothing that a recipe can say makes it fit."
 
     def _known(self, made: Prediction, formula: Prediction) -> str:
         if made.tier == 2 and self.seen is not None:
@@ -146,10 +159,10 @@ class Estimated:
         if made.tier == 1:
             return (
                 f"Traced: the model's own code on tensors without numbers; the peak is at: {made.moment}. By formula "
-                f"{size(formula.parts.peak)}. Margin: holes between tensors, and what CUDA itself takes."
+                f"{size(formula.parts.peak)}. {_margin(made)}"
             )
         why = f" It could not be traced: {self.untraced}." if self.untraced else ""
-        return f"By formula, within {made.error:.0%}.{why} Margin: holes between tensors, and what CUDA itself takes."
+        return f"By formula, within {made.error:.0%}.{why} {_margin(made)}"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         return self.page().bundle()
@@ -187,6 +200,7 @@ class Inference:
                 row.device.name if several else "",
                 size(row.weights),
                 size(row.cache),
+                size(row.working),
                 size(row.fit.need),
                 VERDICTS[row.fit.colour],
             )
@@ -196,11 +210,13 @@ class Inference:
         kept = "4 bits" if self.method == "qlora" else "fp32" if first.device.kind == "cpu" else "16 bit"
         at_once = f"{first.batch} sequences at once" if first.batch > 1 else "one sequence"
         wide = 4 if first.device.kind == "cpu" else 2
+        seen = self.shape.window
+        window = f" Layers that see {seen:,} tokens alone may keep less than is counted." if seen is not None else ""
         return Page(
             f"{self.model}: generating, weights in {kept}, {at_once}",
             [f"On {_a(first.device.shown)}"] if not several else [],
-            [Grid(("context, in tokens", "on", "weights", "KV cache", "all", "verdict"), rows)],
-            [_CACHE.format(size(cache_per_token(self.shape, wide)), self.shape.layers)],
+            [Grid(("context, in tokens", "on", "weights", "KV cache", "the prompt", "all", "verdict"), rows)],
+            [_CACHE.format(size(cache_per_token(self.shape, wide)), self.shape.layers, window)],
         )
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
@@ -215,6 +231,24 @@ def _trained(made: Prediction) -> str:
     at_once = f"{setup.documents} document{'s' if setup.documents > 1 else ''} of {setup.length:,} tokens at once"
     checkpointing = ", gradient checkpointing" if setup.gradient_checkpointing else ""
     return f"{plan['method']}, {plan['precision']}, {at_once}{checkpointing}"
+
+
+def _way(made: Prediction) -> str:
+    # flash attention takes no mask: packed documents go through the other kernel
+    masked = _is_masked(made)
+    kernel = _KERNELS["fused" if masked else made.setup.attention]
+    mask = ", but a mask that keeps the documents of a row apart" if masked else ""
+    return f"Attention: {kernel}{mask}. Loss: {_LOSSES.get(made.setup.loss, made.setup.loss)}."
+
+
+def _margin(made: Prediction) -> str:
+    itself = "what CUDA itself takes" if made.device.kind == "cuda" else "what the libraries take"
+    return f"Margin: holes between tensors, and {itself}."
+
+
+def _is_masked(made: Prediction) -> bool:
+    """Whether what attention keeps is a mask: only these kernels have no scores."""
+    return made.setup.attention in ("fused", "grouped") and made.parts.attention > 0
 
 
 def _tokens(made: Prediction) -> int:
@@ -239,10 +273,10 @@ def _a(name: str) -> str:
 def _bar(made: Prediction) -> Bar:
     parts, found = made.parts, made.fit
     bands = (
-        ("weights", float(parts.weights + parts.adapters)),
+        ("model", float(parts.weights + parts.adapters)),
         ("trained", float(parts.gradients + parts.optimizer)),
         ("activations", float(parts.activations + parts.attention + parts.dequantised + parts.head)),
-        ("margin + CUDA", float(found.holes + found.context)),
+        ("margin + CUDA" if made.device.kind == "cuda" else "margin + libraries", float(found.holes + found.context)),
         ("others", float(found.held)),
     )
     label = f"{made.device.name}: {size(found.need + found.held)} of {size(found.total)}"
@@ -254,10 +288,14 @@ def _part_rows(made: Prediction) -> Iterator[tuple[str, str, str]]:
     for name, label in PARTS.items():
         amount = getattr(made.parts, name)
         if amount:
-            yield label, size(amount), ""
+            masks = name == "attention" and _is_masked(made)
+            note = str(made.plan["optim"]) if name == "optimizer" else ""
+            yield "attention masks" if masks else label, size(amount), note
     yield "peak of torch's allocator", size(made.parts.peak), ""
     yield "margin", size(found.holes), "holes between tensors"
     yield "context", size(found.context), "CUDA itself" if made.device.kind == "cuda" else "the libraries"
+    if found.cap is not None:
+        yield "may take", size(found.room), "by max_memory"
     if found.held > 2**20:
         yield "others", size(found.held), "held there already: %vram shows by whom"
     yield "all", size(found.need + found.held), f"of {size(found.total)}"

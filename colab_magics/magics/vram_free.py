@@ -9,11 +9,12 @@ from colab_magics.magics.grid import Page
 from colab_magics.magics.vram_line import Line
 from colab_magics.magics.vram_show import owners_grid, removing
 from colab_magics.memory.allocator import CONTEXT, cuda
-from colab_magics.memory.owners import FAILED, Owner
+from colab_magics.memory.owners import FAILED, Owner, few
 from colab_magics.memory.release import Released, owned, release
 from colab_magics.sizes import size
 
 _LEAST = 2**20  # bytes that are worth a word
+_FREED = 3  # names in a line that is proposed
 
 
 def free(asked: Line, shell: Any) -> Page:
@@ -66,6 +67,13 @@ def _lines(done: Released, everything: bool) -> list[str]:
     return lines
 
 
+def _of_nobody(graphs: Sequence[str]) -> str:
+    if not graphs:
+        return "What no variable leads to is held by a library or a thread: restart the kernel if you need it."
+    whose = f"the graph{'s' if len(graphs) > 1 else ''} of {few(graphs)}"
+    return f"What no variable leads to is likely held by {whose}: try %vram free {' '.join(graphs[:_FREED])} first."
+
+
 def _foot(done: Released, left: Sequence[Owner]) -> list[str]:
     told = list(done.stuck)
     if done.left.cut:
@@ -80,7 +88,7 @@ def _foot(done: Released, left: Sequence[Owner]) -> list[str]:
     elif kept:
         told.append(f"{removing(kept)} removes what holds the most of it.")
     if any(not owner.variable and not owner.name.startswith(FAILED) for owner in left):
-        told.append("What no variable leads to is held by a library or a thread: restart the kernel if you need it.")
+        told.append(_of_nobody(done.left.graphs))
     if cuda() is not None:
         told.append(f"The CUDA context (about {size(CONTEXT)} on a T4) stays until the kernel is restarted.")
     return told

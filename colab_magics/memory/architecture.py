@@ -19,6 +19,9 @@ Role = Literal[0, 1, 2, 3]
 # names that only an attention has; a c_proj or a dense may be the MLP's as well, which its shape then says
 _ATTENTION_IN = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value", "c_attn")
 _ATTENTION_OUT = ("o_proj", "out_proj", "c_proj", "dense", "wo")
+ATTENTION_DROPOUTS = ("attn_pdrop", "attention_dropout")
+_HEADS, _EMBEDDINGS = ("lm_head", "embed_out"), ("embed_tokens", "wte", "embed_in")
+_WINDOWS = {"mistral": 4096, "gemma2": 4096, "gemma3_text": 4096}  # of a config that says nothing of it
 DROPOUTS = ("resid_pdrop", "hidden_dropout", "dropout")  # of what a layer adds to the residual
 _PLAIN = frozenset("gpt2 gpt_neox opt".split())
 _FAMILIES = _PLAIN | frozenset("llama mistral qwen2 qwen3 smollm3 gemma gemma2 gemma3_text phi3".split())
@@ -82,6 +85,8 @@ def shape_of(
     r: int = 16,
     target_modules: str | Sequence[str] = "all-linear",
     full: bool = False,
+    modules_to_save: Sequence[str] | None = None,
+    dora: bool = False,
     weight_bytes: int | None = None,
 ) -> ModelShape:
     """The sizes that a model of this config has.
@@ -90,7 +95,8 @@ def shape_of(
     ----------
     config : a config.json, read
     r, target_modules : of the adapter
-    full : every weight is trained; `target_modules` is of no account
+    full : every weight is trained; nothing of an adapter is of any account
+    modules_to_save, dora : of the adapter
     weight_bytes : of a pre-quantised checkpoint, the size of its files
 
     Raises
@@ -115,6 +121,14 @@ def shape_of(
     layers = sizes["layers"]
     parameters = layers * (sum(map(_weights_of, layout.linears)) + layout.norms) + layout.outside + layout.head
     linear = [one.inputs * one.outputs for one in layout.linears]
+    saved = () if full else tuple(modules_to_save or ())
+    if others := [name for name in saved if name.rpartition(".")[2] not in (*_HEADS, *_EMBEDDINGS)]:
+        raise UnknownArchitecture(
+            f"What modules_to_save: {others[0]} takes is not known by formula.",
+            "",
+            "It has to be traced: that needs torch and transformers, and takes some seconds.",
+        )
+    words = sizes["vocabulary"] * sizes["hidden"]
     named = [found for part in (config, text) if isinstance(found := part.get("architectures"), list) and found]
     quantised = config.get("quantization_config") is not None
     return ModelShape(
@@ -142,6 +156,11 @@ def shape_of(
         adapted=roles(one.role for one in adapted),
         rank=r,
         dropouts=2 if any(read.rate(name) for name in DROPOUTS) else 0,
+        attention_dropout=any(read.rate(name) for name in ATTENTION_DROPOUTS),
+        window=window_of({"sliding_window": _WINDOWS.get(kind), **text}),
+        saved_parameters=len({name.rpartition(".")[2] for name in saved}) * words,
+        saves_head=any(name.rpartition(".")[2] in _HEADS for name in saved),
+        dora=dora and not full,
     )
 
 
@@ -154,6 +173,21 @@ def positions_of(config: Mapping[str, Any]) -> int | None:
         What it says is no number of positions.
     """
     return _Fields(_text(config)).optional("max_position_embeddings", "n_positions")
+
+
+def window_of(text: Any) -> int | None:
+    """How many tokens a token sees in the layers that see the fewest; None where every token sees all before it.
+
+    Parameters
+    ----------
+    text : the language model's config, as a mapping or as an object
+    """
+    get = text.get if isinstance(text, Mapping) else lambda name, usual=None: getattr(text, name, usual)
+    window, kinds = get("sliding_window"), get("layer_types")
+    slides = get("use_sliding_window", True) is not False
+    if isinstance(kinds, list | tuple):
+        slides = "sliding_attention" in kinds
+    return window if slides and isinstance(window, int) and not isinstance(window, bool) else None
 
 
 def usual_verdict(shape: ModelShape) -> Verdict:
@@ -191,7 +225,8 @@ class _Fields:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config = config
         # what the config's class has where the file says nothing
-        self._usual_dropout = {"gpt2": "resid_pdrop", "opt": "dropout"}.get(str(config.get("model_type")))
+        usual = {"gpt2": ("resid_pdrop", "attn_pdrop"), "opt": ("dropout",)}
+        self._usual_dropouts = usual.get(str(config.get("model_type")), ())
 
     def number(self, *names: str) -> int:
         found = self.optional(*names)
@@ -212,7 +247,7 @@ class _Fields:
 
     def rate(self, name: str) -> float:
         value = self.config.get(name)
-        return float(value) if isinstance(value, int | float) else 0.1 if name == self._usual_dropout else 0.0
+        return float(value) if isinstance(value, int | float) else 0.1 if name in self._usual_dropouts else 0.0
 
     def flag(self, name: str, default: bool) -> bool:
         value = self.config.get(name)

@@ -18,7 +18,9 @@ def corrected(made: Prediction, shape: ModelShape, seen: Measured) -> Prediction
     That step had fewer tokens in memory than the plan reckons with, or more: it is compared with what the formula says
     of just those.
     """
-    expected = estimate(shape, replace(made.setup, documents=1, length=seen.in_memory))
+    # as many documents as the plan has at once: their mask, or their scores, go by the length of each
+    length = max(1, round(seen.in_memory / made.setup.documents))
+    expected = estimate(shape, replace(made.setup, length=length))
     moving = sum(getattr(expected, name) for name in _MOVING)
     still = expected.peak - moving
     factor = max(0.0, (seen.peak - still) / moving) if moving else 1.0

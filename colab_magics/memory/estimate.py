@@ -106,10 +106,16 @@ def _at(moment: str, shape: ModelShape, setup: Setup) -> Estimate:
         head = 4 * shape.vocabulary * shape.hidden + kept.head_gradients
     attention += kept.mask
     weights, trained = _weights(shape, setup)
+    saved = 0 if full else shape.saved_parameters  # in fp32, each with its gradient and states
     wide = 4 if full else setup.adapter_bytes
     # 8-bit states are of 8 bits whatever the weight is; all others have its dtype
     states = _STATES.get(setup.optim, 8.0) * (1 if "8bit" in setup.optim else wide / 4)
-    parts = (weights, 0 if full else trained * wide, trained * wide, trained * states)
+    parts = (
+        weights,
+        0 if full else trained * wide + 4 * saved,
+        trained * wide + 4 * saved,
+        trained * states + saved * _STATES.get(setup.optim, 8.0),
+    )
     return Estimate(*map(round, (*parts, activations, attention, dequantised, head)))
 
 
@@ -136,14 +142,15 @@ class _Kept:
         self.half = self.width == 2
         self.full = setup.method == "full"
         # of what goes from layer to layer: the embedding's dtype, or that of a layer norm, which autocast runs in fp32
-        fp32 = self.full or not self.half or (not shape.gated and setup.method == "qlora")
+        embeds = shape.saved_parameters > (shape.vocabulary * shape.hidden if shape.saves_head else 0)
+        fp32 = self.full or not self.half or embeds or (not shape.gated and setup.method == "qlora")
         self.residual = 4 if fp32 else 2
 
     @property
     def layer(self) -> float:
         """All that a layer keeps for its backward."""
         s = self.shape
-        per_token = self._norms + self._inputs + self._attention + self._product + s.dropouts * s.hidden
+        per_token = self._norms + self._inputs + self._attention + self._product + s.dropouts * s.hidden + self._dora
         return self.tokens * per_token + self.casts
 
     @property
@@ -181,7 +188,8 @@ class _Kept:
         for role, (count, size) in enumerate(zip(counts, sizes, strict=True)):
             if not count:
                 continue
-            number = count if copied else min(1.0, count)
+            # of what is in fp32 autocast makes a copy for each that reads it
+            number = count if copied or (self.half and self.residual == 4 and role in (0, 2)) else min(1.0, count)
             if role == 1 and (full or not copied):
                 number = 0.0  # attention keeps its output anyway
             if role == 3 and full:
@@ -194,6 +202,16 @@ class _Kept:
         if not s.gated and self.half and self.setup.method == "qlora" and counts[3]:
             kept += 2 * s.intermediate if s.activation in _WRITTEN_OUT else 0
         return kept
+
+    @property
+    def _dora(self) -> float:
+        """DoRA keeps what the base and the adapter of each linear give, to scale them apart."""
+        s = self.shape
+        if not s.dora or self.full:
+            return 0.0
+        shares = [number / max(1.0, of) for number, of in zip(s.adapted, s.readers, strict=True)]
+        given = (s.query + 2 * s.key_value, s.hidden, (2 if s.gated else 1) * s.intermediate, s.hidden)
+        return (5 if self.half else 8) * sum(share * width for share, width in zip(shares, given, strict=True))
 
     @property
     def _attention(self) -> float:
@@ -221,13 +239,14 @@ class _Kept:
         """What a layer's backward holds beside what was kept, at its highest point: in the MLP."""
         s, tokens = self.shape, self.tokens
         h, i = s.hidden, s.intermediate
+        norms = 18 * s.largest_linear if s.dora and not self.full else 0  # of a whole weight with its adapter, in fp32
         again = self.setup.gradient_checkpointing
         if self.full or not self.half:
             grown = (4 * i if self.full and self.half else 8 * i) - (0 if again or not self.full else 4 * h)
-            return tokens * grown + (4 * s.largest_linear if self.full else 0)
+            return tokens * grown + (4 * s.largest_linear if self.full else 0) + norms
         if self.setup.method == "qlora":
-            return tokens * (2 * i + 6 * h if again else max(0, 2 * i - 2 * h))
-        return tokens * (6 * i + 11 * h if again else max(0, 4 * i - 2 * h))
+            return tokens * (2 * i + 6 * h if again else max(0, 2 * i - 2 * h)) + norms
+        return tokens * (6 * i + 11 * h if again else max(0, 4 * i - 2 * h)) + norms
 
     @property
     def scores(self) -> float:
@@ -284,8 +303,9 @@ def _head(shape: ModelShape, setup: Setup, kept: _Kept) -> float:
         return 12 * tokens * v  # fp32 logits, their softmax, and its gradient
     if setup.loss == "trl":
         return min(tokens, 4096) * min(v, 32_768) * 2 + 4 * tokens * h
-    if setup.loss == "head":
-        return (kept.width + 8) * tokens * v
+    if setup.loss == "head" or (setup.loss == "hidden" and shape.saves_head and not kept.full):
+        # as all logits, of the labelled rows alone; a trained copy of the head is cast to 16 bit, twice
+        return 12 * tokens * v + (2 * v * h if shape.saves_head and kept.half else 0)
     rows = min(setup.loss_chunk, tokens)
     logits = (6 if kept.half else 8) * rows * v
     weight = 0.0

@@ -7,6 +7,7 @@ cell has ended. A fourth is the debugger, once `%debug` was used. Deleting some 
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from collections.abc import Collection, Iterator
@@ -19,8 +20,10 @@ _LAST = ("last_exc", "last_value", "last_traceback", "last_type")
 _PRINTERS = ("InteractiveTB", "SyntaxTB")
 _ERRORS = ("error_in_exec", "error_before_exec")
 _UNDERSCORES = ("_", "__", "___")
-OWN_NAMES = re.compile(r"In|Out|_[iod]h|_i{1,3}|_i\d+|get_ipython|exit|quit|open")
-"""Variables of the notebook that are IPython's and hold nothing of the user's, outputs left out."""
+OWN_NAMES = re.compile(r"In|Out|_[iod]h|_i{1,3}|_i\d+|get_ipython|exit|quit|open|__\w+__")
+"""Variables of the notebook that are IPython's or Python's and hold nothing of the user's, outputs left out."""
+_MACHINERY = ("IPython", "ipykernel", "colab_magics", "decorator")  # packages whose frames stand between cell and user
+_CELL = re.compile(r"ipykernel_\d+|^<ipython-input")  # in the name of the file of a cell's code
 _INPUTS = 200  # cells back in which a traceback's file is looked for
 
 
@@ -42,6 +45,43 @@ def failures(shell: Any) -> list[Failure]:
     result = getattr(shell, "last_execution_result", None)
     found += [Failure("last_execution_result", getattr(result, name, None)) for name in _ERRORS]  # type: ignore[arg-type]
     return [one for one in found if isinstance(one.what, BaseException | TracebackType)]
+
+
+def holds_users(failure: Failure) -> bool:
+    """Whether variables of the user's code lie in what is kept: of a function that ran, in a cell or in a library.
+
+    A line that fails in the cell itself has none but the notebook's own, and one of our errors has only ours.
+    """
+    pending: list[Any] = [failure.what]
+    seen = set()
+    while pending:
+        one = pending.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, BaseException):
+            pending += [one.__cause__, one.__context__]
+            one = one.__traceback__
+        if _has_users_frame(one):
+            return True
+    return False
+
+
+def _has_users_frame(trace: TracebackType | None) -> bool:
+    in_cell = in_ours = False
+    while trace is not None:
+        frame = trace.tb_frame
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if _CELL.search(frame.f_code.co_filename):
+            in_cell = True
+            # a cell's own line keeps its variables in the notebook, and its frame none
+            if frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+                return True
+        elif in_cell and not in_ours and package not in _MACHINERY and "<decorator-gen" not in frame.f_code.co_filename:
+            return True
+        in_ours = in_ours or package == "colab_magics"  # what our own code has called is ours
+        trace = trace.tb_next
+    return False
 
 
 def forget_failures(shell: Any) -> None:
@@ -124,7 +164,7 @@ def cell_of(filename: str, shell: Any) -> str | None:
         number = found[1] if found else _number_by_name(filename, shell, compiler)
     if number is not None:
         return f"cell {number}"
-    return "a cell" if re.search(r"ipykernel_\d+|^<ipython-input", filename) else None
+    return "a cell" if _CELL.search(filename) else None
 
 
 def _number_by_name(filename: str, shell: Any, compiler: Any) -> int | None:

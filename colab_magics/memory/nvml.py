@@ -17,6 +17,7 @@ from typing import Any
 from colab_magics.memory.host import host_memory
 
 _NOT_SUPPORTED = 3  # NVML_ERROR_NOT_SUPPORTED
+_NO_DRIVER = (9, 12)  # NVML_ERROR_DRIVER_NOT_LOADED, NVML_ERROR_LIBRARY_NOT_FOUND: a machine without a GPU
 _TEMPERATURE = 0  # NVML_TEMPERATURE_GPU
 _SM_CLOCK = 1  # NVML_CLOCK_SM
 
@@ -54,10 +55,15 @@ class Cards:
     ----------
     nvml : the NVML module; the installed one, connected once for the life of the process, when not given
     environ : where CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER are looked up
+
+    Attributes
+    ----------
+    silent : str
+        Why NVML is there and cannot be asked; empty where it can, and where there is none.
     """
 
     def __init__(self, nvml: Any = None, environ: Mapping[str, str] | None = None) -> None:
-        self._nvml = _installed() if nvml is None else _connected(nvml)
+        self._nvml, self.silent = _installed() if nvml is None else _connected(nvml)
         self._handles = [] if self._nvml is None else _visible(self._nvml, os.environ if environ is None else environ)
         self._names = [_text(self._ask("nvmlDeviceGetName", handle)) for handle in self._handles]
 
@@ -129,21 +135,26 @@ def ask(nvml: Any, question: str, *arguments: Any, **options: Any) -> Any:
 
 
 @cache
-def _installed() -> Any:
-    """The installed NVML, connected; None where there is no driver. That does not change while a process lives."""
+def _installed() -> tuple[Any, str]:
+    """The installed NVML, as `_connected` gives it. That does not change while a process lives."""
     try:
         import pynvml
     except ImportError:
-        return None
+        return None, ""
+    except Exception as error:  # some bindings load the driver's library when they are imported
+        return None, f"pynvml fails when it is imported ({str(error) or type(error).__name__})"
     return _connected(pynvml)
 
 
-def _connected(nvml: Any) -> Any:
+def _connected(nvml: Any) -> tuple[Any, str]:
+    """NVML, or None where it cannot be asked; and why not, where the driver's library is there."""
     try:
         nvml.nvmlInit()
-    except Exception:  # no library, no driver, no permission, or another module of that name
-        return None
-    return nvml
+    except Exception as error:  # no library, no driver, no permission, or another module of that name
+        code = getattr(error, "value", None)
+        broken = isinstance(error, OSError) or (isinstance(code, int) and code not in _NO_DRIVER)
+        return None, "NVIDIA's driver library does not answer" if broken else ""
+    return nvml, ""
 
 
 def _visible(nvml: Any, environ: Mapping[str, str]) -> list[Any]:

@@ -24,6 +24,9 @@ from colab_magics.plan import (
 )
 from colab_magics.recipe import Recipe
 
+# The formula against traces, worst cases of benchmarks/memory grid: scores that are kept are counted roughly.
+_BY_FORMULA = {"fused": 0.08, "grouped": 0.08, "math": 0.30, "eager": 0.30}
+_ROUGH = 0.15  # with DoRA, or with modules that are trained whole beside adapters
 Tier = Literal[0, 1, 2]
 # Of the peak, by how far an estimate may be off: the formula against traces, a trace against what was measured, and
 # what a measurement of the same run has corrected (docs/memory.md).
@@ -51,6 +54,7 @@ class Prediction:
     tier: Tier = 0
     moment: str = ""
     cap: int | None = None
+    rough: bool = False
 
     @property
     def fit(self) -> Fit:
@@ -60,7 +64,9 @@ class Prediction:
     @property
     def error(self) -> float:
         """By what share of it the peak may be off."""
-        return ERROR[self.tier]
+        if self.tier > 0:
+            return ERROR[self.tier]
+        return max(_BY_FORMULA[self.setup.attention], _ROUGH if self.rough else 0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it in plain values, bytes."""
@@ -93,7 +99,12 @@ def predict(
     held = np.minimum(lengths, cut.value).astype(np.int32)
     plan = make_plan(recipe, shape, device, DataFacts(held, 0, cut), verdict, peak)
     setup = setup_of(plan, recipe, shape, held, device)
-    return Prediction(device, plan, setup, estimate(shape, setup), cap=recipe.max_memory_bytes)
+    return Prediction(device, plan, setup, estimate(shape, setup), cap=recipe.max_memory_bytes, rough=is_rough(shape))
+
+
+def is_rough(shape: ModelShape) -> bool:
+    """Whether the formula knows the adapters but roughly: DoRA, and modules that are trained whole beside them."""
+    return shape.dora or shape.saved_parameters > 0
 
 
 def peers(setup: Setup, shape: ModelShape, device: Device) -> dict[str, Setup]:
@@ -103,7 +114,9 @@ def peers(setup: Setup, shape: ModelShape, device: Device) -> dict[str, Setup]:
     capability 8.0 torch's own attention where heads are grouped and rows are of one length, as a single one is.
     """
     old = device.kind == "cuda" and (device.capability or (0, 0)) < (8, 0)
-    grouped = shape.key_value != shape.query
+    # a window that cuts comes as a mask, for which the heads are repeated: that takes the fused kernel
+    windowed = shape.window is not None and setup.length > shape.window
+    grouped = shape.key_value != shape.query and not windowed
     attention: Any = "math" if old and grouped else "fused" if device.kind == "cpu" or old else "grouped"
     theirs = replace(setup, attention=attention, packed=False)
     adapters = 2 if setup.method == "qlora" else 4

@@ -19,10 +19,19 @@ from typing import Any
 from colab_magics.errors import ColabMagicsError, nearest
 from colab_magics.memory.allocator import allocators, cuda
 from colab_magics.memory.held import let_go
-from colab_magics.memory.kept import OWN_NAMES, drop_outputs, failures, forget_failures, output_names, outputs
+from colab_magics.memory.kept import (
+    OWN_NAMES,
+    drop_outputs,
+    failures,
+    forget_failures,
+    holds_users,
+    output_names,
+    outputs,
+)
 from colab_magics.memory.owners import Owner, Survey, survey
 
 _OUTPUT = re.compile(r"Out\[(\d+)\]|_(\d+)")
+_PART = re.compile(r"(Out\[\d+\]|\w+)((?:\.|\[).*)")
 _STICKY = ("device-side assert", "illegal memory access", "unspecified launch failure", "misaligned address",
            "hardware stack error", "illegal instruction", "CUDA-capable device(s) is/are busy")  # fmt: skip
 
@@ -54,7 +63,7 @@ class Released:
     ----------
     before, after : Standing
     forgotten : bool
-        Whether a failed cell's traceback was let go.
+        Whether a failed cell's traceback was let go that held variables of the user's code.
     removed : tuple of str
         Variables and outputs that were removed, as they were named.
     ours : tuple of str
@@ -99,7 +108,7 @@ def release(shell: Any, names: Sequence[str] = ()) -> Released:
     ColabMagicsError
         A name that there is not (the nearest is named); nothing is removed then.
     """
-    before, forgotten = standing(), bool(failures(shell))
+    before, forgotten = standing(), any(map(holds_users, failures(shell)))
     removed, ours = _remove(shell, names), let_go()
     forget_failures(shell)
     gc.collect()
@@ -162,6 +171,21 @@ def _is_there(name: str, namespace: Any, shown: dict[int, Any]) -> bool:
 def _check(name: str, namespace: Any, shown: dict[int, Any]) -> None:
     if _is_there(name, namespace, shown):
         return
+    if name in namespace:
+        raise ColabMagicsError(
+            f"{name} is {'Python' if name.startswith('__') else 'IPython'}'s own; nothing was removed.",
+            "%vram free removes variables that you have made.",
+            "%vram shows which names hold memory.",
+        )
+    part = _PART.fullmatch(name)
+    if part is not None and _is_there(part[1], namespace, shown):
+        whole, inside = part[1], _quoted(part[2], namespace)
+        raise ColabMagicsError(
+            f"{whole}{inside} is a part of {whole}; nothing was removed.",
+            "%vram free removes whole variables and outputs.",
+            f"del {whole}{inside} removes that part; %vram free then gives its memory back.",
+            f"%vram free {whole} removes all of {whole}.",
+        )
     variables = [one for one in namespace if isinstance(one, str) and not one.startswith("_")]
     known = [*(one for one in variables if not OWN_NAMES.fullmatch(one)), *(f"Out[{one}]" for one in shown)]
     close = nearest(name, known)
@@ -170,6 +194,20 @@ def _check(name: str, namespace: Any, shown: dict[int, Any]) -> None:
         "%vram free takes names of variables, Out[5] for one output, and Out for all.",
         f"Did you mean {close}?" if close else "%vram shows which names hold memory.",
     )
+
+
+def _quoted(part: str, namespace: Any) -> str:
+    """`[k]` as `['k']`: the line was split as in a shell, which takes the quotes away.
+
+    What stands for itself stays: a number, a slice, a name that is a variable.
+    """
+
+    def key(found: re.Match[str]) -> str:
+        word = found[1]
+        stands = word in namespace or re.fullmatch(r"[-\d:\s]*|.*['\"()\[].*", word)
+        return found[0] if stands else f"[{word!r}]"
+
+    return re.sub(r"\[([^\]]*)\]", key, part)
 
 
 def _empty_cache() -> list[str]:

@@ -13,7 +13,7 @@ from colab_magics.memory.allocator import Allocator, allocators, cuda
 from colab_magics.memory.host import host_memory
 from colab_magics.memory.living import Worker, living
 from colab_magics.memory.nvml import Cards
-from colab_magics.memory.owners import Owner, Survey, survey
+from colab_magics.memory.owners import Owner, Survey, few, survey
 
 UNSEEN = "no Python object"
 _MIB = 2**20
@@ -141,6 +141,8 @@ def _gpus(cards: Cards, here: Sequence[Allocator], workers: Sequence[Worker]) ->
         notes.append("Of an AMD GPU torch alone tells; cards that this process does not use are not shown.")
     elif here:
         notes.append("The driver cannot be asked (no NVML); the figures are torch's own.")
+    elif cards.silent:
+        notes.append(f"No GPU can be shown (no NVML): {cards.silent}. nvidia-smi tells whether the driver works.")
     elif _DRIVER.exists() and os.environ.get("CUDA_VISIBLE_DEVICES") is not None:
         notes.append(f"CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']} shows this process no GPU.")
     elif _DRIVER.exists():
@@ -188,8 +190,9 @@ def _host(workers: Sequence[Worker]) -> HostUse:
 
 def _unseen(here: Sequence[Allocator], found: Survey) -> list[Owner]:
     """What the allocator has given out and no tensor in Python has: saved for backward, or kept inside C++."""
-    graphs = [owner.name for owner in found.owners if owner.what.endswith("with its graph")]
-    what = f"saved for backward by the graph of {graphs[0]}" if graphs else "saved for backward, or inside C++"
+    what = "saved for backward, or inside C++"
+    if found.graphs:
+        what += f": likely by the graph of {few(found.graphs)}"
     if found.cut:
         return []
     return [

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from colab_magics.memory.references import bases
+from colab_magics.sizes import size
 
-Kind = Literal["tensor", "module", "optimizer", "array", "frame"]
+Kind = Literal["tensor", "module", "optimizer", "array", "frame", "graph"]
 ARRAY = 2**20  # bytes; smaller arrays and tables are not worth a name
+_OF_MORE = 2**20  # bytes that a view must keep beyond what it shows, to be called one
 
 
 @dataclass(frozen=True)
@@ -73,20 +75,31 @@ class Libraries:
                 return None
 
     def has_graph(self, tensor: Any) -> bool:
-        """Whether it was computed from what needs gradients: its graph then holds what backward needs."""
+        """Whether it comes from a computation that needs gradients; no object is made of that to find out."""
         with self._plainly():
             try:
-                return self._torch._C.TensorBase.grad_fn.__get__(tensor) is not None
+                return not self._torch._C.TensorBase.is_leaf.__get__(tensor)
             except Exception:
                 return False
 
-    def described(self, tensor: Any) -> str:
-        """`float16 [32, 2048]`."""
+    def graph(self, tensor: Any) -> Any:
+        """The node of the computation it comes from; None where nothing of that needs gradients."""
+        with self._plainly():
+            try:
+                return self._torch._C.TensorBase.grad_fn.__get__(tensor)
+            except Exception:
+                return None
+
+    def described(self, tensor: Any, held: int = 0) -> str:
+        """`float16 [32, 2048]`, and `a view of 1.2 GiB` where the memory behind it, `held`, is more than it shows."""
         base = self._torch._C.TensorBase
         with self._plainly():
             try:
                 dtype = str(base.dtype.__get__(tensor)).removeprefix("torch.")
-                return f"{dtype} {list(map(int, base.shape.__get__(tensor)))}"
+                shown = f"{dtype} {list(map(int, base.shape.__get__(tensor)))}"
+                if base.layout.__get__(tensor) is not self._torch.strided:
+                    return shown
+                return shown + _of_more(base.numel(tensor) * base.element_size(tensor), held)
             except Exception:
                 return "tensor"
 
@@ -100,17 +113,18 @@ class Libraries:
                     whole = base
                 if self._file_array in (*up, *bases(type(base))):
                     return None
-                size = int(self._array.nbytes.__get__(whole))
+                taken = int(self._array.nbytes.__get__(whole))
                 dtype, shape = self._array.dtype.__get__(one), list(self._array.shape.__get__(one))
                 key, what = ("cpu", int(self._array.ctypes.__get__(whole).data)), f"array {dtype} {shape}"
+                what += _of_more(int(self._array.nbytes.__get__(one)), taken)
             else:
                 table = next(kind for kind in self._tables if kind in up)
                 used = table.memory_usage(one, index=True)  # type: ignore[attr-defined]
-                size, key = int(used if isinstance(used, int) else used.sum()), ("table", id(one))
+                taken, key = int(used if isinstance(used, int) else used.sum()), ("table", id(one))
                 what = f"{table.__name__} of {len(one):,} rows"
         except Exception:
             return None
-        return (Storage(key, size, "cpu"), what) if size >= ARRAY else None
+        return (Storage(key, taken, "cpu"), what) if taken >= ARRAY else None
 
     def _pieces(self, tensor: Any) -> Iterator[Any]:
         base = self._torch._C.TensorBase
@@ -128,16 +142,20 @@ class Libraries:
     def _storage(self, tensor: Any) -> Storage | None:
         try:
             held = self._torch._C.TensorBase.untyped_storage(tensor)
-            size, device = int(held.nbytes()), held.device
-            if not size or device.type == "meta":  # as fake tensors are, whatever device they claim
+            taken, device = int(held.nbytes()), held.device
+            if not taken or device.type == "meta":  # as fake tensors are, whatever device they claim
                 return None
             if device.type != "cpu":
-                return Storage(held._cdata, size, f"{device.type}:{device.index or 0}")
+                return Storage(held._cdata, taken, f"{device.type}:{device.index or 0}")
             # by its address, as an array that shares it has; to ask a lazy copy for it would make the copy
             lazy = self._torch._C._is_cow_tensor(tensor)
-            return Storage(("cpu", held._cdata if lazy else held.data_ptr()), size, "cpu")
+            return Storage(("cpu", held._cdata if lazy else held.data_ptr()), taken, "cpu")
         except Exception:
             return None
 
     def _plainly(self) -> Any:
         return self._torch._C.DisableTorchFunctionSubclass()
+
+
+def _of_more(shown: int, held: int) -> str:
+    return f", a view of {size(held)}" if held - shown >= _OF_MORE else ""

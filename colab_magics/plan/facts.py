@@ -56,6 +56,16 @@ class ModelShape:
         Of the adapters.
     dropouts : int
         How many of a layer's outputs are dropped from.
+    attention_dropout : bool
+        Whether attention scores are dropped from in training.
+    window : int, optional
+        How many tokens a token sees in the layers that see the fewest.
+    saved_parameters : int
+        Of the modules that `modules_to_save` trains beside the adapters.
+    saves_head : bool
+        Whether the head is one of them.
+    dora : bool
+        Whether the adapters are DoRA's.
     """
 
     architecture: str
@@ -82,6 +92,11 @@ class ModelShape:
     adapted: tuple[float, float, float, float] = (3.0, 1.0, 2.0, 1.0)
     rank: int = 16
     dropouts: int = 0
+    attention_dropout: bool = False
+    window: int | None = None
+    saved_parameters: int = 0
+    saves_head: bool = False
+    dora: bool = False
 
     def __post_init__(self) -> None:
         for name in ("readers", "adapted"):

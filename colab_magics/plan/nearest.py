@@ -16,6 +16,7 @@ from colab_magics.plan.policies import choose_max_length, make_plan, setup_of
 from colab_magics.recipe import Recipe
 
 _SHORTEST = 64  # tokens
+_RANK = 16  # of adapters: the usual one
 _MICRO = "per_device_train_batch_size"
 _Fits = Callable[[int], bool]
 
@@ -52,6 +53,15 @@ class Change:
         return f"{', '.join(self.lines)}{cut}"
 
 
+def resized(shape: ModelShape, recipe: Recipe, changed: Recipe) -> ModelShape:
+    """The shape, with what a changed recipe makes of its adapters."""
+    if changed.modules_to_save is None:
+        shape = replace(shape, saved_parameters=0, saves_head=False)
+    if changed.r != recipe.r:
+        shape = replace(shape, rank=changed.r, lora_parameters=shape.lora_parameters * changed.r // shape.rank)
+    return shape
+
+
 def nearest_change(
     recipe: Recipe, shape: ModelShape, device: Device, data: DataFacts, verdict: Verdict, estimate: Estimate
 ) -> Change | None:
@@ -72,8 +82,9 @@ def nearest_change(
             plan = make_plan(changed, shape, device, held, verdict, estimate)
         except ColabMagicsError:
             return False
-        setup = setup_of(plan, changed, shape, held.lengths, device)
-        return fit(estimate(shape, setup), device, cap=changed.max_memory_bytes).colour != "red"
+        sized = resized(shape, recipe, changed)
+        setup = setup_of(plan, changed, sized, held.lengths, device)
+        return fit(estimate(sized, setup), device, cap=changed.max_memory_bytes).colour != "red"
 
     def with_keys(keys: Mapping[str, Any]) -> Recipe:
         return replace(recipe, **keys)
@@ -103,12 +114,18 @@ def _steps(recipe: Recipe, shape: ModelShape, device: Device) -> Iterator[dict[s
         yield {_MICRO: micro}
     if recipe.gradient_checkpointing is False:
         yield {"gradient_checkpointing": True}
+    narrow = recipe.optim in ("paged_adamw_8bit", "adamw_8bit") or (recipe.method == "full" and recipe.optim == "auto")
+    if not narrow and (recipe.method == "full" or shape.saved_parameters):
+        yield {"optim": "adamw_8bit" if device.kind == "cpu" else "paged_adamw_8bit"}
     if recipe.method == "full":
-        if recipe.optim not in ("auto", "paged_adamw_8bit", "adamw_8bit"):
-            yield {"optim": "adamw_8bit" if device.kind == "cpu" else "paged_adamw_8bit"}
         yield {"method": "lora"}
+    elif recipe.r > _RANK:
+        # alpha / r, by which what an adapter adds is scaled, stays as it is
+        yield {"r": _RANK, "lora_alpha": max(1, recipe.lora_alpha * _RANK // recipe.r)}
     if recipe.method in ("lora", "full") and not shape.quantised:
         yield {"method": "qlora"}
+    if recipe.method != "full" and shape.saved_parameters:
+        yield {"modules_to_save": None}
 
 
 def _largest_divisor(number: int) -> int:
@@ -174,7 +191,8 @@ def _least(keys: dict[str, Any], steps: list[dict[str, Any]], fits: Callable[[di
     """Without the keys that are not needed beside the others, and each of the others changed as little as will do."""
     kept = dict(keys)
     for key in keys:
-        fewer = {other: value for other, value in kept.items() if other != key}
+        together = ("r", "lora_alpha") if key == "r" else (key,)
+        fewer = {other: value for other, value in kept.items() if other not in together and key != "lora_alpha"}
         if fewer and fits(fewer):
             kept = fewer
     for step in steps:
@@ -185,4 +203,4 @@ def _least(keys: dict[str, Any], steps: list[dict[str, Any]], fits: Callable[[di
 
 
 def _shown(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

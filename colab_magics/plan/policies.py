@@ -191,6 +191,8 @@ def _kernel(attention: str, shape: ModelShape, device: Device, precision: str) -
     """
     if attention == "eager":
         return "eager"
+    if device.kind == "cpu" and shape.attention_dropout:
+        return "math"  # no fused kernel of a CPU drops anything
     flash = device.kind == "cuda" and (device.capability or (0, 0)) >= (8, 0) and precision != "fp32"
     if attention == "sdpa" and shape.key_value != shape.query and device.kind == "cuda" and not flash:
         return "math"

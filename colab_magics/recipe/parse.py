@@ -52,6 +52,7 @@ def parse(
     *,
     preset: str | None = None,
     namespace: Mapping[str, Any] | None = None,
+    data: str | None = None,
 ) -> Parsed:
     """Read a cell: the line's options override the body, the body overrides the preset.
 
@@ -65,6 +66,8 @@ def parse(
         The name of a preset below both.
     namespace : mapping, optional
         The notebook's variables, for `{name}` and `$name`.
+    data : str, optional
+        What stands for the data where nothing names any.
 
     Raises
     ------
@@ -98,6 +101,8 @@ def parse(
         values: dict[str, Any] = {}
         for layer in filled(layers, combination):
             values |= translate(layer, values, notes)
+        if data is not None:
+            values.setdefault("data", data)
         _require_model_and_data(values)
         _settle(values, notes)
         _check_the_format(values, namespace, variables)

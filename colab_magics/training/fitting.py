@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from colab_magics.errors import ColabMagicsError
 from colab_magics.memory.estimate import estimate, peak
-from colab_magics.memory.prediction import Prediction
-from colab_magics.plan import GIB, DataFacts, Device, ModelShape, Plan, Verdict, nearest_change, setup_of
+from colab_magics.memory.prediction import Prediction, is_rough
+from colab_magics.plan import GIB, DataFacts, Device, Fit, ModelShape, Plan, Verdict, nearest_change, setup_of
 from colab_magics.recipe import Recipe
 from colab_magics.sizes import size
 from colab_magics.training.source import ModelSource
@@ -41,7 +42,7 @@ def check_fit(
         Even at the lower end of what the estimate may be off by, it does not fit; names the nearest change that does.
     """
     setup = setup_of(plan, recipe, shape, data.lengths, device)
-    made = Prediction(device, plan, setup, estimate(shape, setup), cap=recipe.max_memory_bytes)
+    made = Prediction(device, plan, setup, estimate(shape, setup), cap=recipe.max_memory_bytes, rough=is_rough(shape))
     if made.fit.colour == "green":
         return None
     if not recipe.compares:  # the traces are of our own loop
@@ -54,7 +55,7 @@ def check_fit(
     found = made.fit
     if found.colour == "green":
         return None
-    figures = f"about {size(found.need)}, and {size(found.room)} of {device.shown} can be had"
+    figures = f"about {size(found.need)}, and {_to_be_had(found, device)}"
     if not found.cannot(made.error):
         if found.colour == "amber":
             return f"memory will be tight: this needs {figures}"
@@ -65,6 +66,19 @@ def check_fit(
         )
         return f"memory may run out: this needs {figures}; {then}"
     raise _refusal(made, recipe, shape, verdict, data, figures, kernel_holds)
+
+
+def _room_without(found: Fit, held: int) -> int:
+    """What there would be with so much of what is held given back."""
+    return replace(found, held=max(0, found.held - held)).room
+
+
+def _to_be_had(found: Fit, device: Device) -> str:
+    if found.cap is not None and found.room < found.total - found.held:
+        return f"max_memory leaves {size(found.room)} of {device.shown}"
+    if found.room < found.total:
+        return f"{size(found.room)} of {device.shown} can be had"
+    return f"there is a {device.shown}" if device.kind == "cuda" else f"there is {device.shown}"
 
 
 def _refusal(
@@ -94,15 +108,17 @@ def _refusal(
     why = "; ".join(filter(None, held))
     change = nearest_change(recipe, shape, device, data, verdict, peak)
     steps = []
-    if kernel_holds >= _WORTH_FREEING and found.need <= found.room + kernel_holds:
+    if kernel_holds >= _WORTH_FREEING and found.need <= _room_without(found, kernel_holds):
         steps.append("%vram free gives back what the kernel holds: then it fits as it is.")
     elif kernel_holds >= _WORTH_FREEING:
         steps.append("%vram free gives back what the kernel holds.")
+    if others >= _WORTH_FREEING and device.kind == "cuda" and found.need <= _room_without(found, found.held):
+        steps.append("On an empty card it fits as it is: end the other processes there (%vram names them).")
     if change is not None:
         cut = f" (it cuts {change.cut:,} of {len(data.lengths):,} documents)" if change.cut else ""
         lines = "; ".join(change.lines)
         steps.append(f"{'Or change' if steps else 'Change'} the recipe, the least that fits: {lines}{cut}")
-    else:
+    elif not steps:
         steps.append("Use a smaller model, or a larger GPU: %vram estimate --model ID --gpu L4 tells beforehand.")
     if recipe.max_memory is not None and found.cap is not None:
         steps.append(f"Or raise max_memory: {recipe.max_memory}.")

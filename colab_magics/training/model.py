@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from colab_magics.errors import ColabMagicsError, nearest
-from colab_magics.memory.architecture import DROPOUTS, role_of, roles
+from colab_magics.memory.architecture import ATTENTION_DROPOUTS, DROPOUTS, role_of, roles, window_of
 from colab_magics.plan import ModelShape, Plan
 from colab_magics.recipe import Recipe
 from colab_magics.training import attention
@@ -54,6 +54,7 @@ def describe(source: ModelSource, recipe: Recipe) -> ModelShape:
     layers = int(text.num_hidden_layers)
     reads = {name: role_of(name, *_in_and_out(module), hidden, intermediate) for name, module in linears.items()}
     untied = head is not None and head.weight is not model.get_input_embeddings().weight
+    saved = _saved(model, recipe)
     return ModelShape(
         architecture=type(model).__name__,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -79,7 +80,22 @@ def describe(source: ModelSource, recipe: Recipe) -> ModelShape:
         adapted=roles((reads[name] for name in adapted), layers),
         rank=recipe.r,
         dropouts=2 if any(getattr(text, key, 0) for key in DROPOUTS) else 0,
+        attention_dropout=any(getattr(text, key, 0) for key in ATTENTION_DROPOUTS),
+        window=window_of(text),
+        saved_parameters=sum(parameter.numel() for module in saved for parameter in module.parameters()),
+        saves_head=any(module is head for module in saved),
+        dora=recipe.use_dora and recipe.method != "full",
     )
+
+
+def _saved(model: nn.Module, recipe: Recipe) -> list[nn.Module]:
+    """The modules that are trained whole beside the adapters."""
+    names = recipe.modules_to_save or [] if recipe.method != "full" else []
+    return [
+        module
+        for name, module in model.named_modules()
+        if any(name == one or name.endswith(f".{one}") for one in names)
+    ]
 
 
 def _in_and_out(module: nn.Module) -> tuple[int, int]:

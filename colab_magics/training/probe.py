@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -65,18 +66,18 @@ def probe(config: Any, cache: Path | None = None, *, trust_remote_code: bool = F
 
     key = json.dumps([_REVISION, transformers.__version__, torch.__version__, _identity(config)], sort_keys=True)
     kept = cache / "probe" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json" if cache else None
-    if kept is not None and kept.is_file():
-        try:
+    if kept is not None:
+        # torn, of another version, or not to be read: found out again
+        with suppress(OSError, ValueError, TypeError):
             return Verdict(**json.loads(kept.read_text()))
-        except (ValueError, TypeError):
-            kept.unlink(missing_ok=True)  # torn or from another version: found out again
     with torch.random.fork_rng(devices=[]):
         verdict = _probe(config, trust_remote_code)
     if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        staged = kept.with_suffix(f".{os.getpid()}.tmp")
-        staged.write_text(json.dumps(asdict(verdict)))
-        staged.replace(kept)
+        with suppress(OSError):  # a full or read-only disk: found out again next time
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            staged = kept.with_suffix(f".{os.getpid()}.tmp")
+            staged.write_text(json.dumps(asdict(verdict)))
+            staged.replace(kept)
     return verdict
 
 

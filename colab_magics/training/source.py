@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from colab_magics.errors import ColabMagicsError
-from colab_magics.hub import NoNetwork, first_line, hub_errors, no_folder
+from colab_magics.hub import NoNetwork, check_quantisation, first_line, hub_errors, no_folder
 from colab_magics.recipe import Recipe
 
 Report = Callable[[int, int], None]
@@ -231,25 +231,8 @@ def read_model_config(name: str, folder: Path, recipe: Recipe) -> Any:
             f"It is a {', '.join(architectures) or config.model_type}.",
             "Use a model whose architecture ends in ForCausalLM.",
         )
-    _check_quantisation(name, config)
+    check_quantisation(name, getattr(config, "quantization_config", None))
     return config
-
-
-def _check_quantisation(name: str, config: Any) -> None:
-    """Of quantised checkpoints only bitsandbytes' 4-bit ones can carry an adapter here."""
-    found = getattr(config, "quantization_config", None)
-    if found is None:
-        return
-    fields = found if isinstance(found, dict) else found.to_dict()
-    kind = fields.get("quant_method")
-    kind = str(getattr(kind, "value", kind) or "bitsandbytes")
-    if kind == "bitsandbytes" and fields.get("load_in_4bit"):
-        return
-    raise ColabMagicsError(
-        f"{name} is quantised with {kind}, which cannot be trained here.",
-        "Of quantised checkpoints only bitsandbytes' 4-bit ones carry an adapter here.",
-        "Name the 16-bit model; method: qlora quantises it while it loads.",
-    )
 
 
 def _reporting(report: Report | None, total: int) -> type:

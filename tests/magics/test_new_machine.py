@@ -16,7 +16,17 @@ from .conftest import ROWS, Home, Kernel, wait_for
 
 pytestmark = pytest.mark.xdist_group("new-machine")
 
-BODY = "model: demo\ndata: rows.jsonl\nlora_dropout: 0.1\neffective_batch_size: 2\nmax_steps: {}\nsave_every: 20 steps"
+# nothing that `auto` measures: two machines, or one that is busy, may find otherwise, and other sums round otherwise
+BODY = """\
+model: demo
+data: rows.jsonl
+lora_dropout: 0.1
+effective_batch_size: 2
+per_device_train_batch_size: 2
+packing: false
+gradient_checkpointing: false
+max_steps: {}
+save_every: 20 steps"""
 
 STEPS = 800  # some ten seconds of them
 

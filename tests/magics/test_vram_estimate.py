@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import pytest
 
 from colab_magics.errors import ColabMagicsError
 from colab_magics.magics import vram_estimate
+from colab_magics.magics.vram_devices import card
 from colab_magics.magics.vram_estimate import estimate
 from colab_magics.memory.traced import NotTraced
+from colab_magics.session.table import load_table
 
 from .conftest import ROWS, Home, Kernel
 
@@ -111,6 +114,41 @@ def test_nothing_that_would_help_is_said(made, tmp_path):
     )
 
 
+def test_what_others_hold_is_named_before_the_recipe_is_changed(made, tmp_path, monkeypatch):
+    here = replace(card("T4", load_table()), free=2**30)
+    monkeypatch.setattr(vram_estimate, "_here", lambda *_: here)
+    text = _text(_told(f"--model {made()} --method qlora --max-length 2048 --quick", tmp_path))
+    assert "it fits once the 13.6 GiB held there is given back (%vram says by whom)" in text
+
+
+def test_a_model_is_known_by_its_id_or_its_folder_alone(made, tmp_path):
+    name = made()
+    by_option = _told(f"--model {name} --gpu T4 --quick", tmp_path)
+    assert _told(f"{name} --gpu T4 --quick", tmp_path).to_dict() == by_option.to_dict()
+
+
+def test_a_recipe_without_data_is_a_model(made, tmp_path):
+    found = estimate(["--gpu", "T4", "--quick"], tmp_path, f"model: {made()}\nmethod: qlora\n")
+    assert "are assumed" in _text(found)
+
+
+def test_a_line_may_name_a_variable(made, tmp_path):
+    found = estimate(["--model", "{mid}", "--gpu", "T4", "--quick"], tmp_path, None, {"mid": made()})
+    assert found.recipe.model == made()
+
+
+def test_a_checkpoint_that_cannot_be_trained_is_refused_and_may_generate(made, tmp_path):
+    name = made(quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(ColabMagicsError, match="quantised with gptq"):
+        _told(f"--model {name} --gpu T4 --quick", tmp_path)
+    assert _told(f"--model {name} --inference --gpu T4 --quick", tmp_path).rows
+
+
+def test_generating_is_not_compared_with_trainers(made, tmp_path):
+    with pytest.raises(ColabMagicsError, match="--compare goes with training"):
+        _told(f"--model {made()} --inference --compare --gpu T4 --quick", tmp_path)
+
+
 def test_a_cap_counts(made, tmp_path):
     model = made()
     assert (
@@ -178,8 +216,8 @@ def test_generating_asks_for_no_trace_where_the_sizes_are_known(made, tmp_path, 
         ("--model MODEL --optimizer opt", "--optimizer goes with a module"),
         ("net --batch x --keep a", "net is no variable that holds one"),
         ("run", "There is no run"),
-        ("run --r 8", "--r goes with --model"),
-        ("run --batch 8", "--batch goes with --model"),
+        ("run --r 8", "--r goes with a model"),
+        ("run --batch 8", "--batch goes with a model"),
         ("", "There is no run"),
         ("--root ./nowhere", "There is no run in"),
     ],
@@ -267,5 +305,55 @@ def test_of_a_run_and_of_a_recipe_with_its_data(kernel: Kernel, home: Home, warm
     assert shown.startswith("demo: lora, fp16, ")
     assert "are assumed" not in shown, "there is data, and its lengths count"
     reply = kernel.run("%vram estimate short --r 8")
-    assert "--r goes with --model" in "".join(reply.traceback)
+    assert "--r goes with a model" in "".join(reply.traceback)
     assert sorted(path for path in home.runs.rglob("*")) == before, "no run was made or changed"
+
+
+# --- a module of the notebook -----------------------------------------------------------------------------------------
+
+
+def _of_module(forward: Callable[..., Any], line: str, root: Path, **others: Any) -> Any:
+    import torch
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = torch.nn.Linear(64, 64)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return forward(self, x)
+
+    return estimate(shlex.split(line), root, None, {"net": Net(), "x": torch.rand(8, 64), **others})
+
+
+@needs_torch
+def test_a_batch_of_another_shape_is_a_sentence(tmp_path):
+    import torch
+
+    with pytest.raises(ColabMagicsError, match="net cannot be called with y") as raised:
+        _of_module(lambda self, x: self.inner(x), "net --batch y", tmp_path, y=torch.rand(8, 63))
+    assert "[8, 63]" in raised.value.why
+
+
+@needs_torch
+def test_without_activations_nothing_is_said_to_fit(tmp_path, caplog):
+    def by_numbers(self: Any, x: Any) -> Any:
+        out = self.inner(x)
+        return out if out.sum().item() > 0 else -out
+
+    found = _of_module(by_numbers, "net --batch x", tmp_path)
+    text = _text(found)
+    assert "could not be traced" in text
+    assert "at least " in text
+    assert "not known: activations are missing" in text
+    assert not any(line.split()[-1] == "fits" for line in text.splitlines() if line.split())
+    assert {one["verdict"] for one in found.to_dict()["cards"]} == {None}
+    assert not caplog.records, "torch's own log is no answer to anybody"
+
+
+@needs_torch
+def test_a_run_of_the_same_name_is_meant_unless_there_is_an_input(tmp_path):
+    (tmp_path / "net").mkdir()
+    with pytest.raises(ColabMagicsError):  # the folder holds no run
+        _of_module(lambda self, x: self.inner(x), "net", tmp_path)
+    assert _of_module(lambda self, x: self.inner(x), "net --batch x", tmp_path).parameters == 64 * 65

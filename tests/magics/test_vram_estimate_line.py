@@ -54,7 +54,7 @@ def test_lines(line, asked):
         ("--gpu ,", "--gpu needs a value", "Write --gpu VALUE"),
         ("--keep=", "--keep needs a value", "Write --keep VALUE"),
         ("--quick=false", "--quick takes no value", "Write --quick alone"),
-        ("one two", "takes one name, and there are one and two", "--model"),
+        ("one two", "takes one name, and there are one and two", "--max-length"),
         *(
             (f"--context {wrong}", "no number of tokens", "--context 8192")
             for wrong in ("abc", "0", "-5", "1.5", "1e3")
@@ -83,6 +83,31 @@ def test_names_of_cards(table, written, name, capability):
     assert (found.name, found.capability, found.free) == (name, capability, found.total)
 
 
+@pytest.mark.parametrize("written", ["RTX 4090", "rtx4090", "RTX-4090", "rtx_4090", "NVIDIA GeForce RTX 4090"])
+def test_a_card_is_known_however_it_is_spelt(table, written):
+    (found,) = devices(read(["--gpu", *written.split(), "run"]).gpus, table)
+    assert "4090" in found.name
+    assert read(["--gpu", *written.split(), "run"]).name == "run"
+
+
+def test_a_number_alone_is_told_its_unit(table):
+    with pytest.raises(ColabMagicsError, match="no unit") as raised:
+        devices(["24"], table)
+    assert raised.value.next_steps == ("Write --gpu 24GB.",)
+
+
+def test_a_switch_of_the_recipe_needs_no_value():
+    assert read(["--load-in-4bit", "--packing", "false", "--gradient-checkpointing"]).recipe == {
+        "load_in_4bit": True,
+        "packing": "false",
+        "gradient_checkpointing": True,
+    }
+
+
+def test_a_context_may_be_written_in_thousands():
+    assert read(["--inference", "--context", "128k"]).context == 131_072
+
+
 def test_a_t4_has_what_torch_sees_of_it(table):
     assert card("T4", table).total / GIB == pytest.approx(14.56, abs=0.01)
 
@@ -99,7 +124,7 @@ def test_a_size_will_do(table, written, total):
 
 @pytest.mark.parametrize(
     ("written", "step"),
-    [("H200", "Did you mean H100?"), ("tt4", "Did you mean T4?"), ("rtx4090", "Did you mean RTX-4090?"),
+    [("H200", "Did you mean H100?"), ("tt4", "Did you mean T4?"), ("RTX 4080", "Did you mean RTX-4090?"),
      ("24", "--gpu 24GB"), ("24TB", "--gpu 24GB"), ("-24GB", "--gpu 24GB"), ("0GB", "--gpu 24GB"),
      ("<script>", "--gpu 24GB"),
      ("nothing like it", "--gpu 24GB")],

@@ -48,7 +48,14 @@ def test_a_wrong_name_is_told_with_the_nearest_and_nothing_is_removed(notebook: 
     assert notebook.value("[type(model).__name__, type(optimizer).__name__]") == "['Held', 'Held']"
 
 
-@pytest.mark.parametrize("name", ["get_ipython", "In", "_ih", "Out[999]", "_999"])
+def test_of_a_part_it_is_said_how_to_delete_it(notebook: Kernel) -> None:
+    run(notebook, "d = {'k': Held()}")
+    refused = run(notebook, "%vram free d['k']")
+    assert "→ del d['k'] removes that part; %vram free then gives its memory back." in refused.traceback
+    assert not lives(notebook, "del d['k']\n%vram free")
+
+
+@pytest.mark.parametrize("name", ["get_ipython", "In", "_ih", "__builtins__", "Out[999]", "_999"])
 def test_what_is_ipythons_own_or_not_there_is_no_variable(notebook: Kernel, name: str) -> None:
     assert run(notebook, f"%vram free {name}").error == "ColabMagicsError"
 
@@ -61,6 +68,26 @@ def test_one_output_is_removed_by_its_number_and_the_others_stay(notebook: Kerne
     assert (
         notebook.value(f"Out[{cell + 1}], {cell} in Out, '_{cell}' in globals()") == "('this one stays', False, False)"
     )
+
+
+def test_what_the_cell_just_before_has_shown_is_dead_at_once(notebook: Kernel) -> None:
+    run(notebook, "Held()")  # its result lives until the next cell has ended
+    assert not lives(notebook, "%vram free Out")
+
+
+@pytest.mark.parametrize("failing", ["%vram fre", "%vram free nobody", "1 / 0", "1 +", "%nosuch", "nobody"])
+def test_of_an_error_that_holds_nothing_of_the_users_nothing_is_said(notebook: Kernel, failing: str) -> None:
+    run(notebook, "%vram free")
+    run(notebook, failing)
+    [[frame]] = run(notebook, "%vram free").displays.values()
+    assert "Let go" not in frame["text/plain"]
+
+
+@pytest.mark.parametrize("failing", ["train_step()", "import json; json.loads('[')", "(lambda: 1 / 0)()"])
+def test_of_one_that_ran_code_of_the_users_or_a_librarys_it_is(notebook: Kernel, failing: str) -> None:
+    run(notebook, failing)
+    [[frame]] = run(notebook, "%vram free").displays.values()
+    assert "Let go: the traceback of the failed cell" in frame["text/plain"]
 
 
 def test_outputs_are_kept_as_ever_afterwards(notebook: Kernel) -> None:

@@ -32,11 +32,15 @@ class PretendedDevice:
 
 @dataclass
 class PretendedCuda:
-    """`torch.cuda` of a process; `contexts` are the cards on which one was made, `called` what was asked for."""
+    """`torch.cuda` of a process; `contexts` are the cards on which one was made, `called` what was asked for.
+
+    `workspaces` are the bytes that cuBLAS holds of the first card.
+    """
 
     devices: list[PretendedDevice]
     initialised: bool = True
     failure: str = ""
+    workspaces: int = 0
     contexts: set[int] = field(default_factory=set)
     called: list[str] = field(default_factory=list)
 
@@ -75,6 +79,12 @@ class PretendedCuda:
         for device in self.devices:
             device.reserved = device.allocated + device.fragmented
 
+    def clear_cublas_workspaces(self) -> None:
+        """`torch._C._cuda_clearCublasWorkspaces`: they are tensors of the allocator, which no Python object has."""
+        self._call("clear_cublas_workspaces")
+        self.devices[0].allocated -= self.workspaces
+        self.workspaces = 0
+
     def _call(self, name: str) -> None:
         self.called.append(name)
         if self.failure:
@@ -93,4 +103,6 @@ class PretendedCuda:
 
 def pretended_torch(*devices: PretendedDevice, **how: Any) -> Any:
     """A module `torch` that has no tensors, and this `cuda`."""
-    return SimpleNamespace(cuda=PretendedCuda(list(devices), **how), version=SimpleNamespace(hip=None))
+    cuda = PretendedCuda(list(devices), **how)
+    inner = SimpleNamespace(_cuda_clearCublasWorkspaces=cuda.clear_cublas_workspaces)
+    return SimpleNamespace(cuda=cuda, version=SimpleNamespace(hip=None), _C=inner)

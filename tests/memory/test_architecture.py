@@ -108,6 +108,27 @@ def test_adapters_on_some_modules_of_another_rank(kind):
 
 @needs_torch
 @pytest.mark.colab
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    "saved", [["lm_head"], ["embed_tokens"], ["lm_head", "embed_tokens"], ["model.embed_tokens"]], ids=" ".join
+)
+def test_modules_that_are_trained_whole_and_doras_norms(saved, tied):
+    config = _config("qwen3", tie_word_embeddings=tied)
+    read = _read(config, modules_to_save=saved, dora=True)
+    assert read["saved_parameters"] == len(saved) * 256 * 64
+    assert read["dora"]
+    _same(_described(config, modules_to_save=saved, use_dora=True), read)
+    full = _read(config, modules_to_save=saved, dora=True, full=True)
+    assert (full["saved_parameters"], full["dora"]) == (0, False), "all is trained whole, and nothing is an adapter"
+
+
+def test_another_module_that_is_trained_whole_has_to_be_traced():
+    with pytest.raises(UnknownArchitecture, match=r"modules_to_save: input_layernorm"):
+        shape_of(LLAMA, modules_to_save=["lm_head", "input_layernorm"])
+
+
+@needs_torch
+@pytest.mark.colab
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [

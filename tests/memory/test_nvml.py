@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 from memory.pretended import (
     GIB,
@@ -19,6 +23,7 @@ from memory.pretended import (
 from colab_magics.memory import nvml as nvml_module
 from colab_magics.memory.host import host_memory
 from colab_magics.memory.nvml import Cards
+from colab_magics.memory.report import take
 
 pytestmark = pytest.mark.face
 
@@ -60,6 +65,41 @@ def test_that_there_is_no_driver_is_found_out_once(monkeypatch: pytest.MonkeyPat
     finally:
         nvml_module._installed.cache_clear()
     assert driver.asked.count("nvmlInit") == 1
+
+
+@pytest.fixture
+def no_memory_of_drivers() -> Iterator[None]:
+    nvml_module._installed.cache_clear()
+    yield
+    nvml_module._installed.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("raised", "why"),
+    [("OSError('libnvidia-ml.so.1: file too short')", "libnvidia-ml.so.1: file too short"), ("KeyError", "KeyError")],
+)
+def test_a_binding_that_fails_in_its_import_is_no_nvml_and_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, no_memory_of_drivers: None, raised: str, why: str
+) -> None:
+    (tmp_path / "pynvml.py").write_text(f"raise {raised}")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "pynvml", raising=False)
+    assert len(Cards(environ={})) == 0
+    said = f"No GPU can be shown (no NVML): pynvml fails when it is imported ({why})."
+    assert [note for note in take(tmp_path).notes if note.startswith(said)]
+
+
+def test_that_there_is_no_binding_is_not_worth_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, no_memory_of_drivers: None
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert not Cards(environ={}).silent
+    assert not [note for note in take(tmp_path).notes if "pynvml" in note]
+
+
+@pytest.mark.parametrize(("code", "silent"), [(12, False), (9, False), (18, True), (999, True)])
+def test_a_driver_that_is_there_and_fails_is_told_from_none(code: int, silent: bool) -> None:
+    assert ("does not answer" in Cards(Nvml(absent=code), {}).silent) is silent
 
 
 def test_what_an_old_driver_cannot_tell_costs_nothing_else() -> None:

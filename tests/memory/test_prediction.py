@@ -64,6 +64,19 @@ def test_what_a_device_cannot_do_is_refused():
         _predict(precision="bf16")
 
 
+def test_dropout_of_scores_leaves_a_cpu_torch_s_own_composition_and_a_gpu_not():
+    drops = replace(GPT2, attention_dropout=True)
+    assert [_predict(drops, device).setup.attention for device in (CPU, T4)] == ["math", "fused"]
+    assert _predict(drops, CPU).error > _predict(drops, T4).error == 0.08
+
+
+def test_a_window_that_cuts_is_a_mask_for_peers_and_takes_the_fused_kernel():
+    windowed = replace(QWEN3_4B, window=512)
+    for length, attention in ((256, "math"), (2048, "fused")):
+        made = _predict(windowed, T4, length=length, max_length=length)
+        assert {setup.attention for setup in peers(made.setup, windowed, T4).values()} == {attention}
+
+
 # --- others' way ------------------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,9 @@ from memory.pretended_cuda import GIB, PretendedCuda, PretendedDevice, pretended
 
 from colab_magics.errors import ColabMagicsError
 from colab_magics.magics.vram_free import page_of
-from colab_magics.memory.release import release
+from colab_magics.memory.kept import Failure, holds_users
+from colab_magics.memory.owners import UNNAMED, Owner, Survey
+from colab_magics.memory.release import Released, Standing, release
 
 pytestmark = [pytest.mark.face, pytest.mark.colab]
 
@@ -31,12 +33,20 @@ def use(monkeypatch: pytest.MonkeyPatch, *devices: PretendedDevice, **how: Any) 
 def test_the_cache_goes_back_to_the_card_and_the_figures_say_so(monkeypatch: pytest.MonkeyPatch, shell: Any) -> None:
     cuda = use(monkeypatch, PretendedDevice(allocated=GIB, reserved=4 * GIB, fragmented=GIB // 2))
     done = release(shell)
-    assert cuda.called == ["synchronize", "empty_cache", "ipc_collect"]
+    assert cuda.called == [
+        "synchronize", "empty_cache", "ipc_collect", "clear_cublas_workspaces", "empty_cache",
+    ]  # fmt: skip
     assert (done.before.reserved, done.after.reserved, done.after.allocated) == (4 * GIB, 3 * GIB // 2, GIB)
     said = page_of(done).text()
     assert said.splitlines()[0] == "2.5 GiB came back to the GPU"
     assert "This process now holds 1.5 GiB: 1.0 GiB in tensors, 512.0 MiB cached." in said
     assert "The CUDA context (about 138.0 MiB on a T4) stays until the kernel is restarted." in said
+
+
+def test_the_workspaces_of_cublas_go_back_to_the_card_too(monkeypatch: pytest.MonkeyPatch, shell: Any) -> None:
+    use(monkeypatch, PretendedDevice(allocated=GIB, reserved=2 * GIB), workspaces=GIB // 4)
+    done = release(shell)
+    assert (done.after.allocated, done.after.reserved) == (3 * GIB // 4, 3 * GIB // 4)
 
 
 @pytest.mark.parametrize("failure", ["device-side assert triggered", "an illegal memory access was encountered"])
@@ -71,6 +81,61 @@ def test_a_wrong_name_among_right_ones_removes_nothing(shell: Any) -> None:
         assert str(sys.last_value) == "kept"  # nor is anything else let go
     finally:
         del sys.last_value
+
+
+@pytest.mark.parametrize(
+    ("name", "whole", "part"),
+    [
+        ("tr.model", "tr", "tr.model"),
+        ("d[k]", "d", "d['k']"),
+        ("d[0].x", "d", "d[0].x"),
+        ("d[model]", "d", "d[model]"),  # a variable: which of the two was typed cannot be told
+        ("Out[3].x", "Out[3]", "Out[3].x"),
+    ],
+)
+def test_of_a_part_it_is_said_how_it_goes_and_nothing_is_removed(shell: Any, name: str, whole: str, part: str) -> None:
+    shell.user_ns |= {"tr": object(), "d": {}, "_oh": {3: object()}}
+    before = dict(shell.user_ns)
+    with pytest.raises(ColabMagicsError) as refused:
+        release(shell, ["model", name])
+    assert refused.value.lines() == [
+        f"{part} is a part of {whole}; nothing was removed.",
+        "%vram free removes whole variables and outputs.",
+        f"→ del {part} removes that part; %vram free then gives its memory back.",
+        f"→ %vram free {whole} removes all of {whole}.",
+    ]
+    assert shell.user_ns == before
+
+
+@pytest.mark.parametrize("name", ["__builtins__", "__name__", "__doc__"])
+def test_what_is_pythons_own_is_not_removed(shell: Any, name: str) -> None:
+    shell.user_ns[name] = object()
+    with pytest.raises(ColabMagicsError, match=f"{name} is Python's own; nothing was removed"):
+        release(shell, [name])
+    assert name in shell.user_ns
+
+
+@pytest.mark.parametrize(("package", "users"), [("colab_magics.magics", False), ("theirs", True)])
+def test_a_library_that_our_own_code_has_called_holds_nothing_of_the_users(package: str, users: bool) -> None:
+    called = {"__name__": package}
+    exec("import json\ndef magic(): json.loads('[')", called)
+    with pytest.raises(ValueError, match="Expecting value") as failed:
+        exec(compile("magic()", "<ipython-input-1-0>", "exec"), {"__name__": "__main__", "magic": called["magic"]})
+    assert holds_users(Failure("sys.last_exc", failed.value)) is users
+
+
+def left(graphs: tuple[str, ...]) -> str:
+    """What is said where something is left that no name leads to."""
+    nothing = Standing(None, 0, 0)
+    found = Survey((Owner(UNNAMED, "4 tensors", GIB, "cpu"),), graphs=graphs)
+    return page_of(Released(nothing, nothing, False, (), found)).text()
+
+
+def test_a_restart_is_advised_only_where_no_name_carries_a_graph() -> None:
+    assert "restart the kernel" in left(())
+    said = left(("losses", "out"))
+    assert "restart the kernel" not in said
+    assert "likely held by the graphs of losses, out: try %vram free losses out first." in said
 
 
 def test_a_thread_of_the_users_that_still_runs_is_named(shell: Any) -> None:

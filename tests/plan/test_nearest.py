@@ -26,6 +26,7 @@ from colab_magics.plan import (
     nearest_change,
     setup_of,
 )
+from colab_magics.plan.nearest import resized
 from colab_magics.recipe import Recipe
 
 pytestmark = pytest.mark.face
@@ -56,7 +57,8 @@ def _nearest(shape: ModelShape, gib: float, lengths: Any = (2048,) * 64, **recip
     device = _card(gib)
     change = nearest_change(asked, shape, device, _facts(asked, shape, lengths), FREE, peak)
     if change is not None:
-        assert _colour(replace(asked, **change.keys), shape, device, lengths) != "red", "it would not fit"
+        changed = replace(asked, **change.keys)
+        assert _colour(changed, resized(shape, asked, changed), device, lengths) != "red", "it would not fit"
     return _colour(asked, shape, device, lengths), change
 
 
@@ -99,6 +101,22 @@ def test_a_full_training_gets_8_bit_states_before_it_becomes_one_of_adapters():
 def test_lora_becomes_qlora():
     _, change = _nearest(QWEN3_14B, 16, (512,) * 64, method="lora")
     assert change.lines == ("method: qlora",)
+
+
+def test_a_large_rank_becomes_the_usual_one_and_its_scale_stays():
+    shape = replace(QWEN3_4B, rank=256, lora_parameters=16 * QWEN3_4B.lora_parameters)
+    recipe = {"method": "qlora", "r": 256, "lora_alpha": 512, "per_device_train_batch_size": 1, "max_length": 512}
+    _, change = _nearest(shape, 6, (512,) * 64, **recipe)
+    assert change.lines == ("r: 16", "lora_alpha: 32")
+
+
+def test_modules_that_are_trained_whole_get_8_bit_states_or_are_let_go():
+    shape = replace(QWEN3_4B, saved_parameters=2 * QWEN3_4B.vocabulary * QWEN3_4B.hidden, saves_head=True)
+    recipe = {"method": "qlora", "modules_to_save": ["lm_head", "embed_tokens"], "per_device_train_batch_size": 1}
+    _, change = _nearest(shape, 13, (256,) * 64, **recipe)
+    assert change.lines == ("optim: paged_adamw_8bit",)
+    _, change = _nearest(shape, 5, (256,) * 64, **recipe, optim="adamw_8bit")
+    assert change.lines == ("modules_to_save: null",)
 
 
 # --- length -----------------------------------------------------------------------------------------------------------

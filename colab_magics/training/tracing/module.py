@@ -5,9 +5,10 @@ The module is not changed and not copied: its weights are exchanged for fake one
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,7 @@ def trace_module(step: Step, capability: tuple[int, int] | None) -> dict[str, Pa
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
+        stack.enter_context(_quiet())
         fake = stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(ledger)
         if capability is not None:
@@ -84,6 +86,18 @@ def trace_module(step: Step, capability: tuple[int, int] | None) -> dict[str, Pa
                 optimizer.step()
                 ledger.enter("activations")
     return {name: parts for name, parts in ledger.moments.items() if name != "before"}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's own log of what it cannot tell of a fake tensor: whoever traces says it in a sentence."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def bytes_of(*values: Any) -> int:

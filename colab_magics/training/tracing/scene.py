@@ -90,10 +90,28 @@ def trace(case: Case, layers: Sequence[int]) -> dict[str, Parts]:
 def _as_on(case: Case) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(grouped_products(case.capability if case.kind == "cuda" else None))
+        if case.attention == "sdpa" and not case.setup.packed:
+            stack.enter_context(_no_packing_is_looked_for())
         if case.kind == "cuda":
             assert case.capability is not None
-            stack.enter_context(as_on_cuda(case.capability, math=case.setup.attention == "math"))
+            # the library's own attention is handed on as it comes: with a mask it takes another kernel than without
+            pinned = case.setup.attention == "math" and case.attention != "sdpa"
+            stack.enter_context(as_on_cuda(case.capability, math=pinned))
         yield
+
+
+@contextmanager
+def _no_packing_is_looked_for() -> Iterator[None]:
+    """transformers reads from the positions whether a row has several documents; of positions without numbers it
+    takes that for granted, and makes a mask with which another kernel is taken."""
+    from transformers import masking_utils
+
+    found = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = found
 
 
 def _score_shapes(config: Any, rows: int, length: int) -> set[tuple[int, ...]]:

@@ -14,7 +14,7 @@ from scenes import case
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from colab_magics.memory.estimate import NF4
+from colab_magics.memory.estimate import NF4, estimate
 from colab_magics.plan import Choice, DataFacts, make_plan
 from colab_magics.training import attention
 from colab_magics.training.batches import Sample
@@ -208,7 +208,52 @@ def test_scores_of_the_model_s_own_attention_are_counted_as_attention():
     assert "attention" not in peak_of(fused)[1]
 
 
+# --- what the formula makes of it ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("recipe", "within"),
+    [
+        ({}, 0.02),
+        ({"modules_to_save": ["lm_head"]}, 0.02),
+        ({"modules_to_save": ["lm_head", "embed_tokens"]}, 0.02),
+        ({"modules_to_save": ["embed_tokens"]}, 0.08),
+        ({"use_dora": True}, 0.05),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_the_formula_counts_what_is_trained_beside_the_adapters(recipe, within):
+    wide = {
+        "hidden_size": 512, "intermediate_size": 1536, "head_dim": 64, "vocab_size": 16_384,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "tie_word_embeddings": True,
+    }  # fmt: skip
+    one = case(config=wide, documents=1, length=1024, gradient_checkpointing=True, loss_chunk=256, recipe=recipe)
+    shape = describe(ModelSource("m", Path(), None, one.config, 0), one.recipe)
+    assert estimate(shape, one.setup).peak == pytest.approx(_peak(one), rel=within)
+
+
 # --- nothing stays ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("capability", "model_type", "config", "scores"),
+    [
+        ((7, 5), "qwen3", {}, True),  # grouped heads and no mask: below 8.0 torch's own composition alone takes them
+        ((8, 0), "qwen3", {}, False),  # flash
+        (
+            (7, 5),
+            "mistral",
+            {"sliding_window": 16},
+            False,
+        ),  # a window that cuts is a mask, for which heads are repeated
+        ((7, 5), "mistral", {"sliding_window": 4096}, True),
+    ],
+)
+def test_transformers_attention_takes_the_kernel_that_its_mask_leaves(capability, model_type, config, scores):
+    one = case(model_type, config, attention="sdpa", capability=capability, loss="logits", length=96)
+    moments = trace(one, range(2))
+    of_scores = one.setup.documents * 4 * 96 * 96 * 2  # heads, in 16 bit
+    assert (max(parts.get("attention", 0) for parts in moments.values()) >= 2 * of_scores) == scores
 
 
 def test_after_code_that_cannot_be_traced_everything_is_as_before(monkeypatch):
