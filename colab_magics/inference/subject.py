@@ -18,7 +18,7 @@ from colab_magics.data.formats import Wishes
 from colab_magics.errors import ColabMagicsError
 from colab_magics.hub import read_config
 from colab_magics.memory.architecture import shape_of
-from colab_magics.plan import ModelShape
+from colab_magics.plan import ModelShape, from_log
 from colab_magics.recipe import Recipe
 from colab_magics.run import Run, find_run, list_runs
 
@@ -92,7 +92,7 @@ class Subject:
         """The model's sizes, where they are known without loading it."""
         told = _last(self.run, "plan").get("shape")
         if told:
-            return ModelShape(**told)
+            return from_log(ModelShape, told)
         try:
             found = read_config(self.base, self.revision)
             return shape_of(found.config, weight_bytes=found.weight_bytes or None)

@@ -24,7 +24,7 @@ from colab_magics.memory.inference import generating, weights_for
 from colab_magics.memory.measured import Measured, measured
 from colab_magics.memory.prediction import Prediction, fixed_lengths, peers, predict
 from colab_magics.memory.traced import NotTraced, Traces, traces
-from colab_magics.plan import Device, ModelShape, Verdict
+from colab_magics.plan import Device, ModelShape, Verdict, from_log
 from colab_magics.recipe import Recipe, parse
 from colab_magics.run import Run, cache_folder, find_run
 from colab_magics.session.offers import drawn
@@ -248,9 +248,9 @@ def _of_events(recipe: Recipe, events: Sequence[Any], title: str) -> _Subject:
         recipe,
         drawn([float(one) for one in event["lengths"]], int(event["documents"])),
         model,
-        ModelShape(**event["shape"]),
-        Verdict(**event["verdict"]),
-        Device(**on) if on else None,
+        from_log(ModelShape, event["shape"]),
+        from_log(Verdict, event["verdict"]),
+        from_log(Device, on) if on else None,
         measured(events),
         title,
     )

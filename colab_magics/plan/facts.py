@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 GIB = 2**30
+_Kind = TypeVar("_Kind")
+
+
+def from_log(kind: type[_Kind], told: Mapping[str, Any]) -> _Kind:
+    """One of these values as a run has logged it; what a later version may have added is skipped."""
+    known = {one.name for one in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in told.items() if name in known})
 
 
 @dataclass(frozen=True)
