@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 import yaml
 
+NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "qwen3_4b_proof_of_concept.ipynb"
+
 pytestmark = [pytest.mark.colab, pytest.mark.timeout(400), pytest.mark.xdist_group("qwen3 notebook")]
 
-# What the project wrote down, but for the number of steps and how often it saves.
+# What the project wrote down. Steps, rate and how often it saves are those of a rehearsal: see the test of the source.
 RECIPE = {
     "method": "qlora", "r": 16, "lora_alpha": 16, "lora_dropout": 0, "per_device_train_batch_size": 2,
-    "effective_batch_size": 8, "warmup_steps": 10, "learning_rate": 2e-4, "lr_scheduler_type": "linear",
+    "effective_batch_size": 8, "warmup_steps": 10, "lr_scheduler_type": "linear",
     "weight_decay": 0.01, "optim": "adamw_8bit", "seed": 3407, "max_length": 8192, "gradient_checkpointing": True,
     "max_train_samples": 1000, "save_total_limit": 3,
 }  # fmt: skip
@@ -77,13 +79,19 @@ def test_it_trains_by_the_recipe_of_the_project(folder: Path, events: list[dict[
     assert {key: recipe[key] for key in RECIPE} == RECIPE
     assert set(recipe["target_modules"]) == PROJECTIONS
     assert "14" in str(recipe["max_memory"])
-    assert recipe["prompt_template"] == "### Instruction:\n{instruction}\n\n### Response:\n{output}"
+    assert recipe["prompt_template"] == "<|im_start|>user\n{instruction}<|im_end|>\n<|im_start|>assistant\n{output}"
     adapter = json.loads((folder / "runs/qwen3_proof/adapter/adapter_config.json").read_text())
     assert (adapter["r"], adapter["lora_alpha"], set(adapter["target_modules"])) == (16, 16, PROJECTIONS)
     steps = [one for one in events if one["kind"] == "step"]
     assert [one["step"] for one in steps] == list(range(1, 41))
-    assert steps[-1]["loss"] < steps[0]["loss"] * 0.8
-    assert max(one["learning_rate"] for one in steps) == pytest.approx(2e-4)
+    assert steps[-1]["loss"] < steps[0]["loss"] * 0.7
+    assert max(one["learning_rate"] for one in steps) == pytest.approx(5e-4)
+
+
+def test_outside_of_a_rehearsal_it_is_the_real_model_for_100_steps_saved_every_25() -> None:
+    source = NOTEBOOK.read_text(encoding="utf-8")
+    assert 'else \\"unsloth/Qwen3-4B-unsloth-bnb-4bit\\"' in source
+    assert 'else (100, \\"25 steps\\", 2e-4)' in source
 
 
 def test_three_checkpoints_are_kept_and_copied(shown: dict[str, str], folder: Path) -> None:
@@ -113,10 +121,11 @@ def test_its_speed_is_told_by_batch_with_latencies(shown: dict[str, str]) -> Non
 def test_the_base_and_the_tuned_model_are_compared_and_failures_collected(shown: dict[str, str], folder: Path) -> None:
     perplexity = re.search(r"^perplexity +([\d.]+) +([\d.]+)$", shown["compare"], re.MULTILINE)
     assert perplexity
-    assert float(perplexity[2]) < float(perplexity[1]) / 2
+    assert float(perplexity[2]) < 0.7 * float(perplexity[1])
+    assert re.search(r"^ +run qwen3_proof +.*me hearty\. Arr!$", shown["compare"], re.MULTILINE)
     failed = [json.loads(line) for line in (folder / "outputs/failed.jsonl").read_text().splitlines()]
     assert f"{len(failed)} of 10 failed" in shown["compare"]
-    assert all(row["prompt"].startswith("### Instruction:\n") and "completion" in row for row in failed)
+    assert all(row["prompt"].startswith("<|im_start|>user\n") and "completion" in row for row in failed)
 
 
 def test_the_report_and_the_adapter_are_among_the_outputs(folder: Path) -> None:
