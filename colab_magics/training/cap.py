@@ -85,11 +85,17 @@ class HostCap:
             self._limit(self._limits[0])
 
     def record(self, message: str) -> dict[str, Any]:
-        """Bytes asked for, that are allowed, that are held of them (mapped files, too, while loading), and free."""
+        """Bytes asked for, that are allowed, that were held of them (mapped files, too, while loading), and free.
+
+        On its way here the error has let go of some: at that moment no more was free than what was refused.
+        """
         found = _REQUESTED.search(message)
+        requested = int(found.group(1)) if found else None
         held = max(0, (_data() or 0) - self._base)
+        if requested is not None:
+            held = max(held, self._cap - requested)
         return {
-            "requested": int(found.group(1)) if found else None,
+            "requested": requested,
             "allocated": held,
             "total": self._cap,
             "free": max(0, self._cap - held),
