@@ -19,6 +19,8 @@ from colab_magics.inference.subject import Subject
 
 Score = Callable[[str, str, str | None], Any]
 _CHUNK = 1024  # rows of the head at once, where no plan says another number
+FAILURE = frozenset({"prompt", "completion", "asked", "said", "said_before", "score"})
+"""What a row of a failures file holds, and how such a file is known again."""
 
 
 @dataclass(frozen=True)

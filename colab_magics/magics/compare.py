@@ -215,14 +215,39 @@ def _failures_file(asked: Asked) -> Path | None:
 
     if asked.failures is None:
         return None
-    target = Path(asked.failures).expanduser().absolute()
+    target = Path(asked.failures).expanduser().resolve()
     if target.suffix != ".jsonl" or not target.parent.is_dir() or target.is_dir():
         raise ColabMagicsError(
             f"--failures {asked.failures} cannot be written.",
             f"There is no folder {target.parent}." if not target.parent.is_dir() else "It takes the name of a file.",
             "Name a file that ends in .jsonl, in a folder that is there.",
         )
+    if asked.data is not None and target.exists() and target == Path(asked.data).expanduser().resolve():
+        raise ColabMagicsError(
+            f"--failures {asked.failures} is the file of --data.",
+            "The failures would take the place of the rows.",
+            "Name another file.",
+        )
+    if target.exists() and not _holds_failures(target):
+        raise ColabMagicsError(
+            f"{asked.failures} is there already, and holds no failures of %compare.",
+            "Only an earlier file of failures is replaced.",
+            "Name another file, or move this one away.",
+        )
     return target
+
+
+def _holds_failures(file: Path) -> bool:
+    """Whether each of its lines is a failure as we write them; an empty file holds nothing that could be lost."""
+    import json
+
+    from colab_magics.inference.compare import FAILURE
+
+    try:
+        with file.open(encoding="utf-8") as lines:
+            return all(set(json.loads(line)) == FAILURE for line in lines)
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _foot(made: Compared, target: Path | None) -> list[str]:

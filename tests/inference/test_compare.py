@@ -116,6 +116,28 @@ def test_failures_are_written_whole_or_not_at_all_and_a_place_that_cannot_be_is_
         compare(tmp_path, "--failures", str(tmp_path / "failed.csv"))
 
 
+def test_failures_replace_earlier_failures_and_no_other_file_and_never_the_rows_they_come_from(
+    a_run: Leave, tmp_path: Path
+) -> None:
+    a_run()
+    failed, mine, link = (tmp_path / name for name in ("failed.jsonl", "mine.jsonl", "link.jsonl"))
+    rows = '{"prompt": "Hello!", "completion": " Hi."}\n' * 24
+    mine.write_text(rows)
+    link.symlink_to(mine)
+    asked = ("--data", str(mine), "--rows", "1", "--failures")
+    for named in (mine, link):
+        with pytest.raises(ColabMagicsError, match="is the file of --data"):
+            compare(tmp_path, *asked, str(named))
+    with pytest.raises(ColabMagicsError, match="holds no failures of %compare"):
+        compare(tmp_path, "--data", "demo", "--failures", str(mine))
+    assert mine.read_text() == rows
+    compare(tmp_path, *asked, str(failed))
+    compare(tmp_path, *asked, str(failed))
+    assert len(failed.read_text().splitlines()) == 1
+    with pytest.raises(ColabMagicsError, match="is the file of --data"):
+        compare(tmp_path, "--data", str(failed), "--failures", str(failed))
+
+
 def test_texts_of_models_are_escaped_and_what_differs_is_marked() -> None:
     before, after = differing("a list is <b>fixed</b>", "a list be <b>fixed</b>")
     assert [text for text, marked in before.parts if marked] == ["is"]
