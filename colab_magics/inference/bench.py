@@ -12,7 +12,8 @@ from typing import Any
 from colab_magics.data.asking import Question
 from colab_magics.errors import ColabMagicsError
 from colab_magics.inference.decoding import Arriving, context_of, left_padded, pad_of
-from colab_magics.inference.generate import Where, get_ready, import_torch
+from colab_magics.inference.generate import Where, get_ready
+from colab_magics.inference.importing import import_torch
 from colab_magics.inference.loaded import open_tokenizer
 from colab_magics.inference.sampling import Sampling
 from colab_magics.inference.subject import Subject

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from colab_magics.data.asking import Asker, Question, Said
 from colab_magics.errors import ColabMagicsError
 from colab_magics.inference.decoding import Tell, answer, check_lengths, context_of
+from colab_magics.inference.importing import import_torch
 from colab_magics.inference.loaded import Loaded, Progress, Say, is_loaded, kept, load, open_source, open_tokenizer
 from colab_magics.inference.room import at_once, room
 from colab_magics.inference.sampling import Sampling
@@ -195,15 +195,6 @@ def forget_other() -> None:
 
     if kept() is not None:
         forget()
-
-
-def import_torch(say: Callable[[str], None]) -> Any:
-    """torch, in this process from now on; said once."""
-    if "torch" not in sys.modules:
-        say("torch and the model come into this process now; %vram free gives the model's memory back.")
-    import torch
-
-    return torch
 
 
 def device_of(on: str | None) -> str:

@@ -78,7 +78,8 @@ def run(asked: Asked, body: str | None, root: Path | None, namespace: dict[str, 
     namespace : the notebook's variables; none in a terminal
     """
     from colab_magics.inference.compare import compare
-    from colab_magics.inference.generate import Where, asker_of, import_torch
+    from colab_magics.inference.generate import Where, asker_of
+    from colab_magics.inference.importing import import_torch
     from colab_magics.inference.loaded import open_tokenizer
     from colab_magics.inference.recorded import record
     from colab_magics.magics.compare_show import bundle
