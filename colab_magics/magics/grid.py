@@ -9,7 +9,7 @@ from html import escape
 from colab_magics.errors import clean, redact
 from colab_magics.panel.bands import Bar, legend
 from colab_magics.panel.html import bar_html, legend_html
-from colab_magics.panel.style import BARS, CHART, COLOURS
+from colab_magics.panel.style import AS_TEXT, BARS, CHART, COLOURS
 from colab_magics.panel.text import shaded
 
 # No script and nothing from the network; text takes the colour that is there, and the greys show on light and dark.
@@ -109,7 +109,7 @@ class Page:
         bars = "".join(
             f'<div class="cm-part">{html_of(bar.label)}</div>{bar_html(bar)}{legend_html(bar)}' for bar in self.bars
         )
-        return f'<div class="cm-grid"><style>{style}</style>{title}{lines}{bars}{grids}{foot}</div>'
+        return f'<div class="cm-grid {AS_TEXT}"><style>{style}</style>{title}{lines}{bars}{grids}{foot}</div>'
 
     def markdown(self) -> str:
         """For a README or an issue."""
@@ -123,7 +123,9 @@ class Page:
 def chart_html(title: str, drawn: str) -> str:
     """A chart, drawn already, in a frame as a page has it; to stand below one."""
     style = _STYLE + CHART
-    return f'<div class="cm-grid"><style>{style}</style><div class="cm-part">{html_of(title)}</div>{drawn}</div>'
+    return (
+        f'<div class="cm-grid {AS_TEXT}"><style>{style}</style><div class="cm-part">{html_of(title)}</div>{drawn}</div>'
+    )
 
 
 def _bar(bar: Bar) -> list[str]:

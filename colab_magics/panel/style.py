@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 
 MOST_BYTES = 20_000  # a server drops output that comes too thick
+# JupyterLab and Colab set $…$ in HTML as mathematics; MathJax leaves alone what is of these (version 2's, and 3's)
+AS_TEXT = "tex2jax_ignore mathjax_ignore"
 
 COLOURS = "--cm-a:#3b82f6;--cm-w:#d97706;--cm-r:#ef4444;--cm-k:#16a34a"
 LIGHT = "--cm-a:#2563eb;--cm-w:#b45309;--cm-r:#dc2626;--cm-k:#15803d"
