@@ -6,31 +6,29 @@ The notebook and `python -m colab_magics export` do the same by these functions.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from colab_magics.checkpoints.manifest import Broken
-from colab_magics.errors import ColabMagicsError, redact
+from colab_magics.errors import ColabMagicsError
 from colab_magics.magics.checkpoint_export import its_code_alone, parts_of, verified
 from colab_magics.magics.checkpoint_line import Line as CheckpointLine
 from colab_magics.magics.export_card import merged_card
+from colab_magics.magics.export_earlier import asked_for, earlier, keep, sealed
 from colab_magics.magics.export_files import TOKENIZER, allowed_of, files_of, marked
 from colab_magics.magics.export_gguf import convert, converter
 from colab_magics.magics.export_hub import check_token, upload
 from colab_magics.magics.export_line import Line
 from colab_magics.magics.export_merge import Said, merge
-from colab_magics.magics.parcel import README, Part, beside, clear, free_place, pack, put
+from colab_magics.magics.parcel import README, Part, beside, check_free, clear, pack, place, put
 from colab_magics.run import Run
 from colab_magics.session.detect import on_kaggle
 from colab_magics.sizes import size
 
-LOG = "exports.jsonl"
 ADAPTER = "adapter_config.json"
 _KAGGLE = Path("/kaggle/working")
 
@@ -116,12 +114,15 @@ def _no_result(run: Run) -> ColabMagicsError:
 def _to_disk(run: Run, line: Line, weights: _Weights, say: Said, show: Said) -> Exported:
     kind = "merged" if line.merge else "adapter" if weights.is_adapter else "model"
     # an adapter is small, and one file is what a browser downloads; a whole model is seldom wanted twice
-    as_archive = line.zip or (line.to is None and not line.merge)
-    target = _target(run, line, _name(run, line, kind), ".zip" if as_archive else "")
+    as_archive = line.zip or (line.to.endswith(".zip") if line.to is not None else not line.merge)
+    target, of, there = _target(run, line, weights, _name(run, line, kind), ".zip" if as_archive else "")
+    if there is not None:
+        return there
     begun = time.monotonic()
     if not line.merge:
         taken = _packed(target, weights.parts, run)
-        _keep(run, what="exported", to=str(target), bytes=taken, seconds=time.monotonic() - begun)
+        told = {"bytes": taken, "seconds": time.monotonic() - begun}
+        keep(run, what="exported", to=str(target), **told, of=of, seal=sealed(target))
         return Exported(target, [_said(run, weights, taken, target), *_hints(run, weights)])
     with _merged(run, line, weights, target, 2.0 if as_archive else 1.0, say, show) as (staging, made):
         if as_archive:
@@ -130,18 +131,23 @@ def _to_disk(run: Run, line: Line, weights: _Weights, say: Said, show: Said) -> 
         else:
             put(staging, target)
             taken = sum(path.stat().st_size for path in target.iterdir())
-    told = f"Merged {run.name} into {made['base']}, {made['dtype']}, {size(taken)}: {target}"
-    return Exported(target, [told, _how(made, begun)])
+    _keep_merged(run, target, made, of=of, seal=sealed(target))
+    said = f"Merged {run.name} into {made['base']}, {made['dtype']}, {size(taken)}: {target}"
+    return Exported(target, [said, _how(made, begun)])
 
 
 def _to_gguf(run: Run, line: Line, weights: _Weights, say: Said, show: Said) -> Exported:
-    script, kind = converter(), str(line.gguf)  # asked first: without it nothing is worth merging
-    target = _target(run, line, _name(run, line, kind), ".gguf")
+    kind = str(line.gguf)
+    target, of, there = _target(run, line, weights, _name(run, line, kind), ".gguf")
+    if there is not None:
+        return there
+    script = converter()  # asked first: without it nothing is worth merging
     staged = beside(target)
     begun = time.monotonic()
     try:
         if weights.is_adapter:
-            with _merged(run, line, weights, target, 2.0, say, show) as (folder, _):
+            with _merged(run, line, weights, target, 2.0, say, show) as (folder, made):
+                _keep_merged(run, target, made)
                 show(f"Converting to {kind}")
                 convert(script, folder, staged, kind)
         else:
@@ -150,7 +156,8 @@ def _to_gguf(run: Run, line: Line, weights: _Weights, say: Said, show: Said) -> 
     finally:
         clear(staged)
     taken = target.stat().st_size
-    _keep(run, what="converted", to=str(target), bytes=taken, seconds=time.monotonic() - begun, dtype=kind)
+    told = {"bytes": taken, "seconds": time.monotonic() - begun, "dtype": kind}
+    keep(run, what="converted", to=str(target), **told, of=of, seal=sealed(target))
     return Exported(target, [f"Converted {run.name} to GGUF, {kind}, {size(taken)}: {target}"])
 
 
@@ -164,14 +171,15 @@ def _to_hub(run: Run, line: Line, weights: _Weights, say: Said, show: Said) -> E
             name, parts, public=line.public, force=line.force, token=token, message=f"{run.name}, by colab_magics"
         )
         taken = sum(part.size for part in parts)
-        _keep(run, what="uploaded", to=made.url, bytes=taken, seconds=time.monotonic() - begun, commit=made.commit)
+        keep(run, what="uploaded", to=made.url, bytes=taken, seconds=time.monotonic() - begun, commit=made.commit)
         seen = "private" if made.private else "public"
         return Exported(None, [f"Uploaded {run.name}, {len(parts)} files, {size(taken)}: {made.url} ({seen})"])
 
     if not line.merge:
         return sent(weights.parts)
-    place = home() / _name(run, line, "merged")
-    with _merged(run, line, weights, place, 1.0, say, show) as (staging, _):
+    near = home() / _name(run, line, "merged")
+    with _merged(run, line, weights, near, 1.0, say, show) as (staging, made):
+        _keep_merged(run, near, made)
         return sent(files_of(staging))
 
 
@@ -193,11 +201,14 @@ def _merged(
             data = part.text if part.source is None else part.source.read_bytes()
             (staging / part.name).write_bytes(data)
         (staging / README).write_text(merged_card(run, made, weights.step), encoding="utf-8")
-        told = {key: made[key] for key in ("seconds", "bytes", "dtype", "base", "revision", "memory")}
-        _keep(run, what="merged", to=str(target), **told)
         yield staging, made
     finally:
         clear(staging)
+
+
+def _keep_merged(run: Run, target: Path, made: dict[str, Any], **kept: Any) -> None:
+    told = {key: made[key] for key in ("seconds", "bytes", "dtype", "base", "revision", "memory")}
+    keep(run, what="merged", to=str(target), **told, **kept)
 
 
 def _recipe_model(run: Run) -> str | None:
@@ -217,16 +228,37 @@ def home() -> Path:
     return _KAGGLE if on_kaggle() and _KAGGLE.is_dir() else Path.cwd()
 
 
-def _target(run: Run, line: Line, name: str, ending: str) -> Path:
+def _target(run: Run, line: Line, weights: _Weights, name: str, ending: str) -> tuple[Path, str, Exported | None]:
+    """Where the export goes, what it is made of as a hash, and what there is to say where it lies there already."""
     path = Path(line.to) if line.to is not None else home() / name
     if ending and path.suffix != ending:
         path = path.with_name(path.name + ending)
-    target = free_place(path, not_in=run.checkpoints, force=line.force)
+    target = place(path, not_in=run.checkpoints)
     if target.is_relative_to(run.folder.resolve()):
         raise ColabMagicsError(
             f"{target} cannot be exported to.", "It is the run's own folder.", "Name a path elsewhere: --to PATH."
         )
-    return target
+    of = asked_for(weights.parts, line, _base(weights, line))
+    known = earlier(run, target)
+    if known is None:
+        check_free(target, force=line.force)
+    elif known.get("of") == of and not line.force:
+        taken = sum(one[1] for one in known["seal"])
+        return target, of, Exported(target, [f"Already there, as it was exported: {target} ({size(taken)})"])
+    return target, of, None
+
+
+def _base(weights: _Weights, line: Line) -> str | None:
+    """What a merge would be made of besides; None where there is none."""
+    if not weights.is_adapter or not (line.merge or line.gguf):
+        return None
+    if line.base is not None:
+        return line.base
+    try:
+        named = json.loads((weights.folder / ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        return None  # the merge says what is wrong with it
+    return named if isinstance(named, str) else None
 
 
 def _packed(target: Path, parts: list[Part], run: Run) -> int:
@@ -260,10 +292,3 @@ def _how(made: dict[str, Any], begun: float) -> str:
     return (
         f"It took {time.monotonic() - begun:.0f} s{held}. AutoModelForCausalLM.from_pretrained loads it as it stands."
     )
-
-
-def _keep(run: Run, **told: Any) -> None:
-    """Note it in the run's folder, for the report; an export must not fail of its note."""
-    line = {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), **told}
-    with suppress(OSError), (run.folder / LOG).open("a", encoding="utf-8") as file:
-        file.write(redact(json.dumps(line, ensure_ascii=False)) + os.linesep)

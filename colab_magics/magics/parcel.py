@@ -49,6 +49,19 @@ def free_place(path: str | os.PathLike[str], *, not_in: Path, force: bool) -> Pa
     ColabMagicsError
         There is no such folder, or something is there already.
     """
+    target = place(path, not_in=not_in)
+    check_free(target, force=force)
+    return target
+
+
+def place(path: str | os.PathLike[str], *, not_in: Path) -> Path:
+    """Where the path leads, whatever is there.
+
+    Raises
+    ------
+    ColabMagicsError
+        There is no such folder, or it is `not_in`.
+    """
     target = Path(path).expanduser().absolute()
     parent = target.parent
     if not parent.is_dir():
@@ -63,18 +76,29 @@ def free_place(path: str | os.PathLike[str], *, not_in: Path, force: bool) -> Pa
         raise ColabMagicsError(
             f"{target} cannot be exported to.", f"It is where {not_in.name} are kept.", "Name a path elsewhere."
         )
-    if os.path.lexists(target):
-        if not force:
-            raise ColabMagicsError(
-                f"{target} is there already.", "An export overwrites nothing.", "Name another path, or add --force."
-            )
-        if not _may_be_replaced(target):
-            raise ColabMagicsError(
-                f"{target} is no export of ours.",
-                "--force replaces an earlier export and nothing else.",
-                "Name another path.",
-            )
     return target
+
+
+def check_free(target: Path, *, force: bool) -> None:
+    """Refuse a place where something is; with `force`, where that is no export.
+
+    Raises
+    ------
+    ColabMagicsError
+        Something is there.
+    """
+    if not os.path.lexists(target):
+        return
+    if not force:
+        raise ColabMagicsError(
+            f"{target} is there already.", "An export overwrites nothing.", "Name another path, or add --force."
+        )
+    if not _may_be_replaced(target):
+        raise ColabMagicsError(
+            f"{target} is no export of ours.",
+            "--force replaces an earlier export and nothing else.",
+            "Name another path.",
+        )
 
 
 def _may_be_replaced(target: Path) -> bool:
@@ -150,14 +174,15 @@ def _write_archive(staging: Path, folder: str, parts: Sequence[Part]) -> None:
 
 def _copy(part: Part, file: IO[bytes]) -> None:
     digest = new_hash()
-    for piece in _pieces(part):
+    for piece in pieces(part):
         digest.update(piece)
         file.write(piece)
     if part.hash and digest.hexdigest() != part.hash:
         raise Broken(f"{part.name} was altered while it was copied")
 
 
-def _pieces(part: Part) -> Iterator[bytes]:
+def pieces(part: Part) -> Iterator[bytes]:
+    """The bytes of a part, a few at a time."""
     if part.source is None:
         yield part.text
         return

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from colab_magics.errors import ColabMagicsError
 from colab_magics.events import Event
-from colab_magics.inference.recorded import COMPARED
-from colab_magics.magics.export_make import LOG as EXPORTS
+from colab_magics.inference.recorded import ASKED, COMPARED
+from colab_magics.magics.export_earlier import LOG as EXPORTS
 from colab_magics.panel.fields import items, mapping
 from colab_magics.panel.state import PanelState
 from colab_magics.recipe import Recipe
@@ -33,7 +33,9 @@ class Facts:
     shown : PanelState
         The run folded, as its panel shows it.
     compared : mapping
-        What `%compare` has written; empty where it has not.
+        What `%compare` has written of rows, else of prompts; empty where it has not.
+    asked : mapping
+        What it has written of prompts beside rows.
     exports : sequence of mapping
         What `%export` has noted, the oldest first.
     now : float
@@ -50,6 +52,13 @@ class Facts:
     table: Table
     now: float
     kept: int = 0
+    asked: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def comparing(self) -> str:
+        """The line that compares it with its base; without evaluation data of its own it must be told which."""
+        own = any(one.get("split") == "eval" for one in self.of("data"))
+        return f"%compare --run {self.name}" + ("" if own else " --data FILE")
 
     def of(self, *kinds: str) -> list[Event]:
         """The events of these kinds, the oldest first."""
@@ -97,7 +106,8 @@ def gather(run: Run, table: Table, *, now: float, kept: int = 0) -> Facts:
         recipe = run.recipe
     except (OSError, ColabMagicsError):
         recipe = None
-    compared = _json(run.folder / COMPARED)
+    written = [mapping(_json(run.folder / name)) for name in (COMPARED, ASKED)]
+    compared, *others = filter(None, [*written, {"": None}])
     return Facts(
         name=run.name,
         state=run.state,

@@ -18,9 +18,9 @@ from colab_magics.demo import model_path
 from colab_magics.errors import ColabMagicsError
 from colab_magics.magics import download, export_merge
 from colab_magics.magics.export import perform
+from colab_magics.magics.export_earlier import LOG
 from colab_magics.magics.export_files import allowed
 from colab_magics.magics.export_line import read
-from colab_magics.magics.export_make import LOG
 from colab_magics.recipe import Recipe
 from colab_magics.sizes import size
 
@@ -107,12 +107,39 @@ def test_an_archive_is_the_default_and_the_same_bytes_every_time(left: Left, tmp
 
 
 def test_what_is_there_is_replaced_by_force_alone_and_only_if_it_is_ours(left: Left, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    assert "is there already" in refused(left, "--to", "out")
+    assert "no export of ours" in refused(left, "--to", "out", "--force")
+    (tmp_path / "out").rmdir()
     export(left, "--to", "out")
+    (tmp_path / "out" / "notes.md").write_text("mine")
     assert "is there already" in refused(left, "--to", "out")
     export(left, "--to", "out", "--force")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "README.md").write_text("mine")
     assert "no export of ours" in refused(left, "--to", "thesis", "--force")
+
+
+@pytest.mark.parametrize("to", ["out", "out.zip"])
+def test_the_same_export_a_second_time_is_already_there(left: Left, tmp_path: Path, to: str) -> None:
+    export(left, "--to", to)
+    before = tree(tmp_path)
+    shown = perform(read(["--to", to]), left.root, in_kernel=True)
+    (line,) = shown["text/plain"].splitlines()
+    assert line.startswith(f"Already there, as it was exported: {tmp_path / to} (")
+    assert tree(tmp_path) == before
+    if to.endswith(".zip"):
+        assert '<a href="out.zip" download="out.zip">' in shown["text/html"]
+
+
+def test_an_older_export_of_the_run_is_replaced_and_nobody_elses(left: Left, tmp_path: Path) -> None:
+    export(left, "--to", "out.zip")
+    (left.folder / "adapter" / "adapter_model.safetensors").write_bytes(b"trained further")
+    assert export(left, "--to", "out.zip")[0].startswith("Exported the adapter of kwanzaa")
+    with zipfile.ZipFile(tmp_path / "out.zip") as archive:
+        assert archive.read("out/adapter_model.safetensors") == b"trained further"
+    (left.folder / LOG).unlink()  # as of another run
+    assert "is there already" in refused(left, "--to", "out.zip")
 
 
 def test_nothing_is_exported_into_the_run_itself(left: Left) -> None:
@@ -251,12 +278,16 @@ def test_a_merge_gives_a_whole_model_that_loads_as_it_stands(adapted: Left, tmp_
     told = json.loads((adapted.folder / LOG).read_text().splitlines()[-1])
     assert told["what"] == "merged"
     assert told["memory"]["peak"] < 2**30
+    assert export(adapted, "--merge", "--dtype", "fp32")[0].startswith("Already there, as it was exported")
+    assert export(adapted, "--merge", "--dtype", "bf16")[0].startswith("Merged kwanzaa into demo, bf16, ")
 
 
 @needs_torch
 def test_a_merge_as_an_archive_leaves_the_archive_alone(adapted: Left, tmp_path: Path) -> None:
     export(adapted, "--merge", "--zip")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["kwanzaa-merged.zip", "runs"]
+    export(adapted, "--merge", "--to", "other.zip")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kwanzaa-merged.zip", "other.zip", "runs"]
+    assert zipfile.is_zipfile(tmp_path / "other.zip")
 
 
 @needs_torch
@@ -275,6 +306,8 @@ def test_a_gguf_is_made_of_the_merged_model_by_the_converter_that_is_there(
     monkeypatch.setenv("LLAMA_CPP", str(script.parent))
     assert "Converted kwanzaa to GGUF, f16" in export(adapted, "--gguf", "f16")[0]
     assert (tmp_path / "kwanzaa-f16.gguf").read_bytes() == b"GGUFf16"
+    assert "Already there" in export(adapted, "--gguf", "f16")[0]
+    assert "Converted" in export(adapted, "--gguf", "f16", "--force")[0]
     script.write_text("import sys; sys.exit('ERROR: Model OwnForCausalLM is not supported')")
     before = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(ColabMagicsError, match="OwnForCausalLM is not supported"):
