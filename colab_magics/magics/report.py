@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ HELP = """\
   interruptions, cost, the recipe with its reasons, the environment, and what to do next. A part that was not measured
   says so.
 
+  --run RUN                  the run, as other magics take it
   --to PATH                  that file alone; it ends in .html or .md
   --root DIR                 where runs are kept (else COLAB_MAGICS_ROOT, else ./runs)
 
@@ -70,7 +72,9 @@ def perform(asked: Line, root: Path, *, in_kernel: bool = False) -> dict[str, st
     from colab_magics.session.settings import user_file
     from colab_magics.session.table import load_table
 
-    run = commands.find(asked.run, root_of(asked.root, root), "%report").run
+    where = root_of(asked.root, root)
+    _check_no_trials(asked.run, where)
+    run = commands.find(asked.run, where, "%report").run
     kept = steps_kept(run, run.events())
     made = report_of(gather(run, load_table(user_file()), now=time.time(), kept=kept))
     if asked.to is not None:
@@ -82,6 +86,22 @@ def perform(asked: Line, root: Path, *, in_kernel: bool = False) -> dict[str, st
     for path in paths:
         _write(path, html(made) if path.suffix == ".html" else markdown(made))
     return offer(paths[0], [f"The report of {run.name}: {path}" for path in paths], in_kernel=in_kernel)
+
+
+def _check_no_trials(name: str | None, root: Path) -> None:
+    """Trials are runs of their own, and their common name is no run's until the best was trained in full."""
+    from colab_magics.errors import ColabMagicsError
+    from colab_magics.run import list_runs
+
+    names = [run.name for run in list_runs(root)] if name is not None else []
+    trials = [one for one in names if re.fullmatch(rf"{re.escape(str(name))}-trial-\d+", one)]
+    if trials and name not in names:
+        raise ColabMagicsError(
+            f"{name} has {len(trials)} trials, and no run of its own yet.",
+            "A report is of one run.",
+            f"%finetune best {name} trains the best of them in full.",
+            f"%report {trials[0]} tells of one.",
+        )
 
 
 def _check(path: Path) -> None:

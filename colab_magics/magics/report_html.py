@@ -31,7 +31,7 @@ _PAGE = f"""
 {LIGHT}}}
 @media (prefers-color-scheme:dark){{:root{{--ink:#e6edf3;--paper:#0d1117;{DARK}}}}}
 body{{margin:0 auto;max-width:880px;padding:32px 20px 64px;background:var(--paper);color:var(--ink);
-font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;overflow-wrap:anywhere}}
+font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;overflow-wrap:break-word}}
 h1{{font-size:26px;line-height:1.25;margin:0 0 6px}}h2{{font-size:18px;margin:36px 0 8px;padding-top:14px;
 border-top:1px solid var(--line)}}h3{{font-size:14px;margin:18px 0 4px}}p{{margin:8px 0}}
 .quiet{{opacity:.72;font-size:13px}}
@@ -41,6 +41,7 @@ table{{border-collapse:collapse;min-width:46%;margin:8px 0;font-size:13.5px;font
 th,td{{text-align:left;vertical-align:baseline;padding:5px 14px 5px 0;border-bottom:1px solid var(--line)}}
 thead:not(:has(th:not(:empty))){{display:none}}
 th{{font-weight:400;font-size:12px;opacity:.72}}td.cm-whole{{white-space:nowrap}}
+td:last-child{{overflow-wrap:anywhere;min-width:7em}}
 .cm-part{{font-weight:600;font-size:14px;margin:16px 0 0}}
 pre,.sample{{white-space:pre-wrap;font:12.5px/1.5 ui-monospace,Menlo,Consolas,monospace;background:var(--soft);
 border:1px solid var(--line);border-radius:6px;padding:10px 12px;margin:8px 0}}

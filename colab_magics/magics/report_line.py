@@ -8,7 +8,7 @@ from typing import Any
 
 from colab_magics.errors import ColabMagicsError, nearest
 
-OPTIONS = {"to": "PATH", "root": "DIR"}
+OPTIONS = {"run": "RUN", "to": "PATH", "root": "DIR"}
 ENDINGS = (".html", ".md")
 
 
@@ -52,11 +52,11 @@ def read(words: Sequence[str]) -> Line:
                     f"--{name} needs a value.", "The line ends there.", f"Write --{name} {OPTIONS[name]}."
                 )
             given: dict[str, Any] = {name: value if equals else rest.pop(0)}
+            if name == "run" and line.run is not None:
+                raise _two(line.run, given["run"])
             line = replace(line, **given)
         elif line.run is not None:
-            raise ColabMagicsError(
-                "%report takes one run.", f"{line.run} and {word} are two.", "Name one of them, or one a line."
-            )
+            raise _two(line.run, word)
         else:
             line = replace(line, run=word)
     if line.to is not None and not line.to.endswith(ENDINGS):
@@ -66,3 +66,7 @@ def read(words: Sequence[str]) -> Line:
             f"Write --to {line.to.rpartition('.')[0] or line.to}.html.",
         )
     return line
+
+
+def _two(one: str, other: str) -> ColabMagicsError:
+    return ColabMagicsError("%report takes one run.", f"{one} and {other} are two.", "Name one of them, or one a line.")

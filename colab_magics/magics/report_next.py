@@ -26,7 +26,7 @@ def _end(facts: Facts) -> Iterator[str]:
         of = f" of {total:,}" if total else ""
         yield f"It ended at step {done:,}{of}: %checkpoint resume {facts.name} goes on."
     elif facts.state == "failed":
-        why = facts.shown.failure[0] if facts.shown.failure else "nobody knows why"
+        why = " ".join(line for line in facts.shown.failure if not line.startswith("→ ")) or "nobody knows why"
         yield f"It failed{f' at step {done:,}' if done else ''}: {why}"
         yield from (line.removeprefix("→ ") for line in facts.shown.failure if line.startswith("→ "))
     elif facts.state == "running":
@@ -98,6 +98,6 @@ def _delivery(facts: Facts) -> Iterator[str]:
     if not facts.newest("finished").get("path"):
         return
     if not facts.compared:
-        yield f"Base and tuned were not compared: %compare --run {facts.name}"
+        yield f"Base and tuned were not compared: {facts.comparing}"
     if not facts.exports:
         yield f"It was not delivered yet: %export {facts.name}, with --merge for a whole model."

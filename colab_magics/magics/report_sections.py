@@ -31,6 +31,7 @@ from colab_magics.panel import words
 from colab_magics.panel.answers import standing
 from colab_magics.panel.chart import described
 from colab_magics.panel.fields import amount, clock, count, items, mapping, number, shown
+from colab_magics.panel.state import PanelState
 from colab_magics.session.duration import Duration
 
 _MOST_EVALS = 12
@@ -47,7 +48,8 @@ def report_of(facts: Facts) -> Report:
     """The whole report."""
     state = facts.shown
     begun = clock(facts.events[0]) if facts.events else None
-    lines = [standing(state) + (f" at step {state.step:,} of {state.total_steps:,}" if state.total_steps else "")]
+    of = f" at step {state.step:,} of {state.total_steps:,}" if state.total_steps and state.own is None else ""
+    lines = [standing(state) + of]
     lines += [words.subject(state), f"Begun {words.instant(begun)}" if begun is not None else ""]
     sections = [
         Section("What to do next", [Steps(tuple(advice(facts)))]),
@@ -65,7 +67,7 @@ def report_of(facts: Facts) -> Report:
         Section("Environment", _environment(facts)),
     ]
     if state.own is not None:
-        sections = of_own_loop(state, state.own, sections)
+        sections = of_own_loop(state, state.own, facts.events, sections)
     return Report(f"{facts.name}: report", [line for line in lines if line], sections)
 
 
@@ -80,7 +82,7 @@ def _evaluation(facts: Facts) -> list[Block]:
         blocks.append(Grid(("", "base", "tuned"), tuple(rows), title=_compared(facts)))
         blocks += _when(facts)
     else:
-        blocks.append(Missing(f"Base against tuned was not measured: %compare --run {facts.name} measures it."))
+        blocks.append(Missing(f"Base against tuned was not measured: {facts.comparing} measures it."))
     evals = facts.evals
     if not evals:
         blocks.append(
@@ -116,7 +118,7 @@ def _when(facts: Facts) -> list[Block]:
     compared, now = count(facts.compared, "step"), facts.shown.step
     if compared is None or compared == now:
         return []
-    return [Text(f"Compared at step {compared:,}; it is at step {now:,} now: %compare --run {facts.name}.")]
+    return [Text(f"Compared at step {compared:,}; it is at step {now:,} now: {facts.comparing}.")]
 
 
 def _figures(facts: Facts) -> list[tuple[str, ...]]:
@@ -148,13 +150,13 @@ def _thinned(evals: Sequence[Any], best: Any) -> list[Any]:
 def _samples(facts: Facts) -> list[Block]:
     rows = compared_rows(facts)
     if not rows:
-        return [Missing(f"No prompts were asked of base and tuned: %compare --run {facts.name} asks them.")]
+        return [Missing(f"No prompts were asked of base and tuned: {facts.comparing} asks them.")]
     blocks: list[Block] = []
     for row in rows[:_MOST_ANSWERS]:
         said = tuple((name, text) for name in ("reference", "base", "tuned") if (text := _text(row.get(name))))
         blocks.append(Answers(_text(row.get("prompt")), said))
     if len(rows) > _MOST_ANSWERS:
-        blocks.append(Text(f"{_MOST_ANSWERS} of {len(rows)} prompts; all are in the run's compare.json.", quiet=True))
+        blocks.append(Text(f"{_MOST_ANSWERS} of {len(rows)} prompts; all are in its folder, in compare*.json.", quiet=True))
     return blocks
 
 
@@ -168,8 +170,18 @@ def _learning(facts: Facts) -> list[Block]:
     state = facts.shown
     if len(state.curve.drawn()) < 2:
         return [Missing("No curve: it has taken fewer than two steps.")]
-    unit = [Text("In nats per trained token.", quiet=True)] if state.own is None else []
-    return [Curves(state), Text(f"{described(state)}."), *unit]
+    compared = state.margin is not None or state.preferred is not None
+    unit = [Text("In nats per trained token.", quiet=True)] if state.own is None and not compared else []
+    return [Curves(state), Text(f"{described(state)}."), *_preferences(state), *unit]
+
+
+def _preferences(state: PanelState) -> list[Block]:
+    """Where answers were compared: by how much, and how often, the preferred one is the model's own as well."""
+    rows = [
+        ("reward margin", words.number(state.margin) if state.margin is not None else ""),
+        ("preferred in", f"{state.preferred:.0%} of the pairs" if state.preferred is not None else ""),
+    ]
+    return [_pairs(rows)] if any(value for _, value in rows) else []
 
 
 def _data(facts: Facts) -> list[Block]:
@@ -203,7 +215,7 @@ def _time(facts: Facts) -> list[Block]:
     total = sum(one.seconds or 0.0 for one in found)
     how = {
         "merge": f"not measured: %export {facts.name} --merge",
-        "test": f"not measured: %compare --run {facts.name}",
+        "test": f"not measured: {facts.comparing}",
         "evaluate": "not measured: eval_data",
     }
     rows = [
@@ -269,7 +281,7 @@ def _memory(facts: Facts) -> list[Block]:
     elif peak is None:
         blocks.append(Missing("The peak of a step is measured by torch's allocator on a GPU; this was none."))
     troubles = [("out of memory", facts.of("oom")), ("gone on", facts.of("recovered"))]
-    told = [f"{label} {len(found)} times" for label, found in troubles if found]
+    told = [f"{label} {_times(len(found))}" for label, found in troubles if found]
     return [*blocks, *([Text(f"It has run {', and '.join(told)}.")] if told else [])]
 
 
@@ -297,10 +309,10 @@ def _safety(facts: Facts) -> list[Block]:
         stall = sum(amount(one, "stall") or 0.0 for one in saved)
         trained = sum((amount(one, "seconds") or 0.0) * (count(one, "steps") or 1) for one in facts.of("step"))
         rows = [
-            ("saved", f"{len(saved):,} times, the newest of step {count(saved[-1], 'step') or 0:,}"),
+            ("saved", f"{_times(len(saved))}, the newest of step {count(saved[-1], 'step') or 0:,}"),
             ("size", words.size(amount(saved[-1], "bytes"))),
             ("the training waited", _seconds(stall) + (f" ({stall / trained:.2%} of its time)" if trained else "")),
-            ("could not be saved", f"{len(failed):,} times" if failed else ""),
+            ("could not be saved", _times(len(failed)) if failed else ""),
         ]
         copied = facts.shown.copied
         rows.append(("copy elsewhere", f"{copied.state}: {copied.where}" if copied is not None else "none"))
@@ -309,8 +321,21 @@ def _safety(facts: Facts) -> list[Block]:
         blocks.append(Missing("No checkpoint was saved."))
     blocks.append(Grid(("attempt", "began", "from", "to", "ended"), tuple(_attempts(facts)), title="Attempts"))
     lost = sum(count(one, "lost_steps") or 0 for one in facts.of("resumed"))
-    blocks.append(Text(f"{lost:,} steps had to be taken again." if lost else "No step was lost."))
+    blocks.append(Text(f"{lost:,} steps had to be taken again." if lost else _unsaved(facts, saved)))
     return blocks
+
+
+def _unsaved(facts: Facts, saved: Sequence[Mapping[str, Any]]) -> str:
+    """Of a run that did not come to its end: what no checkpoint has."""
+    newest = max((count(one, "step") or 0 for one in saved), default=0)
+    missing = facts.shown.step - newest if facts.state in ("failed", "unfinished") else 0
+    if missing <= 0:
+        return "No step was lost."
+    return f"The last {missing:,} steps are in no checkpoint." if saved else f"None of its {missing:,} steps was saved."
+
+
+def _times(number_: int) -> str:
+    return "once" if number_ == 1 else f"{number_:,} times"
 
 
 def _attempts(facts: Facts) -> list[tuple[str, ...]]:
@@ -374,7 +399,7 @@ def _delivered(facts: Facts) -> list[Block]:
             words.size(held) if (held := amount(mapping(one.get("memory")), "peak")) else "",
             shown(one.get("to"), 200),
         )
-        for one in facts.exports[-20:]
+        for one in list({shown(one.get("to"), 200): one for one in facts.exports}.values())[-20:]  # the newest of each
     ]
     return [Grid(("when (UTC)", "", "size", "time", "memory", "to"), tuple(rows))]
 

@@ -268,6 +268,12 @@ class Track:
             done = f" ({run.done:,}{of})" if run.total else ""
             how = "was ended at once at" if stopped == "stop-now" else "stopped after"
             raise Interrupted(f"{name} {how} step {run.step:,}{done}; {self._what_next()}.") from None
+        if run.total and run.done < run.total and not run.is_over and not run.converged_anywhere:
+            # whether the loop was left early on purpose, nobody but its author knows
+            self._say(
+                f"{name} was left at {run.done:,} of {run.total:,.0f} {run.unit}, and counts as finished: the same "
+                "cell takes no further step. Not meant so? again=True begins anew; a larger total goes on."
+            )
         return False
 
     def _what_next(self) -> str:

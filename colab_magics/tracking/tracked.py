@@ -114,6 +114,7 @@ class Tracked(Phase):
         every = parts.saver.every.steps
         self._every = every or 0
         self._to_save = every - whole.step % every if every else math.inf
+        self._counts = False  # whether what is logged counts in the unit, or that it does not was said
         self._batch = Batch(whole, whole)
         self._batch.begin(self._clock())
 
@@ -214,6 +215,11 @@ class Tracked(Phase):
         """Whether it had been finished before, and there was nothing to do."""
         return self._was_over and self._progress.step == self._began
 
+    @property
+    def converged_anywhere(self) -> bool:
+        """Whether a figure, of the run or of a phase, has settled as was asked: then an early end is meant."""
+        return any(progress.converged() for progress in self._progresses.values())
+
     def listen(self, presses: Presses) -> None:
         """From whom it hears of an interrupt."""
         self._presses = presses
@@ -253,6 +259,7 @@ class Tracked(Phase):
 
     def _turn(self, now: float, reason: str | None = None) -> None:
         self._count()
+        self._check_unit()
         self._tell_batch(now)
         if self._every:
             self._to_save = self._every - self._progress.step % self._every
@@ -267,6 +274,20 @@ class Tracked(Phase):
         if leaving is not None:
             self.stopped = leaving
             raise Leave if threading.get_ident() == self._owner else SystemExit  # which a thread ends by in silence
+
+    def _check_unit(self) -> None:
+        """Say so once where no figure is of the unit: no speed and no end can be told then."""
+        whole = self._progress
+        if self._counts or not whole.step:
+            return
+        self._counts = True
+        if not whole.done and self.unit == "tokens":
+            logged = ", ".join(whole.histories or self._open[-1]._progress.histories)
+            self.tell(
+                "warning",
+                message=f"no tokens are counted: log has {logged or 'no figure'} and no tokens=. Write "
+                'run.log(tokens=...), or track(..., unit="samples") for what is counted.',
+            )
 
     def _leaving(self, orders: frozenset[str]) -> str | None:
         """Why the loop is to end: `stopped`, `stop-now` or `deadline`; None where it goes on."""

@@ -108,6 +108,40 @@ def test_a_larger_total_goes_on_with_what_was_finished(root: Root) -> None:
     assert root.run().losses == [0, 1, 2, 3, 4]
 
 
+def test_a_loop_that_is_left_early_says_what_that_means(root: Root, capsys: pytest.CaptureFixture[str]) -> None:
+    with root.track(total=10, panel="text") as run:
+        for number in run.rest(range(10)):
+            run.log(loss=number)
+            if number == 2:
+                break
+    said = capsys.readouterr().out
+    assert "loop was left at 3 of 10 steps, and counts as finished" in said
+    assert "a larger total goes on" in said
+
+
+def test_one_that_was_left_because_it_converged_is_not_asked_about(
+    root: Root, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with root.track(total=10, panel="text") as run:
+        for _ in run.rest(range(10)):
+            run.log(delta=1.0)
+            if run.converged("delta", patience=2):
+                break
+    assert run.done == 3
+    assert "counts as finished" not in capsys.readouterr().out
+
+
+def test_a_loop_that_counts_nothing_is_told_so_once(root: Root) -> None:
+    for unit, told in (("tokens", 1), ("samples", 0)):
+        with root.track(unit, unit=unit, total=100) as run:
+            for _ in range(4):
+                run.log(loss=1.0, samples=10)
+                run.save()
+        warnings = root.events(unit, "warning")
+        assert len(warnings) == told
+    assert "no tokens are counted: log has loss, samples" in root.events("tokens", "warning")[0]["message"]
+
+
 def test_an_exception_stays_as_it_is_and_saves_no_half_step(root: Root, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ZeroDivisionError) as raised, root.track(panel="text", save_every="2 steps") as run:
         for number in range(9):
