@@ -51,7 +51,7 @@ mark{{background:rgba(37,99,235,.22);color:inherit;border-radius:2px}}
 .answers dt{{opacity:.72;font-size:13px}}.answers dd{{margin:0;white-space:pre-wrap}}
 .cm-panel{{border:0;padding:0;max-width:none}}
 @media print{{body{{max-width:none}}nav{{display:none}}h2{{break-after:avoid}}}}
-@media (max-width:520px){{.answers dl{{grid-template-columns:1fr}}}}
+@media (max-width:520px){{.answers dl{{grid-template-columns:1fr}}table{{display:block;overflow-x:auto}}}}
 """.strip().replace("\n", "")
 
 
