@@ -14,16 +14,19 @@ if TYPE_CHECKING:
     from colab_magics.inference.compare import Compared, Side
     from colab_magics.run import Run
 
-COMPARED = "compare.json"
+COMPARED, ASKED = "compare.json", "compare-prompts.json"
+PROMPTS = "prompts"
 
 
 def record(made: Compared, run: Run, *, on: str) -> bool:
-    """Write `compare.json` into the run's folder, in the place of an earlier one.
+    """Write it into the run's folder, in the place of an earlier one of its kind.
+
+    Rows and prompts are kept apart: a prompt that was tried out leaves what was measured on rows.
 
     Parameters
     ----------
     made : of the run's base and its result
-    on : what they were compared on, in words
+    on : what they were compared on, in words; `PROMPTS` for prompts
 
     Returns
     -------
@@ -45,8 +48,8 @@ def record(made: Compared, run: Run, *, on: str) -> bool:
         "tuned": _figures(made.after),
         "seconds": made.seconds,
     }
-    target = run.folder / COMPARED
-    partial = target.with_name(f".{COMPARED}.{os.getpid()}")
+    target = run.folder / (ASKED if on == PROMPTS else COMPARED)
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         partial.write_text(redact(json.dumps(told, ensure_ascii=False, indent=1)) + "\n", encoding="utf-8")
         partial.replace(target)

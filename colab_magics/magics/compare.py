@@ -149,7 +149,9 @@ def _is_of_its_base(asked: Asked) -> bool:
 def _on(asked: Asked, body: str | None) -> str:
     if asked.data is not None:
         return asked.data
-    return "prompts" if body is not None or asked.text or asked.prompts is not None else "the run's evaluation data"
+    from colab_magics.inference.recorded import PROMPTS
+
+    return PROMPTS if body is not None or asked.text or asked.prompts is not None else "the run's evaluation data"
 
 
 def _cases(

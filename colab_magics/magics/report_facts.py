@@ -57,7 +57,7 @@ class Facts:
     @property
     def comparing(self) -> str:
         """The line that compares it with its base; without evaluation data of its own it must be told which."""
-        own = any(one.get("split") == "eval" for one in self.of("data"))
+        own = self.recipe is not None and self.recipe.eval_data is not None
         return f"%compare --run {self.name}" + ("" if own else " --data FILE")
 
     def of(self, *kinds: str) -> list[Event]:
@@ -106,19 +106,19 @@ def gather(run: Run, table: Table, *, now: float, kept: int = 0) -> Facts:
         recipe = run.recipe
     except (OSError, ColabMagicsError):
         recipe = None
-    written = [mapping(_json(run.folder / name)) for name in (COMPARED, ASKED)]
-    compared, *others = filter(None, [*written, {"": None}])
+    rows, prompts = (mapping(_json(run.folder / name)) for name in (COMPARED, ASKED))
     return Facts(
         name=run.name,
         state=run.state,
         recipe=recipe,
         events=run.events(),
         shown=PanelState(name=run.name).fold_all(run.history()),
-        compared=compared if isinstance(compared, Mapping) else {},
+        compared=rows or prompts,
         exports=_lines(run.folder / EXPORTS),
         table=table,
         now=now,
         kept=kept,
+        asked=prompts if rows else {},
     )
 
 
@@ -148,8 +148,9 @@ def _lines(path: Path) -> list[Mapping[str, Any]]:
 
 
 def compared_rows(facts: Facts) -> list[Mapping[str, Any]]:
-    """The prompts that were compared, and what was said to each."""
-    return [row for row in items(facts.compared.get("rows")) if isinstance(row, Mapping)]
+    """What was compared, the user's own prompts first, and what was said to each."""
+    rows = [*items(facts.asked.get("rows")), *items(facts.compared.get("rows"))]
+    return [row for row in rows if isinstance(row, Mapping)]
 
 
 def compared_figures(facts: Facts, side: str) -> Mapping[str, Any]:

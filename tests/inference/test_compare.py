@@ -138,6 +138,17 @@ def test_failures_replace_earlier_failures_and_no_other_file_and_never_the_rows_
         compare(tmp_path, "--data", str(failed), "--failures", str(failed))
 
 
+def test_prompts_that_are_tried_out_leave_what_was_measured_on_rows(a_run: Leave, tmp_path: Path) -> None:
+    folder = a_run()
+    compare(tmp_path, "--data", "demo", "--rows", "1")
+    measured = (folder / "compare.json").read_text()
+    compare(tmp_path, "--lines", body="Hello!\nWhat is a list?")
+    assert (folder / "compare.json").read_text() == measured
+    asked = json.loads((folder / "compare-prompts.json").read_text())
+    assert [row["prompt"] for row in asked["rows"]] == ["Hello!", "What is a list?"]
+    assert {"compare.json", "compare-prompts.json"} == {one.name for one in folder.glob("*compare*")}
+
+
 def test_texts_of_models_are_escaped_and_what_differs_is_marked() -> None:
     before, after = differing("a list is <b>fixed</b>", "a list be <b>fixed</b>")
     assert [text for text, marked in before.parts if marked] == ["is"]

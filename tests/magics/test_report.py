@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from colab_magics.magics.report_next import advice
 from colab_magics.magics.report_sections import report_of
 from colab_magics.magics.report_stages import stages
 
-from .reported import CASES, COMPARED, EXPORTED, begun, facts, finished, hostile_run, interrupted, written
+from .reported import CASES, COMPARED, EXPORTED, RECIPE, begun, facts, finished, hostile_run, interrupted, written
 
 pytestmark = [pytest.mark.colab, pytest.mark.face]
 
@@ -108,6 +109,26 @@ def test_what_was_not_measured_says_so_and_how_it_would_be(tmp_path: Path) -> No
     assert "| test | not measured: %compare --run kwanzaa |" in section(run, "Time by stage")
     assert "No checkpoint was saved." in section(run, "Checkpoints and interruptions")
     assert "Nothing yet: %export kwanzaa" in section(run, "What was delivered")
+
+
+def test_a_run_without_evaluation_data_is_told_to_be_compared_by_a_line_that_works(tmp_path: Path) -> None:
+    events = [one for one in finished() if (one["kind"], one.get("split")) != ("data", "eval")]
+    run = written(tmp_path, events, recipe=replace(RECIPE, eval_data=None))
+    assert "was not measured: %compare --run kwanzaa --data FILE measures it" in section(run, "Evaluation")
+    assert "Base and tuned were not compared: %compare --run kwanzaa --data FILE" in section(run, "What to do next")
+
+
+def test_prompts_that_were_tried_stand_before_the_rows_and_leave_their_figures(tmp_path: Path) -> None:
+    run = written(tmp_path, finished(), compared=COMPARED)
+    figures = section(run, "Evaluation")
+    asked = {"on": "prompts", "rows": [{"prompt": "Hm?", "base": "No.", "tuned": "Yes."}], "base": {}, "tuned": {}}
+    (run.folder / "compare-prompts.json").write_text(json.dumps(asked))
+    assert section(run, "Evaluation") == figures
+    assert section(run, "Before and after").lstrip().startswith("```\nHm?\n")
+    assert "Unity: to strive for it" in section(run, "Before and after")
+    (run.folder / "compare.json").unlink()
+    assert "Base against tuned was not measured" in section(run, "Evaluation")
+    assert "Hm?" in section(run, "Before and after")
 
 
 def test_on_a_cpu_no_peak_is_claimed(tmp_path: Path) -> None:
