@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from colab_magics.checkpoints.tensors import read_tensors
 from colab_magics.errors import redact
 from colab_magics.magics.parcel import MARK, README, Part
 
@@ -20,6 +22,7 @@ _ALLOWED = re.compile(
 )
 # written by libraries and by us from what the user has written: a token in a path or a recipe would be here
 _TEXTS = ("adapter_config.json", "config.json", "generation_config.json", "tokenizer_config.json", README)
+_INDEX = "model.safetensors.index.json"
 _MOST_TEXT = 8 * 2**20
 TOKENIZER = re.compile(
     r"tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\..*|merges\.txt|.*\.model|chat_template\..*"
@@ -49,6 +52,31 @@ def _redacted(part: Part) -> Part:
     text = data.decode("utf-8", errors="replace")
     clean = redact(text)
     return part if clean == text else replace(part, source=None, text=clean.encode(), hash="")
+
+
+def broken_weights(parts: Sequence[Part]) -> str | None:
+    """Why the weights among the parts would not load; None where they would. Headers are read against the lengths."""
+    files = {part.name: part.source for part in parts if part.source is not None}
+    index = files.get(_INDEX)
+    try:
+        if any(part.name == "adapter_config.json" for part in parts):
+            named = {"adapter_model.safetensors"}
+        elif index is not None:
+            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        else:
+            named = {"model.safetensors"}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return f"{_INDEX} cannot be read"
+    for name in sorted(named):
+        path = files.get(name)
+        if path is None:
+            return f"{name} is missing"
+        try:
+            if not read_tensors(path):
+                return f"{name} holds no tensor"
+        except (OSError, ValueError) as error:
+            return f"{name}: {error}"
+    return None
 
 
 def marked(parts: Sequence[Part]) -> list[Part]:

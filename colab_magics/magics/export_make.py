@@ -19,7 +19,7 @@ from colab_magics.magics.checkpoint_export import its_code_alone, parts_of, veri
 from colab_magics.magics.checkpoint_line import Line as CheckpointLine
 from colab_magics.magics.export_card import merged_card
 from colab_magics.magics.export_earlier import asked_for, earlier, keep, sealed
-from colab_magics.magics.export_files import TOKENIZER, allowed_of, files_of, marked
+from colab_magics.magics.export_files import TOKENIZER, allowed_of, broken_weights, files_of, marked
 from colab_magics.magics.export_gguf import convert, converter
 from colab_magics.magics.export_hub import check_token, upload
 from colab_magics.magics.export_line import Line
@@ -93,15 +93,33 @@ def _weights(run: Run, line: Line) -> _Weights:
     folder = run.adapter_path
     if folder is None:
         raise _no_result(run)
-    return _Weights(marked(files_of(folder)), folder, None)
+    parts = files_of(folder)
+    if (why := broken_weights(parts)) is not None:
+        raise _broken(run, folder, why)
+    return _Weights(marked(parts), folder, None)
+
+
+def _broken(run: Run, folder: Path, why: str) -> ColabMagicsError:
+    steps = _steps(run)
+    return ColabMagicsError(
+        f"The result of {run.name} is not whole.",
+        f"In {folder}, {why}.",
+        f"Export a checkpoint instead: %export {run.name} --checkpoint {max(steps)}."
+        if steps
+        else "Copy that folder again from where it was trained, or train again.",
+    )
+
+
+def _steps(run: Run) -> list[int]:
+    from colab_magics.checkpoints.verify import entries
+
+    return [entry.step for entry in entries(run.checkpoints) if entry.manifest is not None]
 
 
 def _no_result(run: Run) -> ColabMagicsError:
-    from colab_magics.checkpoints.verify import entries
-
     if run.is_own_loop:
         raise its_code_alone(run)
-    steps = [entry.step for entry in entries(run.checkpoints) if entry.manifest is not None]
+    steps = _steps(run)
     why = "It is written at the end of the training." if run.state == "running" else "It wrote none."
     return ColabMagicsError(
         f"{run.name} has no result yet: it is {run.state}.",

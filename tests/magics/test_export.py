@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from disks import small_disk
 
+from colab_magics.checkpoints.tensors import laid_out
 from colab_magics.demo import model_path
 from colab_magics.errors import ColabMagicsError
 from colab_magics.magics import download, export_merge
@@ -24,7 +25,7 @@ from colab_magics.magics.export_line import read
 from colab_magics.recipe import Recipe
 from colab_magics.sizes import size
 
-from .checkpointed import Left, tree
+from .checkpointed import Left, tensor, tree, truncate
 
 pytestmark = [pytest.mark.colab, pytest.mark.face]
 
@@ -42,6 +43,11 @@ SECRETS = (
 )
 
 
+def weights(said: str = "") -> bytes:
+    """A file of weights, with a text among its metadata."""
+    return b"".join(laid_out({"layers.0.q_proj.lora_A.weight": tensor(1, 2)}, {"said": said}))
+
+
 @pytest.fixture
 def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Left:
     """A run with a result beside which lies what is nobody's business."""
@@ -51,7 +57,7 @@ def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Left:
     adapter.mkdir()
     (adapter / "README.md").write_text(f"---\nbase_model: demo\n---\n\n# demo, fine-tuned\n\ndata: s3://k:{TOKEN}\n")
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": f"https://me:{TOKEN}@x/y"}))
-    (adapter / "adapter_model.safetensors").write_bytes(b"weights " + TOKEN.encode())  # bytes are bytes
+    (adapter / "adapter_model.safetensors").write_bytes(weights(TOKEN))  # bytes are bytes
     (adapter / "tokenizer.json").write_text("{}")
     for name in SECRETS:
         (adapter / name).write_text(TOKEN)
@@ -134,10 +140,10 @@ def test_the_same_export_a_second_time_is_already_there(left: Left, tmp_path: Pa
 
 def test_an_older_export_of_the_run_is_replaced_and_nobody_elses(left: Left, tmp_path: Path) -> None:
     export(left, "--to", "out.zip")
-    (left.folder / "adapter" / "adapter_model.safetensors").write_bytes(b"trained further")
+    (left.folder / "adapter" / "adapter_model.safetensors").write_bytes(weights("trained further"))
     assert export(left, "--to", "out.zip")[0].startswith("Exported the adapter of kwanzaa")
     with zipfile.ZipFile(tmp_path / "out.zip") as archive:
-        assert archive.read("out/adapter_model.safetensors") == b"trained further"
+        assert archive.read("out/adapter_model.safetensors") == weights("trained further")
     (left.folder / LOG).unlink()  # as of another run
     assert "is there already" in refused(left, "--to", "out.zip")
 
@@ -145,6 +151,32 @@ def test_an_older_export_of_the_run_is_replaced_and_nobody_elses(left: Left, tmp
 def test_nothing_is_exported_into_the_run_itself(left: Left) -> None:
     assert "the run's own folder" in refused(left, "--to", str(left.folder / "out"))
     assert "There is no folder" in refused(left, "--to", "drive/MyDrive/out")
+
+
+def test_a_result_whose_weights_would_not_load_is_refused(left: Left) -> None:
+    path = left.folder / "adapter" / "adapter_model.safetensors"
+    truncate(path)
+    assert "The result of kwanzaa is not whole. In " in refused(left).replace("\n", " ")
+    path.write_bytes(b"")
+    assert "too short for a header" in refused(left)
+    path.unlink()
+    left.save(20)
+    said = refused(left, "--merge")
+    assert "adapter_model.safetensors is missing" in said
+    assert "%export kwanzaa --checkpoint 20" in said
+
+
+def test_a_whole_model_leaves_with_every_file_that_its_index_names(left: Left) -> None:
+    (left.folder / "adapter").rename(left.folder / "model")
+    folder = left.folder / "model"
+    for path in folder.glob("adapter*"):
+        path.unlink()
+    names = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": names[0], "b": names[1]}}))
+    (folder / names[0]).write_bytes(weights())
+    assert f"{names[1]} is missing" in refused(left)
+    (folder / names[1]).write_bytes(weights())
+    assert export(left)[0].startswith("Exported the model of kwanzaa")
 
 
 def test_a_checkpoint_is_exported_by_its_step(left: Left, tmp_path: Path) -> None:
@@ -383,6 +415,6 @@ def test_a_whole_model_has_nothing_to_merge(left: Left) -> None:
         if path.name.startswith("adapter"):
             path.unlink()
     (left.folder / "adapter").rename(left.folder / "model")
-    (left.folder / "model" / "model.safetensors").write_bytes(b"weights")
+    (left.folder / "model" / "model.safetensors").write_bytes(weights())
     assert "fine-tuned in full" in refused(left, "--merge")
     assert export(left)[0].startswith("Exported the model of kwanzaa")
