@@ -172,9 +172,12 @@ def _scored(score: Score, question: Question, text: str) -> float:
         ) from None
     try:
         value = float(found)
+        if math.isnan(value):  # it is below no threshold: what has gone wrong would count as right
+            raise ValueError
     except (TypeError, ValueError):
         raise ColabMagicsError(
-            f"The score {name} gave {type(found).__name__} {str(found)[:40]!r}, which is no number.",
+            f"The score {name} gave {type(found).__name__} {str(found)[:40]!r} on {question.shown[:60]!r}, "
+            "which is no number.",
             "It is called as score(prompt, text, reference).",
             "Return a number, or True and False.",
         ) from None

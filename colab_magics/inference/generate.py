@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,7 @@ def generate(
     import_torch(where.say)
     tokenizer = open_tokenizer(subject)
     asker = asker_of(subject, tokenizer, system)
-    questions = [asker.raw(_text(one)) if raw else asker(one) for one in said]
+    questions = questions_of(said, (lambda one: asker.raw(_text(one))) if raw else asker)
     if not questions:
         raise ColabMagicsError("There is no prompt.", "The list of prompts is empty.", "Give one at least.")
     ready = get_ready([subject], tokenizer, questions, asker.stops, sampling, where)
@@ -144,6 +144,28 @@ def asker_of(subject: Subject, tokenizer: Any, system: str | None = None) -> Ask
     """What makes questions as the subject's run made them."""
     wishes = subject.wishes if system is None else replace(subject.wishes, system=system)
     return Asker(tokenizer, wishes, subject.clock, subject.format)
+
+
+def questions_of(said: Sequence[Said], ask: Callable[[Said], Question]) -> list[Question]:
+    """Each prompt as a question.
+
+    Raises
+    ------
+    ColabMagicsError
+        One cannot be asked: of several its number is told.
+    """
+    questions = []
+    for number, one in enumerate(said, 1):
+        try:
+            questions.append(ask(one))
+        except ColabMagicsError as error:
+            if len(said) == 1:
+                raise
+            what = f"Prompt {number} of {len(said)}: {error.what}"
+            raise ColabMagicsError(
+                what, error.why, *error.next_steps, details=error.details, facts=error.facts
+            ) from None
+    return questions
 
 
 def get_ready(

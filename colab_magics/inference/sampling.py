@@ -26,6 +26,18 @@ OPTIONS: Mapping[str, tuple[type, float, float]] = {
     "seed": (int, 0, 2**63 - 1),
 }
 FLAGS = ("do_sample",)
+_EXAMPLES: Mapping[str, str] = {
+    "max_new_tokens": "64",
+    "min_new_tokens": "16",
+    "temperature": "0.8",
+    "top_k": "50",
+    "top_p": "0.9",
+    "min_p": "0.05",
+    "typical_p": "0.9",
+    "repetition_penalty": "1.1",
+    "length_penalty": "1.0",
+    "seed": "7",
+}  # of the others 3
 # Each of them says something about a draw: whoever gives one wants to draw.
 _DRAW = ("temperature", "top_k", "top_p", "min_p", "typical_p")
 
@@ -113,6 +125,6 @@ def value_of(name: str, text: str) -> int | float:
         raise ColabMagicsError(
             f"--{name.replace('_', '-')} {text} cannot be used.",
             f"It takes {noun}{between}.",
-            f"Write it as --{name.replace('_', '-')} {'64' if kind is int else '0.8'}.",
+            f"Write it as --{name.replace('_', '-')} {_EXAMPLES.get(name, '3')}.",
         ) from None
     return value

@@ -174,7 +174,7 @@ def _with_result(name: str | None, root: Path) -> tuple[Run, tuple[str, ...]]:
         f"Run {run.name} has no result.",
         f"It is {run.state}, and has written neither an adapter nor a model.",
         f"--run {run.name} --checkpoint {steps[-1]} asks its newest checkpoint." if steps else "",
-        f"--run {run.name} --base asks the model that it began with.",
+        f"%generate --run {run.name} --base asks the model that it began with.",
         f"%checkpoint resume {run.name} trains it to its end." if run.state == "unfinished" and steps else "",
     )
 

@@ -64,15 +64,22 @@ def read_words(
     return given, Sampling(drawing, do_sample), " ".join(said)
 
 
-def whole(option: str) -> Read:
-    """Reads a whole number, 0 or more."""
+def whole(option: str, lowest: int = 0) -> Read:
+    """Reads a whole number, `lowest` or more."""
 
     def read(text: str) -> int:
-        if not text.replace(",", "").isdigit():
+        digits = text.replace(",", "")
+        if not digits.isdigit():
             raise ColabMagicsError(
                 f"--{option} {text} is no number.", "It takes a whole number.", f"Write it as --{option} 20."
             )
-        return int(text.replace(",", ""))
+        if int(digits) < lowest:
+            raise ColabMagicsError(
+                f"--{option} {text} cannot be used.",
+                f"It takes a whole number from {lowest} on.",
+                f"Write it as --{option} 20, or leave it out.",
+            )
+        return int(digits)
 
     return read
 

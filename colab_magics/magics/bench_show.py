@@ -26,7 +26,7 @@ def bench(asked: Asked, subject: Subject, where: Where) -> Bench:
         batches=asked.batch or BATCHES,
         lengths=asked.prompt_length or LENGTHS,
         new_tokens=int(asked.sampling.given.get("max_new_tokens", NEW_TOKENS)),
-        repeats=max(1, asked.repeats if asked.repeats is not None else REPEATS),
+        repeats=asked.repeats or REPEATS,
         tell=lambda what: progress(what, 0, None),
     )
     over: Any = getattr(progress, "over", None)

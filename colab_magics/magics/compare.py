@@ -165,6 +165,7 @@ def _cases(
 ) -> list[Case]:
     from colab_magics.errors import ColabMagicsError
     from colab_magics.inference.cases import ROWS, Case, held_out, of_data
+    from colab_magics.inference.generate import questions_of
     from colab_magics.magics.prompts import prompts_of
 
     rows = ROWS if asked.rows is None else asked.rows or None
@@ -176,7 +177,7 @@ def _cases(
         cases = of_data(asked.data, after, tokenizer, asker, rows, namespace or {}, where.progress)
     elif body is not None or asked.text or asked.prompts is not None:
         said = prompts_of(asked.text, body, asked.prompts, namespace, lines=asked.lines)
-        return [Case(asker(one)) for one in said]
+        return [Case(one) for one in questions_of(said, asker)]
     else:
         cases = held_out(after, tokenizer, asker, rows)
     _learn_stops(cases, asker, tokenizer)

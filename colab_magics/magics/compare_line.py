@@ -11,7 +11,7 @@ from colab_magics.magics.asking_line import Read, numbers, one_of, read_words, v
 
 
 def _rows(text: str) -> int:
-    return 0 if text == "all" else whole("rows")(text)
+    return 0 if text == "all" else whole("rows", 1)(text)
 
 
 def _threshold(text: str) -> float:
@@ -37,7 +37,7 @@ VALUES: Mapping[str, tuple[str, Read]] = {
     "threshold": ("X", _threshold),
     "failures": ("FILE", str),
     "system": ("TEXT", str),
-    "batch": ("N", whole("batch")),
+    "batch": ("N", whole("batch", 1)),
     "on": ("cuda|cpu", one_of("on", ("cuda", "cpu"))),
     "out": ("VAR", variable("out")),
     "root": ("DIR", str),

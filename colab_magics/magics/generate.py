@@ -86,10 +86,13 @@ def run(asked: Asked, body: str | None, root: Path | None, shell: Any = None) ->
     """
     from colab_magics.inference.generate import Where, generate
     from colab_magics.magics.durable import rooms
+    from colab_magics.magics.generate_line import bench_has_no_prompt
     from colab_magics.magics.generate_show import Loading, Printed, Tabled
     from colab_magics.magics.prompts import prompts_of
     from colab_magics.run import runs_root
 
+    if asked.bench and body is not None and body.strip():
+        raise bench_has_no_prompt()
     found = root or rooms(runs_root(asked.root)).root
     subject = subject_of(asked, found)
     loading = Loading()

@@ -21,7 +21,7 @@ VALUES: Mapping[str, tuple[str, Read]] = {
     "root": ("DIR", str),
     "batch": ("N", numbers("batch")),
     "prompt_length": ("N,N", numbers("prompt-length")),
-    "repeats": ("N", whole("repeats")),
+    "repeats": ("N", whole("repeats", 1)),
 }
 FLAGS: Mapping[str, str] = {
     "base": "the model that the run began with",
@@ -79,6 +79,8 @@ def read(words: Sequence[str]) -> Asked:
         )
     if asked.raw and asked.system is not None:
         raise ColabMagicsError("--raw takes no --system.", "It sends the text as it is.", "Write one of them.")
+    if asked.bench and (asked.text or asked.prompts is not None or asked.lines):
+        raise bench_has_no_prompt()
     if not asked.bench:
         for name in ("prompt_length", "repeats"):
             if getattr(asked, name) is not None:
@@ -88,3 +90,12 @@ def read(words: Sequence[str]) -> Asked:
         if asked.batch is not None and len(asked.batch) > 1:
             raise ColabMagicsError("--batch takes one number here.", "Several are for --bench.", "Write --batch 8.")
     return asked
+
+
+def bench_has_no_prompt() -> ColabMagicsError:
+    """Why a prompt beside `--bench` is refused."""
+    return ColabMagicsError(
+        "--bench takes no prompt.",
+        "It measures with prompts of its own, of the lengths in --prompt-length.",
+        "Leave the prompt out, or leave --bench out.",
+    )

@@ -7,6 +7,7 @@ import json
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,8 +17,10 @@ from colab_magics.errors import ColabMagicsError
 from colab_magics.inference import loaded
 from colab_magics.inference.loaded import kept
 from colab_magics.magics import compare as face
+from colab_magics.magics import generate as ask
 from colab_magics.magics.compare_line import read
 from colab_magics.magics.compare_show import bundle, differing
+from colab_magics.magics.generate_line import read as read_generate
 
 pytestmark = pytest.mark.colab
 Leave = Callable[..., Path]
@@ -25,6 +28,11 @@ Leave = Callable[..., Path]
 
 def compare(root: Path, *words: str, body: str | None = None, **namespace: Any) -> Any:
     return face.run(read([*words, "--max-new-tokens", "6"]), body, root, namespace)
+
+
+def generate(root: Path, *words: str, body: str | None = None, **namespace: Any) -> Any:
+    asked = read_generate([*words, "--max-new-tokens", "6"])
+    return ask.run(asked, body, root, SimpleNamespace(user_ns=namespace))
 
 
 def test_a_score_of_ones_own_is_called_with_prompt_text_and_reference(a_run: Leave, tmp_path: Path) -> None:
@@ -52,8 +60,9 @@ def test_a_score_of_ones_own_is_called_with_prompt_text_and_reference(a_run: Lea
     ("score", "said"),
     [
         (lambda *_: 1 / 0, "ZeroDivisionError: division by zero"),
-        (lambda *_: "good", "gave str 'good', which is no number"),
+        (lambda *_: "good", "gave str 'good' on 'Hello!', which is no number"),
         (lambda *_: None, "gave NoneType 'None'"),
+        (lambda *_: float("nan"), "gave float 'nan' on 'Hello!', which is no number"),
         (lambda: 1, "TypeError"),
     ],
 )
@@ -62,6 +71,24 @@ def test_a_score_that_fails_is_told_with_the_prompt(a_run: Leave, tmp_path: Path
     with pytest.raises(ColabMagicsError) as refused:
         compare(tmp_path, "--score", "score", body="Hello!", score=score)
     assert said in str(refused.value)
+
+
+def test_of_several_prompts_the_one_that_cannot_be_asked_is_told_by_its_number(a_run: Leave, tmp_path: Path) -> None:
+    a_run()
+    for each in (compare, generate):
+        with pytest.raises(ColabMagicsError, match=r"^Prompt 2 of 3: The prompt is empty\."):
+            each(tmp_path, "--prompts", "asked", asked=["ok", "", "x"])
+    with pytest.raises(ColabMagicsError, match=r"--bench takes no prompt"):
+        generate(tmp_path, "--bench", body="Hello!")
+
+
+def test_a_run_without_a_result_is_told_by_lines_that_both_magics_have(a_run: Leave, tmp_path: Path) -> None:
+    a_run(result=False, steps=(2,))
+    for each in (compare, generate):
+        with pytest.raises(ColabMagicsError, match="has no result") as refused:
+            each(tmp_path, "--run", "pirate", body="Hello!")
+        assert "%generate --run pirate --base asks the model" in str(refused.value)
+        assert "--run pirate --checkpoint 2 asks its newest" in str(refused.value)
 
 
 def test_after_full_fine_tuning_the_base_is_loaded_when_the_tuned_one_has_gone(

@@ -57,6 +57,11 @@ def test_who_gives_an_option_of_drawing_draws(line: str, draws: bool) -> None:
         ("--prompt-length 8", "--prompt-length belongs to --bench."),
         ("--batch 1,4", "--batch takes one number here."),
         ("--bench --batch 1,x", "--batch 1,x cannot be read."),
+        ("--bench hello", "--bench takes no prompt."),
+        ("--bench --prompts asked", "--bench takes no prompt."),
+        ("--bench --repeats 0", "It takes a whole number from 1 on."),
+        ("--seed abc", "Write it as --seed 7."),
+        ("--top-p high", "Write it as --top-p 0.9."),
         ("--num-return-sequences 3", "would give the same text 3 times."),
     ],
 )
@@ -74,6 +79,8 @@ def test_a_line_that_cannot_be_meant_is_refused(line: str, said: str) -> None:
         ("--threshold 0.7", "--threshold belongs to --score."),
         ("--data x.jsonl --prompts y", "There are --data and prompts."),
         ("--rows some", "--rows some is no number."),
+        ("--rows 0", "--rows 0 cannot be used."),
+        ("--batch 0", "It takes a whole number from 1 on."),
         ("--num-return-sequences 2 --do-sample", "%compare takes no --num-return-sequences."),
     ],
 )
