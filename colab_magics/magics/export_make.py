@@ -24,7 +24,8 @@ from colab_magics.magics.export_gguf import convert, converter
 from colab_magics.magics.export_hub import check_token, upload
 from colab_magics.magics.export_line import Line
 from colab_magics.magics.export_merge import Said, merge
-from colab_magics.magics.parcel import README, Part, beside, check_free, clear, pack, place, put
+from colab_magics.magics.parcel import README, Part, check_free, pack, place, put
+from colab_magics.magics.staging import beside, clear, sweep
 from colab_magics.run import Run
 from colab_magics.session.detect import on_kaggle
 from colab_magics.sizes import size
@@ -196,6 +197,7 @@ def _to_hub(run: Run, line: Line, weights: _Weights, say: Said, show: Said) -> E
     if not line.merge:
         return sent(weights.parts)
     near = home() / _name(run, line, "merged")
+    sweep(near.parent)
     with _merged(run, line, weights, near, 1.0, say, show) as (staging, made):
         _keep_merged(run, near, made)
         return sent(files_of(staging))
@@ -263,6 +265,7 @@ def _target(run: Run, line: Line, weights: _Weights, name: str, ending: str) -> 
     elif known.get("of") == of and not line.force:
         taken = sum(one[1] for one in known["seal"])
         return target, of, Exported(target, [f"Already there, as it was exported: {target} ({size(taken)})"])
+    sweep(target.parent)  # before anybody asks what is free on that disk
     return target, of, None
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from colab_magics.checkpoints.manifest import Broken, new_hash
 from colab_magics.errors import ColabMagicsError
+from colab_magics.magics.staging import beside, clear, sweep
 from colab_magics.panel import words
 
 README = "README.md"
@@ -127,6 +126,7 @@ def pack(target: Path, parts: Sequence[Part]) -> int:
     OSError, Broken
         It could not be written, or a part was altered meanwhile. Nothing is left there then.
     """
+    sweep(target.parent)
     size = sum(part.size for part in parts)
     free = shutil.disk_usage(target.parent).free
     if size > free:
@@ -145,11 +145,6 @@ def pack(target: Path, parts: Sequence[Part]) -> int:
     finally:
         clear(staging)
     return target.stat().st_size if target.is_file() else size
-
-
-def beside(target: Path) -> Path:
-    """A name beside the target, which nobody looks at, for what is not whole yet."""
-    return target.parent / f".{target.name}.{secrets.token_hex(4)}"
 
 
 def _write_folder(staging: Path, parts: Sequence[Part]) -> None:
@@ -197,7 +192,7 @@ def put(staging: Path, target: Path) -> None:
     if not target.is_dir():
         staging.rename(target)
         return
-    aside = beside(target)
+    aside = beside(target, aside=True)
     target.rename(aside)
     try:
         staging.rename(target)
@@ -205,10 +200,3 @@ def put(staging: Path, target: Path) -> None:
         aside.rename(target)
         raise
     shutil.rmtree(aside, ignore_errors=True)
-
-
-def clear(staging: Path) -> None:
-    """Leave nothing of an export that did not come to its end."""
-    remove: Callable[[Path], None] = shutil.rmtree if staging.is_dir() else Path.unlink
-    with suppress(OSError):
-        remove(staging)
