@@ -11,7 +11,7 @@ from typing import Any
 from colab_magics.data.asking import Question
 from colab_magics.errors import ColabMagicsError, clean
 from colab_magics.inference.cases import Case
-from colab_magics.inference.decoding import answer
+from colab_magics.inference.decoding import Answer, End, answer
 from colab_magics.inference.generate import Where, device_of, get_ready
 from colab_magics.inference.loaded import is_loaded
 from colab_magics.inference.sampling import Sampling
@@ -37,6 +37,8 @@ class Side:
         The share of texts that are the reference, white space around them aside.
     scores : tuple of float
         By the user's own function; `score` is their mean.
+    ends : tuple of str
+        Why each text has no more, as `Generated.ends` has it.
     """
 
     label: str
@@ -47,6 +49,7 @@ class Side:
     exact: float | None = None
     scores: tuple[float | None, ...] = ()
     score: float | None = None
+    ends: tuple[End | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,8 +109,8 @@ def compare(
             if found.interrupted:
                 raise KeyboardInterrupt
             losses = [_loss(model, subject, case) for case in cases]
-        said = iter([one.text for one in found.answers])
-        texts = tuple(next(said) if case.question is not None else None for case in cases)
+        said = iter(found.answers)
+        texts = [next(said) if case.question is not None else None for case in cases]
         sides[id(subject)] = _side(subject.label, cases, texts, losses, score)
         del ready, model
     before, after = (sides[id(subject)] for subject in subjects)
@@ -128,10 +131,11 @@ def _stands_on(subject: Subject, device: str) -> tuple[Any, ...]:
 def _side(
     label: str,
     cases: Sequence[Case],
-    texts: Sequence[str | None],
+    answers: Sequence[Answer | None],
     losses: Sequence[tuple[float, int] | None],
     score: Score | None,
 ) -> Side:
+    texts = [None if one is None else one.text for one in answers]
     counted = [one for one in losses if one is not None]
     tokens = sum(count for _, count in counted)
     loss = sum(mean * count for mean, count in counted) / tokens if tokens else None
@@ -151,6 +155,7 @@ def _side(
         sum(known) / len(known) if known else None,
         tuple(scores) if score is not None else (),
         sum(given) / len(given) if given else None,
+        tuple(None if one is None else one.end for one in answers),
     )
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from colab_magics.data.asking import Question
 from colab_magics.errors import ColabMagicsError
@@ -20,12 +20,17 @@ _BETWEEN = 0.05  # seconds between two tellings: more often nobody can read
 _HALF = "\ufffd"  # what a tokenizer makes of bytes whose rest is still to come
 
 
+End = Literal["end", "length", "context", "interrupted", "not asked"]
+"""Why a text has no more: the model ended it, max_new_tokens or the context did, or somebody interrupted."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """One text; `tokens` counts those that the model gave, the closing one left out."""
 
     text: str
     tokens: int
+    end: End
 
 
 @dataclass
@@ -64,6 +69,10 @@ class Arriving:
             if not self._closed[row]:
                 self.rows[row].append(token)
         self.tell(self)
+
+    def ends_by(self, otherwise: End) -> list[End]:
+        """Why each text has no more, where those that the model has not ended were ended by `otherwise`."""
+        return ["end" if closed else otherwise for closed in self._closed]
 
     def end(self) -> None:
         """All rows are at their end."""
@@ -111,7 +120,7 @@ def answer(
         interrupted = False
     except KeyboardInterrupt:
         interrupted = True
-    return Answers(tuple(one if one is not None else Answer("", 0) for one in done), interrupted)
+    return Answers(tuple(one if one is not None else Answer("", 0, "not asked") for one in done), interrupted)
 
 
 def context_of(config: Any) -> int | None:
@@ -211,6 +220,7 @@ def _ask_part(
     fresh = sampling.new_tokens if limit is None else min(sampling.new_tokens, limit - longest)
     config = sampling.config(model, new_tokens=fresh, stops=stops, pad=pad_of(tokenizer))
     ends = set(config.eos_token_id or [])
+    full: End = "length" if fresh == sampling.new_tokens else "context"
 
     def told(arriving: Arriving) -> None:
         now = arriving.times[-1]
@@ -229,11 +239,13 @@ def _ask_part(
         with _masked():
             return model.generate(**inputs, generation_config=config, streamer=streamer)
 
+    reached: End = "interrupted"
     try:
         output = attempt(asking, "generating")
+        reached = full
     finally:
-        for place, row in zip(places, arriving.rows, strict=True):
-            done[place] = Answer(tokenizer.decode(row, skip_special_tokens=True), len(row))
+        for place, row, end in zip(places, arriving.rows, arriving.ends_by(reached), strict=True):
+            done[place] = Answer(tokenizer.decode(row, skip_special_tokens=True), len(row), end)
     if isinstance(output, OutOfMemory):
         release()
         if len(part) == 1:
@@ -243,11 +255,13 @@ def _ask_part(
         return
     if sampling.beams > 1:
         for place, row in zip(places, output[:, longest:].tolist(), strict=True):
-            end = next((at for at, token in enumerate(row) if token in ends), len(row))
-            done[place] = Answer(tokenizer.decode(row[:end], skip_special_tokens=True), end)
+            at = next((at for at, token in enumerate(row) if token in ends), len(row))
+            text = tokenizer.decode(row[:at], skip_special_tokens=True)
+            done[place] = Answer(text, at, "end" if at < len(row) else full)
     if tell is not None:
         for place in places:
-            tell(place, (done[place] or Answer("", 0)).text)
+            if (said := done[place]) is not None:
+                tell(place, said.text)
 
 
 def _no_memory(failure: Any, prompt: int, fresh: int, copies: int) -> ColabMagicsError:

@@ -10,7 +10,7 @@ from typing import Any
 
 from colab_magics.data.asking import Asker, Question, Said
 from colab_magics.errors import ColabMagicsError
-from colab_magics.inference.decoding import Tell, answer, check_lengths, context_of
+from colab_magics.inference.decoding import End, Tell, answer, check_lengths, context_of
 from colab_magics.inference.importing import import_torch
 from colab_magics.inference.loaded import Loaded, Progress, Say, is_loaded, kept, load, open_source, open_tokenizer
 from colab_magics.inference.room import at_once, room
@@ -56,6 +56,9 @@ class Generated:
         From the first prompt's way in to the last text's end; loading is not in it.
     interrupted : bool
         Whether it was ended before its end.
+    ends : tuple of str
+        Why each text has no more: "end" where the model ended it; "length" where --max-new-tokens did, "context"
+        where the context was full; "interrupted", and "not asked" where it had not begun.
     settings : Mapping
         The sampling options that were given.
     """
@@ -68,6 +71,7 @@ class Generated:
     seconds: float
     interrupted: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
+    ends: tuple[End, ...] = ()
 
     @property
     def text(self) -> str:
@@ -137,6 +141,7 @@ def generate(
         time.perf_counter() - begin,
         found.interrupted,
         {**sampling.given, "do_sample": sampling.do_sample},
+        tuple(one.end for one in found.answers),
     )
 
 

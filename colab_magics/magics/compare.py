@@ -82,7 +82,7 @@ def run(asked: Asked, body: str | None, root: Path | None, namespace: dict[str, 
     from colab_magics.inference.importing import import_torch
     from colab_magics.inference.loaded import open_tokenizer
     from colab_magics.inference.recorded import record
-    from colab_magics.magics.compare_show import bundle
+    from colab_magics.magics.compare_show import bundle, cut
     from colab_magics.magics.durable import rooms
     from colab_magics.magics.generate_show import Loading
     from colab_magics.magics.vram import show
@@ -114,7 +114,7 @@ def run(asked: Asked, body: str | None, root: Path | None, namespace: dict[str, 
         )
     finally:
         loading.over()
-    foot = _foot(made, target)
+    foot = [*cut(made), *_foot(made, target)]
     if after.run is not None and _is_of_its_base(asked) and record(made, after.run, on=_on(asked, body)):
         foot.append(f"%report {after.run.name} shows it, too.")
     show(bundle(made, foot))

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from colab_magics.errors import clean
+from colab_magics.inference.decoding import End
 from colab_magics.inference.generate import Generated
 from colab_magics.magics.grid import Grid, Page
 
@@ -31,6 +32,8 @@ class Printed:
         """The text, and how fast it came."""
         self.tell(0, made.text)
         print(f"\n\n{speed(made)}")
+        if said := cuts(made)[0]:
+            print(f"[{said}]")
 
 
 class Tabled:
@@ -52,7 +55,7 @@ class Tabled:
 
     def finish(self, made: Generated) -> None:
         """All texts."""
-        done = page(made.prompts, made.texts, f"{len(made.texts)} texts of {made.label}", [speed(made)])
+        done = page(made.prompts, made.texts, f"{len(made.texts)} texts of {made.label}", [speed(made)], cuts(made))
         if self._moving:
             self._draw(done)
         else:
@@ -67,13 +70,32 @@ class Tabled:
             self._handle.update(shown.bundle(), raw=True)
 
 
-def page(prompts: Any, texts: Any, title: str, foot: Any = ()) -> Page:
+def page(prompts: Any, texts: Any, title: str, foot: Any = (), cut: Any = None) -> Page:
     """Prompts and texts beside each other."""
     rows = [
-        (str(number), shortened(prompt), text)
-        for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True), 1)
+        (str(number), shortened(prompt), text, why)
+        for number, (prompt, text, why) in enumerate(zip(prompts, texts, cut or [""] * len(texts), strict=True), 1)
     ]
-    return Page(title, grids=[Grid(("", "prompt", "text"), tuple(rows))], foot=foot)
+    return Page(title, grids=[Grid(("", "prompt", "text", "not whole"), tuple(rows))], foot=foot)
+
+
+def cuts(made: Generated) -> list[str]:
+    """Of each text why it is not whole; nothing of one that the model has ended."""
+    return [_cut(end, tokens) for end, tokens in zip(made.ends, made.new_tokens, strict=True)]
+
+
+def _cut(end: End, tokens: int) -> str:
+    match end:
+        case "end":
+            return ""
+        case "length":
+            return f"cut at {tokens:,} tokens: --max-new-tokens N allows more"
+        case "context":
+            return f"cut at {tokens:,} tokens: the context is full"
+        case "interrupted":
+            return f"interrupted after {tokens:,} tokens"
+        case "not asked":
+            return "not asked"
 
 
 def shortened(text: str, most: int = _SHOWN) -> str:

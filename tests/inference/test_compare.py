@@ -19,7 +19,7 @@ from colab_magics.inference.loaded import kept
 from colab_magics.magics import compare as face
 from colab_magics.magics import generate as ask
 from colab_magics.magics.compare_line import read
-from colab_magics.magics.compare_show import bundle, differing
+from colab_magics.magics.compare_show import bundle, cut, differing
 from colab_magics.magics.generate_line import read as read_generate
 
 pytestmark = pytest.mark.colab
@@ -174,6 +174,22 @@ def test_prompts_that_are_tried_out_leave_what_was_measured_on_rows(a_run: Leave
     asked = json.loads((folder / "compare-prompts.json").read_text())
     assert [row["prompt"] for row in asked["rows"]] == ["Hello!", "What is a list?"]
     assert {"compare.json", "compare-prompts.json"} == {one.name for one in folder.glob("*compare*")}
+
+
+def test_texts_that_are_cut_are_told_in_a_line_and_in_a_table(
+    a_run: Leave, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_run()
+    made = generate(tmp_path, "--run", "pirate", "--base", body="What does len do?")
+    assert made.ends == ("length",)
+    assert "[cut at 6 tokens: --max-new-tokens N allows more]" in capsys.readouterr().out
+    made = generate(tmp_path, "--base", "--lines", body="What does len do?\nHello!")
+    assert capsys.readouterr().out.count("  cut at 6 tokens: --max-new-tokens N allows more\n") == made.ends.count(
+        "length"
+    )
+    both = compare(tmp_path, "--lines", body="What does len do?")
+    assert both.before.ends == ("length",)
+    assert "Cut before their end: 1 of the base of pirate" in cut(both)[0]
 
 
 def test_texts_of_models_are_escaped_and_what_differs_is_marked() -> None:

@@ -143,8 +143,22 @@ def test_an_interrupt_keeps_what_came(
 
     found = ask(model, tokenizer, questions[1:3], batch=1, tell=interrupt)
     assert found.interrupted
-    [kept] = [one.text for one in found.answers if one.text]
-    assert 10 < len(kept) < 40
+    [kept] = [one for one in found.answers if one.text]
+    assert 10 < len(kept.text) < 40
+    assert {one.end for one in found.answers} == {"interrupted", "not asked"}
+    assert kept.end == "interrupted"
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_a_text_that_is_cut_is_known_from_one_that_the_model_has_ended(
+    model: Any, tokenizer: Any, questions: list[Question], beams: int
+) -> None:
+    cut, whole = (
+        ask(model, tokenizer, questions[1:2], num_beams=beams, max_new_tokens=most).answers[0] for most in (5, 64)
+    )
+    assert (cut.tokens, cut.end) == (5, "length")
+    assert whole.tokens < 64
+    assert whole.end == "end"
 
 
 def test_a_prompt_beyond_the_context_is_named_by_its_number_and_length(
@@ -157,7 +171,7 @@ def test_a_prompt_beyond_the_context_is_named_by_its_number_and_length(
 def test_an_answer_ends_where_the_context_does(model: Any, tokenizer: Any) -> None:
     long = Question("long", tuple([20] * 500))
     found = ask(model, tokenizer, [long], max_new_tokens=100, min_new_tokens=100)
-    assert found.answers[0].tokens == 12
+    assert (found.answers[0].tokens, found.answers[0].end) == (12, "context")
     assert generating.context_of(model.config) == 512
 
 
