@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 HELP = """\
 %export [RUN] [options]      a run's result for others; without RUN the living one, else the newest
+        or --run RUN         as %generate and %compare have it
                              an adapter becomes one archive, NAME-adapter.zip, beside the notebook
 
   --to PATH                  a folder, or an archive if PATH ends in .zip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from colab_magics.errors import ColabMagicsError, nearest
 
 OPTIONS = {
+    "run": "RUN",
     "to": "PATH",
     "zip": "",
     "checkpoint": "STEP",
@@ -25,6 +27,7 @@ OPTIONS = {
 DTYPES = ("fp16", "bf16", "fp32")
 GGUF = ("q8_0", "f16")
 HUB = "hub://"
+_KIND = re.compile(r"[it]?q\d_\w+|b?f(16|32)", re.IGNORECASE)
 _ONLY_WITH_A_MERGE = ("dtype", "base", "base_revision")
 
 
@@ -73,14 +76,7 @@ def read(words: Sequence[str]) -> Line:
             break  # a comment behind the line, as people write it in a cell
         if word in ("-h", "-?", "--help", "help"):
             return Line(help=True)
-        if word.startswith("-"):
-            line = _option(line, word, rest)
-        elif line.run is not None:
-            raise ColabMagicsError(
-                "%export takes one run.", f"{line.run} and {word} are two.", "Quote a path that has spaces."
-            )
-        else:
-            line = replace(line, run=word)
+        line = _option(line, word, rest) if word.startswith("-") else replace(line, run=_one_run(line, word))
     _check(line)
     return line
 
@@ -97,7 +93,7 @@ def _option(line: Line, word: str, rest: list[str]) -> Line:
         )
     kind = OPTIONS[name]
     if kind == "[KIND]":
-        if not equals and rest and rest[0] in GGUF:
+        if not equals and rest and _is_kind(rest[0], line):
             value = rest.pop(0)
         value = value or GGUF[0]
     elif kind and not equals:
@@ -108,7 +104,24 @@ def _option(line: Line, word: str, rest: list[str]) -> Line:
         value = rest.pop(0)
     elif equals and not kind:
         raise ColabMagicsError(f"--{name} takes no value.", "It is on or off.", f"Write --{name} alone.")
+    if name == "run":
+        return replace(line, run=_one_run(line, value))
     return replace(line, **_value(name, value if kind else ""))
+
+
+def _is_kind(word: str, line: Line) -> bool:
+    """Whether the word behind --gguf is meant as its kind, known or not, and not as the run."""
+    if word.startswith(("-", "#")):
+        return False
+    return line.run is not None or word in GGUF or _KIND.fullmatch(word) is not None
+
+
+def _one_run(line: Line, name: str) -> str:
+    if line.run is not None:
+        raise ColabMagicsError(
+            "%export takes one run.", f"{line.run} and {name} are two.", "Quote a path that has spaces."
+        )
+    return name
 
 
 def _value(name: str, value: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from colab_magics.magics.export_files import TOKENIZER, allowed_of, broken_weigh
 from colab_magics.magics.export_gguf import convert, converter
 from colab_magics.magics.export_hub import check_token, upload
 from colab_magics.magics.export_line import Line
-from colab_magics.magics.export_merge import Said, merge
+from colab_magics.magics.export_merge import Said, merge, written_since
 from colab_magics.magics.parcel import README, Part, check_free, pack, place, put
 from colab_magics.magics.staging import beside, clear, sweep
 from colab_magics.run import Run
@@ -214,6 +214,11 @@ def _merged(
         known = _recipe_model(run) if line.base is None else None
         if known == "demo":  # a folder of this package: where it lies differs from machine to machine
             line = replace(line, base=known)
+        if line.base is None and (base := _base(weights, line)) is not None and written_since(Path(base), run):
+            say(
+                f"{base} was written after {run.name} had begun: if its weights have changed, the adapter was made for "
+                "others."
+            )
         made = merge(weights.folder, staging, line, copies=copies, say=say, show=show)
         if known is not None and Path(made["base"]).is_absolute():
             made["base"] = known

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from colab_magics import worker
 from colab_magics.credentials import token_environment
 from colab_magics.errors import ColabMagicsError, redact
 from colab_magics.magics.export_line import Line
+from colab_magics.run import Run
 from colab_magics.sizes import size
 
 Said = Callable[[str], None]
@@ -66,6 +68,13 @@ def merge(adapter: Path, into: Path, line: Line, *, copies: float, say: Said, sh
         raise ColabMagicsError.from_dict(answer["error"])
     made: dict[str, Any] = answer["merged"]
     return made
+
+
+def written_since(base: Path, run: Run) -> bool:
+    """Whether a folder's weights are younger than the run: nobody knows what they were when it began."""
+    started = next((event for event in run.events() if event["kind"] == "started"), None)
+    newest = max((file.stat().st_mtime for file in base.expanduser().glob("*.safetensors")), default=0.0)
+    return started is not None and newest > datetime.fromisoformat(started["time"]).timestamp()
 
 
 def _followed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import zipfile
 from importlib.util import find_spec
@@ -248,6 +249,9 @@ def test_gguf_needs_llama_cpps_converter_and_says_what_to_install(left: Left, mo
         (["--to"], "--to needs a value"),
         (["--zip=yes"], "takes no value"),
         (["a", "b"], "takes one run"),
+        (["a", "--run", "b"], "takes one run"),
+        (["a", "--gguf", "q4"], "It can be q8_0, f16"),
+        (["--gguf", "q3_k", "a"], "It can be q8_0, f16"),
         (["--dtype", "bf16"], "goes with --merge"),
         (["--merge", "--dtype", "int8"], "fp16, bf16, fp32"),
         (["--gguf=q4"], "--gguf q4 is not known"),
@@ -271,6 +275,8 @@ def test_a_line_is_read() -> None:
     assert (line.public, line.checkpoint, line.to) == (True, 1000, None)
     assert read(["--gguf", "kwanzaa"]).gguf == "q8_0"
     assert read(["--gguf", "f16", "kwanzaa"]).run == "kwanzaa"
+    assert read(["a", "--gguf", "#", "q8_0?"]).gguf == "q8_0"
+    assert read(["--run", "kwanzaa"]) == read(["--run=kwanzaa"]) == read(["kwanzaa"])
 
 
 # --- the merge, in its own process -----------------------------------------------------------------------------------
@@ -358,8 +364,27 @@ def test_an_adapter_for_another_base_is_refused_with_both_shapes(adapted: Left, 
     (other / "config.json").write_text("{}")
     said = refused(adapted, "--merge", "--base", str(other))
     assert f"The adapter is not for {other}." in said
+    gone = refused(adapted, "--merge", "--base", "/nonexistent")
+    assert "There is no folder /nonexistent.\nIt is what --base names." in gone
     assert "192 × 192; that of" in said
     assert "64 × 48" in said
+
+
+@needs_torch
+def test_a_base_that_was_written_after_the_run_began_is_told(
+    adapted: Left, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(model_path(), base)
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "base_model_name_or_path": str(base)}
+    (adapted.folder / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    (adapted.folder / "recipe.yaml").write_text(Recipe(model=str(base), data="rows.jsonl").to_yaml())
+    os.utime(base / "model.safetensors", (1, 1))
+    export(adapted, "--merge")
+    assert "was written after" not in capsys.readouterr().out
+    (base / "model.safetensors").touch()
+    assert export(adapted, "--merge")[0].startswith("Merged")  # of other weights, perhaps: it is made again
+    assert f"{base} was written after kwanzaa had begun" in capsys.readouterr().out
 
 
 @needs_torch
@@ -368,7 +393,7 @@ def test_a_full_disk_is_found_before_the_merge_starts(adapted: Left, tmp_path: P
         with pytest.raises(ColabMagicsError) as raised:
             export(adapted, "--merge", "--to", str(tmp_path / "disk" / "out"))
         said = str(raised.value)
-        assert "is too full for the merged model" in said
+        assert f"The disk of {tmp_path / 'disk'} is too full for the merged model" in said
         assert "8,388,608 (8.0 MiB) are free" in said
         assert "It needs 70," in said
         assert list((tmp_path / "disk").iterdir()) == []

@@ -75,7 +75,7 @@ def find_base(adapter: Adapter, wish: Wish, say: Said) -> Base:
             "Name the base: --base org/name, or a folder.",
         )
     trained = adapter.revision if name == adapter.base else None
-    base = _open(name, revision, trained)
+    base = _open(name, revision, trained, asked=bool(wish.base))
     if not base.config.get("quantization_config"):
         return base
     if wish.base:
@@ -111,14 +111,16 @@ def _made_from(base: Base) -> str | None:
     return plain if plain != base.id else None
 
 
-def _open(name: str, revision: str | None, trained: str | None) -> Base:
+def _open(name: str, revision: str | None, trained: str | None, *, asked: bool = False) -> Base:
     folder = model_path() if name == "demo" else Path(name).expanduser()
     if folder.is_dir():
         return _of_folder(name, folder.resolve(), None)
     if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
         gone = no_folder(name)
         raise ColabMagicsError(
-            gone.what, "The adapter was trained on it.", "Name where it is now: --base FOLDER, or --base org/name."
+            gone.what,
+            "It is what --base names." if asked else "The adapter was trained on it.",
+            "Name where it is: --base FOLDER, or --base org/name.",
         )
     return _of_hub(name, revision, trained)
 
@@ -225,12 +227,16 @@ def bring_weights(base: Base, report: Callable[[int, int], None], *, into: Path,
     if not base.missing:
         return
     same = base.folder.stat().st_dev == into.stat().st_dev
-    for place, needed in ((base.folder, base.bytes + (least if same else 0)), (into, least)):
+    # `into` has a name that nobody has given it and nobody will find
+    for place, shown, needed in (
+        (base.folder, base.folder, base.bytes + (least if same else 0)),
+        (into, into.parent, least),
+    ):
         free = shutil.disk_usage(place).free
         if free < needed:
             raise ColabMagicsError(
                 f"The disk is too full for {base.id} and what is made of it.",
-                f"At least {size(needed)} are needed, and {size(free)} are free in {place}.",
+                f"At least {size(needed)} are needed, and {size(free)} are free in {shown}.",
                 "Make room, name a path on another disk (--to PATH), or set HF_HOME to one.",
             )
     fetch_weights(ModelSource(base.id, base.folder, base.revision, None, base.bytes, base.missing), report)

@@ -24,13 +24,14 @@ def check_disk(layout: Layout, target: Path, times: float) -> None:
 
     Parameters
     ----------
+    target : the folder that is filled, beside its place under a name that is gone with it
     times : how many copies of the model stand on that disk at the most: 2 where it becomes an archive
     """
     needed = int(times * layout.size) + MARGIN
     free = shutil.disk_usage(target).free
     if free < needed:
         raise ColabMagicsError(
-            f"The disk of {target} is too full for the merged model.",
+            f"The disk of {target.parent} is too full for the merged model.",
             f"It needs {needed:,} bytes ({size(needed)}), and {free:,} ({size(free)}) are free.",
             "Make room, or name a path on another disk: --to PATH.",
         )
