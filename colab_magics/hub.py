@@ -47,9 +47,14 @@ def read_config(model: str, revision: str | None = None) -> ConfigFile:
     if folder.is_dir():
         sizes = [file.stat().st_size for file in folder.iterdir() if file.name.endswith(".safetensors")]
         return ConfigFile(folder.resolve(), _read(folder / "config.json", model), sum(sizes))
-    if model.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
+    if is_path(model):
         raise no_folder(model)
     return _from_hub(model, revision)
+
+
+def is_path(model: str) -> bool:
+    """Whether a model's name can only be that of a folder."""
+    return model.startswith(("/", "./", "../", "~")) or model.count("/") > 1
 
 
 def no_folder(model: str) -> ColabMagicsError:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from colab_magics.errors import ColabMagicsError
+from colab_magics.hub import no_folder
 from colab_magics.inference.adapters import check_adapter
 from colab_magics.inference.subject import ADAPTER, Subject
 from colab_magics.memory.held import hold
@@ -123,6 +124,8 @@ def open_source(subject: Subject) -> Any:
     """The base's `ModelSource`: where its files are; nothing is loaded."""
     from colab_magics.training.source import open_model
 
+    if subject.base_is_gone:
+        raise _base_gone(subject)
     recipe = Recipe(
         model=subject.base,
         hub_revision=subject.revision,
@@ -140,6 +143,22 @@ def open_source(subject: Subject) -> Any:
         "The adapter was made for the weights of that commit.",
         "--run NAME --model FOLDER names a copy of them.",
         f"--run NAME --model {subject.base} puts it on what is there now: texts may be worse, or no texts at all.",
+    )
+
+
+def _base_gone(subject: Subject) -> ColabMagicsError:
+    if subject.run is None and subject.adapter is None:
+        return no_folder(subject.base)
+    if subject.run is None:
+        return ColabMagicsError(
+            f"There is no folder {subject.base}.",
+            f"It is the base of the adapter {subject.label}, by its adapter_config.json.",
+            "Put it there again, or name where it is now as base_model_name_or_path in that file.",
+        )
+    return ColabMagicsError(
+        f"There is no folder {subject.base}.",
+        f"It is what {subject.run.name} was trained on: without it its adapter says nothing.",
+        f"--run {subject.run.name} --model FOLDER names where it is now; a Hub id will do as well.",
     )
 
 

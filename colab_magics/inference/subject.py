@@ -16,7 +16,7 @@ from colab_magics.checkpoints.manifest import Broken
 from colab_magics.checkpoints.verify import entries, verify
 from colab_magics.data.formats import Wishes
 from colab_magics.errors import ColabMagicsError
-from colab_magics.hub import read_config
+from colab_magics.hub import is_path, read_config
 from colab_magics.memory.architecture import shape_of
 from colab_magics.plan import ModelShape, from_log
 from colab_magics.recipe import Recipe
@@ -87,6 +87,11 @@ class Subject:
         """The choices of the run's plan: name -> value."""
         choices = _last(self.run, "plan").get("choices") or {}
         return {name: choice.get("value") for name, choice in choices.items()}
+
+    @property
+    def base_is_gone(self) -> bool:
+        """Whether the base is a folder that is not there."""
+        return is_path(self.base) and not Path(self.base).expanduser().is_dir()
 
     def shape(self) -> ModelShape | None:
         """The model's sizes, where they are known without loading it."""

@@ -136,6 +136,10 @@ def _two(asked: Asked, root: Path) -> tuple[Subject, Subject]:
     after = of_run(asked.run, root, step=asked.checkpoint)
     if asked.other is not None:
         return of_run(asked.other, root), after
+    if asked.model is not None and after.adapter is not None and after.base_is_gone:
+        note = f"{after.base} has gone: the adapter of {after.label} is put on {asked.model}."
+        before = of_model(asked.model)
+        return before, replace(after, base=before.base, revision=before.revision, notes=(*after.notes, note))
     if asked.model is not None:
         return of_model(asked.model), after
     return of_run(after.run.name if after.run is not None else None, root, base=True), after

@@ -192,6 +192,30 @@ def test_texts_that_are_cut_are_told_in_a_line_and_in_a_table(
     assert "Cut before their end: 1 of the base of pirate" in cut(both)[0]
 
 
+def test_a_run_whose_base_has_moved_is_asked_and_compared_on_the_base_that_is_named(
+    a_run: Leave, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    moved, now = tmp_path / "big", tmp_path / "elsewhere"
+    config = a_run(model=str(moved)) / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": str(moved)}))
+    shutil.copytree(demo.model_path(), now)
+    for each in (compare, generate):
+        with pytest.raises(ColabMagicsError, match=r"There is no folder .*big") as refused:
+            each(tmp_path, "--run", "pirate", body="Hello!")
+        assert "It is what pirate was trained on" in str(refused.value)
+        assert "--run pirate --model FOLDER" in str(refused.value)
+    named = generate(tmp_path, "--run", "pirate", "--model", str(now), body="Hello!")
+    both = compare(tmp_path, "--run", "pirate", "--model", str(now), body="Hello!")
+    assert both.after.texts == named.texts
+    assert both.before.texts != both.after.texts
+    assert f"has gone: the adapter of run pirate is put on {now}." in capsys.readouterr().out
+    with pytest.raises(ColabMagicsError, match=r"There is no folder .*big") as refused:
+        generate(tmp_path, "--model", str(config.parent), body="Hello!")
+    assert "base_model_name_or_path" in str(refused.value)
+
+
 def test_texts_of_models_are_escaped_and_what_differs_is_marked() -> None:
     before, after = differing("a list is <b>fixed</b>", "a list be <b>fixed</b>")
     assert [text for text, marked in before.parts if marked] == ["is"]
