@@ -1,4 +1,4 @@
-"""What came of comparing a run with its base, kept in the run's folder for its report."""
+"""What came of comparing a run with its base, and how fast it answers: kept in the run's folder for its report."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from colab_magics.errors import redact
 
 if TYPE_CHECKING:
+    from colab_magics.inference.bench import Bench
     from colab_magics.inference.compare import Compared, Side
     from colab_magics.run import Run
 
-COMPARED, ASKED = "compare.json", "compare-prompts.json"
+COMPARED, ASKED, BENCH = "compare.json", "compare-prompts.json", "bench.json"
 PROMPTS = "prompts"
 
 
@@ -38,17 +39,29 @@ def record(made: Compared, run: Run, *, on: str) -> bool:
             made.prompts, made.references, made.before.texts, made.after.texts, strict=True
         )
     ]
-    steps = [event["step"] for event in run.events() if event["kind"] == "step"]
-    told: Mapping[str, Any] = {
-        "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+    told = {
         "on": on,
-        "step": steps[-1] if steps else None,
         "rows": rows,
         "base": _figures(made.before),
         "tuned": _figures(made.after),
         "seconds": made.seconds,
     }
-    target = run.folder / (ASKED if on == PROMPTS else COMPARED)
+    return _write(told, run, ASKED if on == PROMPTS else COMPARED)
+
+
+def record_bench(made: Bench, run: Run) -> bool:
+    """Write how fast the run's result answers, in the place of what was measured earlier; whether it could be."""
+    return _write(made.to_dict(), run, BENCH)
+
+
+def _write(told: Mapping[str, Any], run: Run, name: str) -> bool:
+    steps = [event["step"] for event in run.events() if event["kind"] == "step"]
+    told = {
+        "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        "step": steps[-1] if steps else None,
+        **told,
+    }
+    target = run.folder / name
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         partial.write_text(redact(json.dumps(told, ensure_ascii=False, indent=1)) + "\n", encoding="utf-8")

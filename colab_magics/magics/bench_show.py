@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from colab_magics.inference.bench import BATCHES, LENGTHS, NEW_TOKENS, REPEATS, Bench, Timing
 from colab_magics.inference.bench import bench as measure
 from colab_magics.inference.generate import Where
+from colab_magics.inference.recorded import record_bench
 from colab_magics.inference.subject import Subject
 from colab_magics.magics.generate_line import Asked
 from colab_magics.magics.grid import Grid, Page
@@ -32,7 +34,11 @@ def bench(asked: Asked, subject: Subject, where: Where) -> Bench:
     over: Any = getattr(progress, "over", None)
     if over is not None:
         over()
-    show(page(made).bundle())
+    shown = page(made)
+    of_its_result = not asked.base and asked.checkpoint is None and asked.model is None
+    if of_its_result and subject.run is not None and record_bench(made, subject.run):
+        shown = replace(shown, foot=[*shown.foot, f"%report {subject.run.name} shows it, too."])
+    show(shown.bundle())
     return made
 
 

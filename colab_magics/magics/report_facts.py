@@ -11,7 +11,7 @@ from typing import Any
 
 from colab_magics.errors import ColabMagicsError
 from colab_magics.events import Event
-from colab_magics.inference.recorded import ASKED, COMPARED
+from colab_magics.inference.recorded import ASKED, BENCH, COMPARED
 from colab_magics.magics.export_earlier import LOG as EXPORTS
 from colab_magics.panel.fields import items, mapping
 from colab_magics.panel.state import PanelState
@@ -36,6 +36,8 @@ class Facts:
         What `%compare` has written of rows, else of prompts; empty where it has not.
     asked : mapping
         What it has written of prompts beside rows.
+    bench : mapping
+        What `%generate --bench` has written.
     exports : sequence of mapping
         What `%export` has noted, the oldest first.
     now : float
@@ -53,6 +55,7 @@ class Facts:
     now: float
     kept: int = 0
     asked: Mapping[str, Any] = field(default_factory=dict)
+    bench: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def comparing(self) -> str:
@@ -119,6 +122,7 @@ def gather(run: Run, table: Table, *, now: float, kept: int = 0) -> Facts:
         now=now,
         kept=kept,
         asked=prompts if rows else {},
+        bench=mapping(_json(run.folder / BENCH)),
     )
 
 

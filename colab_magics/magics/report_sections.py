@@ -9,6 +9,7 @@ from typing import Any
 from colab_magics.errors import redact
 from colab_magics.magics import session_words
 from colab_magics.magics.grid import Grid
+from colab_magics.magics.report_answering import answering
 from colab_magics.magics.report_facts import Facts, compared_figures, compared_rows
 from colab_magics.magics.report_next import advice
 from colab_magics.magics.report_own import of_own_loop
@@ -59,6 +60,7 @@ def report_of(facts: Facts) -> Report:
         Section("Data", _data(facts)),
         Section("Time by stage", _time(facts)),
         Section("Speed", _speed(facts)),
+        Section("Speed of its answers", answering(facts)),
         Section("Memory", _memory(facts)),
         Section("Checkpoints and interruptions", _safety(facts)),
         Section("Cost", _cost(facts)),
@@ -156,7 +158,9 @@ def _samples(facts: Facts) -> list[Block]:
         said = tuple((name, text) for name in ("reference", "base", "tuned") if (text := _text(row.get(name))))
         blocks.append(Answers(_text(row.get("prompt")), said))
     if len(rows) > _MOST_ANSWERS:
-        blocks.append(Text(f"{_MOST_ANSWERS} of {len(rows)} prompts; all are in its folder, in compare*.json.", quiet=True))
+        blocks.append(
+            Text(f"{_MOST_ANSWERS} of {len(rows)} prompts; all are in its folder, in compare*.json.", quiet=True)
+        )
     return blocks
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +16,14 @@ from colab_magics.inference.bench import bench
 from colab_magics.inference.generate import Where
 from colab_magics.inference.subject import of_model
 from colab_magics.magics.bench_show import page
+from colab_magics.magics.generate import run
+from colab_magics.magics.generate_line import read
 from colab_magics.memory.inference import cache_per_token
 from colab_magics.plan import Device
 from colab_magics.session.table import load_table
 
 pytestmark = pytest.mark.colab
+Leave = Callable[..., Path]
 
 
 @pytest.fixture
@@ -110,3 +115,15 @@ def test_of_an_embedding_that_is_no_head_a_step_reads_one_row() -> None:
 def test_what_is_beyond_the_context_is_refused_where_nothing_is_left(where: Where) -> None:
     with pytest.raises(ColabMagicsError, match="the model's context is 512"):
         bench(of_model("demo"), where, batches=(1,), lengths=(600,), new_tokens=4)
+
+
+def test_of_a_runs_result_the_last_bench_is_kept_and_of_its_base_none(a_run: Leave, tmp_path: Path) -> None:
+    folder = a_run()
+    line = "--bench --batch 1 --prompt-length 8 --max-new-tokens 3 --repeats 1".split()
+    run(read([*line, "--base"]), None, tmp_path)
+    assert not (folder / "bench.json").exists()
+    run(read(line), None, tmp_path)
+    made = run(read(line), None, tmp_path)
+    kept = json.loads((folder / "bench.json").read_text())
+    assert kept["rows"][0]["decode"] == made.rows[0].decode
+    assert kept["label"] == "run pirate"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from panel.cases import HOSTILE
 from panel.events_of import event
 
 from colab_magics.errors import ColabMagicsError
@@ -116,6 +117,20 @@ def test_a_run_without_evaluation_data_is_told_to_be_compared_by_a_line_that_wor
     run = written(tmp_path, events, recipe=replace(RECIPE, eval_data=None))
     assert "was not measured: %compare --run kwanzaa --data FILE measures it" in section(run, "Evaluation")
     assert "Base and tuned were not compared: %compare --run kwanzaa --data FILE" in section(run, "What to do next")
+
+
+def test_how_fast_it_answers_is_told_as_it_was_measured(tmp_path: Path) -> None:
+    run = written(tmp_path, finished())
+    assert "Not measured: %generate --run kwanzaa --bench measures it" in section(run, "Speed of its answers")
+    row = {"batch": 4, "prompt_length": 1024, "new_tokens": 64, "first": 0.1324, "decode": 236.41,
+           "p50": 0.0156, "p90": 0.0227, "p99": 0.0309}  # fmt: skip
+    bench = {"device": "Tesla T4", "dtype": "float16", "repeats": 3, "step": 4, "rows": [row, {"batch": HOSTILE}, 3]}
+    (run.folder / "bench.json").write_text(json.dumps(bench))
+    said = section(run, "Speed of its answers")
+    assert "On Tesla T4, float16" in said
+    assert "| 4 | 1,024 | 236.4 | 132.4 ms | 15.6 ms | 22.7 ms | 30.9 ms |" in said
+    assert "Medians of 3 after a warm-up; 64 new tokens each" in said
+    assert "Measured at step 4; it is at step 120 now." in said
 
 
 def test_prompts_that_were_tried_stand_before_the_rows_and_leave_their_figures(tmp_path: Path) -> None:
