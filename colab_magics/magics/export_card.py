@@ -1,8 +1,10 @@
-"""The model card of a merged model: what was added to what, and by which recipe."""
+"""The card of an export: of a merge what was added to what, and by which recipe; of none where the base lay here."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from colab_magics.errors import ColabMagicsError, redact
@@ -33,4 +35,16 @@ def merged_card(run: Run, made: Mapping[str, Any], step: int | None) -> str:
         body += ["", "## Recipe", "", "```yaml", run.recipe.to_yaml().rstrip(), "```"]
     except (OSError, ColabMagicsError):  # a run from elsewhere may have none
         body += ["", "Its recipe is not known."]
-    return redact("\n".join(body) + "\n")
+    return without_folders(redact("\n".join(body) + "\n"))
+
+
+def without_folders(card: str) -> str:
+    """The card of a model whose base is a folder, by that folder's name: elsewhere its path says nothing, or too much.
+
+    The recipe at its end stays as it was written.
+    """
+    found = re.search(r"^base_model: (?P<path>[/~.].*)\n", card, re.MULTILINE)
+    if found is None:
+        return card
+    told, recipe, rest = card.replace(found[0], "", 1).partition("\n## Recipe\n")
+    return told.replace(found["path"], PurePath(found["path"]).name) + recipe + rest

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from colab_magics.checkpoints.tensors import read_tensors
 from colab_magics.errors import redact
+from colab_magics.magics.export_card import without_folders
 from colab_magics.magics.parcel import MARK, README, Part
 
 # a loader reads these; nothing else of a folder is asked for, and nothing else can be secret by accident
@@ -79,9 +80,12 @@ def broken_weights(parts: Sequence[Part]) -> str | None:
     return None
 
 
-def marked(parts: Sequence[Part]) -> list[Part]:
-    """The parts, their README with the mark by which a later --force knows what it may replace."""
-    return [replace(part, source=None, text=_marked(part).encode()) if part.name == README else part for part in parts]
+def carded(parts: Sequence[Part]) -> list[Part]:
+    """The parts, their README without paths of this machine, and with the mark by which --force knows an export."""
+    return [
+        replace(part, source=None, text=without_folders(_marked(part)).encode()) if part.name == README else part
+        for part in parts
+    ]
 
 
 def _marked(part: Part) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Any
 
 from colab_magics.credentials import token_environment
@@ -13,6 +15,7 @@ from colab_magics.hub import LOGIN, NoNetwork, hub_errors
 from colab_magics.magics.export_files import allowed
 from colab_magics.magics.parcel import README, Part
 
+ADAPTER = "adapter_config.json"
 _ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -111,14 +114,32 @@ def _content(part: Part) -> Any:
 
 
 def _for_the_hub(part: Part) -> Part:
-    """The card without a base that is no repository: the Hub would refuse it, and a path here is nobody's business."""
+    """A part without a base that is no repository: the Hub would refuse it, and a path here is nobody's business."""
+    if part.name == ADAPTER:
+        return _named(part)
     if part.name != README:
         return part
-    text = (part.text if part.source is None else part.source.read_bytes()).decode("utf-8", errors="replace")
+    text = _text(part)
     found = re.search(r"^base_model: (.*)\n", text, re.MULTILINE)
     if found and not _ID.fullmatch(found[1]):
         text = text.replace(found[0], "", 1)
     return replace(part, source=None, text=text.encode())
+
+
+def _named(part: Part) -> Part:
+    try:
+        config = json.loads(_text(part))
+        base = config.get("base_model_name_or_path")
+    except (ValueError, AttributeError):
+        return part
+    if not isinstance(base, str) or not PurePath(base).is_absolute():
+        return part
+    config["base_model_name_or_path"] = PurePath(base).name
+    return replace(part, source=None, text=json.dumps(config, indent=2, ensure_ascii=False).encode())
+
+
+def _text(part: Part) -> str:
+    return (part.text if part.source is None else part.source.read_bytes()).decode("utf-8", errors="replace")
 
 
 def _no_rights(name: str, status: int) -> ColabMagicsError:

@@ -19,9 +19,9 @@ from colab_magics.magics.checkpoint_export import its_code_alone, parts_of, veri
 from colab_magics.magics.checkpoint_line import Line as CheckpointLine
 from colab_magics.magics.export_card import merged_card
 from colab_magics.magics.export_earlier import asked_for, earlier, keep, sealed
-from colab_magics.magics.export_files import TOKENIZER, allowed_of, broken_weights, files_of, marked
+from colab_magics.magics.export_files import TOKENIZER, allowed_of, broken_weights, carded, files_of
 from colab_magics.magics.export_gguf import convert, converter
-from colab_magics.magics.export_hub import check_token, upload
+from colab_magics.magics.export_hub import ADAPTER, check_token, upload
 from colab_magics.magics.export_line import Line
 from colab_magics.magics.export_merge import Said, merge, written_since
 from colab_magics.magics.parcel import README, Part, check_free, pack, place, put
@@ -30,7 +30,6 @@ from colab_magics.run import Run
 from colab_magics.session.detect import on_kaggle
 from colab_magics.sizes import size
 
-ADAPTER = "adapter_config.json"
 _KAGGLE = Path("/kaggle/working")
 
 
@@ -90,14 +89,14 @@ def export(run: Run, line: Line, *, say: Said = print, show: Said = lambda _: No
 def _weights(run: Run, line: Line) -> _Weights:
     if line.checkpoint is not None:
         entry, manifest = verified(run, CheckpointLine("export", run=run.name, step=line.checkpoint))
-        return _Weights(allowed_of(parts_of(run, entry, manifest)), entry.folder, entry.step)
+        return _Weights(carded(allowed_of(parts_of(run, entry, manifest))), entry.folder, entry.step)
     folder = run.adapter_path
     if folder is None:
         raise _no_result(run)
     parts = files_of(folder)
     if (why := broken_weights(parts)) is not None:
         raise _broken(run, folder, why)
-    return _Weights(marked(parts), folder, None)
+    return _Weights(carded(parts), folder, None)
 
 
 def _broken(run: Run, folder: Path, why: str) -> ColabMagicsError:
@@ -192,7 +191,9 @@ def _to_hub(run: Run, line: Line, weights: _Weights, say: Said, show: Said) -> E
         taken = sum(part.size for part in parts)
         keep(run, what="uploaded", to=made.url, bytes=taken, seconds=time.monotonic() - begun, commit=made.commit)
         seen = "private" if made.private else "public"
-        return Exported(None, [f"Uploaded {run.name}, {len(parts)} files, {size(taken)}: {made.url} ({seen})"])
+        said = f"Uploaded {run.name}, {len(parts)} files, {size(taken)}: {made.url} ({seen})"
+        left_out = [] if line.merge else _of_its_base(run, weights, "on the Hub it has that folder's name alone.")
+        return Exported(None, [said, *left_out])
 
     if not line.merge:
         return sent(weights.parts)
@@ -278,8 +279,11 @@ def _base(weights: _Weights, line: Line) -> str | None:
     """What a merge would be made of besides; None where there is none."""
     if not weights.is_adapter or not (line.merge or line.gguf):
         return None
-    if line.base is not None:
-        return line.base
+    return line.base if line.base is not None else _named(weights)
+
+
+def _named(weights: _Weights) -> str | None:
+    """The base, as the adapter names it."""
     try:
         named = json.loads((weights.folder / ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
     except (OSError, ValueError, AttributeError):
@@ -303,6 +307,18 @@ def _said(run: Run, weights: _Weights, taken: int, target: Path) -> str:
 
 
 def _hints(run: Run, weights: _Weights) -> list[str]:
+    return [*_of_its_base(run, weights, "elsewhere, set base_model_name_or_path to where it is."), *_more(run, weights)]
+
+
+def _of_its_base(run: Run, weights: _Weights, then: str) -> list[str]:
+    """A word of an adapter whose base is a folder: it loads here as it stands, and nowhere else."""
+    base = _named(weights) if weights.is_adapter else None
+    if base is None or not Path(base).is_absolute() or _recipe_model(run) == "demo":
+        return []
+    return [f"Its {ADAPTER} names the base as a folder of this machine, {base}: {then}"]
+
+
+def _more(run: Run, weights: _Weights) -> list[str]:
     if not weights.tokenizer:
         return ["The tokenizer is not in it: it is the base model's own."]
     if run.state == "unfinished" and weights.step is None:

@@ -115,6 +115,15 @@ def test_an_adapter_goes_to_a_private_repository_in_one_commit(run: Run, hub: Hu
     assert "base_model: org/tiny" in (there / "README.md").read_text()
 
 
+def test_the_hub_is_told_no_folder_of_this_machine(run: Run, hub: Hub) -> None:
+    trained_on(run, "/home/me/models/big", None)
+    (run.folder / "recipe.yaml").write_text(Recipe(model="/home/me/models/big", data="rows.jsonl").to_yaml())
+    said = export(run, "--to", "hub://me/kwanzaa")
+    assert "on the Hub it has that folder's name alone" in said
+    config = json.loads((hub.repositories["me/kwanzaa"] / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "big"
+
+
 def test_it_is_public_only_if_that_is_asked_for(run: Run, hub: Hub) -> None:
     assert export(run, "--to", "hub://me/open", "--public").endswith("(public)")
     assert "me/open" not in hub.private

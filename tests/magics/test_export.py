@@ -127,6 +127,26 @@ def test_what_is_there_is_replaced_by_force_alone_and_only_if_it_is_ours(left: L
     assert "no export of ours" in refused(left, "--to", "thesis", "--force")
 
 
+def test_a_base_that_is_a_folder_is_named_without_its_path_in_the_card(left: Left, tmp_path: Path) -> None:
+    base = "/home/me/models/big"
+    (left.folder / "recipe.yaml").write_text(Recipe(model=base, data="rows.jsonl").to_yaml())
+    adapter = left.folder / "adapter"
+    card = f"---\nbase_model: {base}\nlibrary_name: peft\n---\n\n# {base}, fine-tuned\n\n## Recipe\n\nmodel: {base}\n"
+    (adapter / "README.md").write_text(card)
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    said = export(left, "--to", "out")
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert "# big, fine-tuned" in readme
+    assert "base_model:" not in readme
+    assert f"model: {base}" in readme, "the recipe is what was asked for"
+    # here it must load as it stands
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["base_model_name_or_path"] == base
+    assert any(f"names the base as a folder of this machine, {base}" in line for line in said)
+    left.save(20)
+    export(left, "--checkpoint", "20", "--to", "step")
+    assert "An adapter for `big`" in (tmp_path / "step" / "README.md").read_text()
+
+
 @pytest.mark.parametrize("to", ["out", "out.zip"])
 def test_the_same_export_a_second_time_is_already_there(left: Left, tmp_path: Path, to: str) -> None:
     export(left, "--to", to)
