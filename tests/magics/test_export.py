@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import sys
 import zipfile
 from importlib.util import find_spec
@@ -22,6 +23,7 @@ from colab_magics.magics import download, export_merge
 from colab_magics.magics.export import perform
 from colab_magics.magics.export_earlier import LOG
 from colab_magics.magics.export_files import allowed
+from colab_magics.magics.export_gguf import convert
 from colab_magics.magics.export_line import read
 from colab_magics.recipe import Recipe
 from colab_magics.sizes import size
@@ -263,6 +265,23 @@ def test_gguf_needs_llama_cpps_converter_and_says_what_to_install(left: Left, mo
 
 
 @pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        (b"GGUFxxxx", "the file has 8 bytes"),
+        (b"GGUF" + b"x" * 60, "the file begins with b'GGUFxxxx'"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 4) + bytes(64), "it holds no tensor"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 290, 20) + bytes(64), "88 bytes do not hold the 290 tensors"),
+    ],
+)
+def test_what_is_no_whole_gguf_file_is_no_success(tmp_path: Path, made: bytes, why: str) -> None:
+    script = tmp_path / "convert_hf_to_gguf.py"  # takes the converter's place, and ends well
+    script.write_text(f"import sys\nopen(sys.argv[3], 'wb').write({made!r})\n")
+    with pytest.raises(ColabMagicsError) as raised:
+        convert(script, tmp_path, tmp_path / "out.gguf", "f16")
+    assert why in str(raised.value)
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--merged"], "Did you mean --merge?"),
@@ -359,11 +378,12 @@ def test_a_gguf_is_made_of_the_merged_model_by_the_converter_that_is_there(
         "import sys, json, pathlib\n"
         "model, out, kind = pathlib.Path(sys.argv[1]), sys.argv[3], sys.argv[5]\n"
         "assert (model / 'config.json').is_file() and (model / 'tokenizer.json').is_file()\n"
-        "pathlib.Path(out).write_bytes(b'GGUF' + kind.encode())\n"
+        "head = b'GGUF' + (3).to_bytes(4, 'little') + (1).to_bytes(8, 'little') * 2\n"
+        "pathlib.Path(out).write_bytes(head + kind.encode() + bytes(64))\n"
     )
     monkeypatch.setenv("LLAMA_CPP", str(script.parent))
     assert "Converted kwanzaa to GGUF, f16" in export(adapted, "--gguf", "f16")[0]
-    assert (tmp_path / "kwanzaa-f16.gguf").read_bytes() == b"GGUFf16"
+    assert (tmp_path / "kwanzaa-f16.gguf").read_bytes()[24:27] == b"f16"
     assert "Already there" in export(adapted, "--gguf", "f16")[0]
     assert "Converted" in export(adapted, "--gguf", "f16", "--force")[0]
     script.write_text("import sys; sys.exit('ERROR: Model OwnForCausalLM is not supported')")
