@@ -22,7 +22,10 @@ def of_own_loop(
 ) -> list[Section]:
     """The sections of a run that say something of a loop, after what it did."""
     why = [Text(" ".join(line for line in state.failure if not line.startswith("→ ")))] if state.failure else []
-    return [Section("What it did", [*why, *_phases(state, own, events)]), *(one for one in sections if one.title in _HOLD)]
+    return [
+        Section("What it did", [*why, *_phases(state, own, events)]),
+        *(one for one in sections if one.title in _HOLD),
+    ]
 
 
 def _phases(state: PanelState, own: Own, events: Sequence[Mapping[str, Any]]) -> list[Block]:
