@@ -1,8 +1,10 @@
 # make demo   installs the package beside this file and runs notebooks/quickstart.ipynb for real
 # make test   formatting, lint, types and tests, on today's libraries and on Colab's
-# make bench  the figures of docs/performance.md, and the quick ones of docs/memory.md
+# make bench  the figures of docs/performance.md, track.md and generate.md, and the quick ones of docs/memory.md
 # make pictures  those in docs/
-# make soak   the figures of docs/reliability.md, and the slow ones of docs/memory.md: hours
+# make docs   docs/magics, of what each magic's --help prints
+# make notebooks  runs notebooks/ as rehearsals on a tiny model, and saves what their cells show
+# make soak   the figures of docs/reliability.md, and the slow ones of docs/memory.md and docs/track.md: hours
 PYTHON ?= python3
 # Colab runs Python 3.13; where there is none, the tests of that stack say so and are skipped.
 PYTHON313 ?= $(shell for p in python3.13 $(HOME)/.pyenv/versions/3.13*/bin/python3.13; do \
@@ -14,7 +16,7 @@ FACE := .venv-face
 PIP := -m pip --quiet --disable-pip-version-check
 SOURCE := $(shell git ls-files colab_magics pyproject.toml 2>/dev/null)
 
-.PHONY: demo test lint tests bench soak pictures clean
+.PHONY: demo test lint tests bench soak pictures docs notebooks clean
 
 demo: $(TODAY)/.demo
 	$(TODAY)/bin/python notebooks/run_quickstart.py
@@ -47,6 +49,9 @@ bench: $(TODAY)/.bench
 	$(TODAY)/bin/python benchmarks/memory peers
 	$(TODAY)/bin/python benchmarks/memory published
 	$(TODAY)/bin/python benchmarks/memory notes
+	$(TODAY)/bin/python benchmarks/merge.py
+	$(TODAY)/bin/python benchmarks/track.py
+	$(TODAY)/bin/python -m colab_magics generate --model demo --bench
 
 soak: $(TODAY)/.bench
 	$(TODAY)/bin/python benchmarks/reliability calls
@@ -60,10 +65,17 @@ soak: $(TODAY)/.bench
 	$(TODAY)/bin/python benchmarks/memory allocator
 	$(TODAY)/bin/python benchmarks/memory layers
 	$(TODAY)/bin/python benchmarks/kills.py --kills 2000 --in-a-row 50 --stops 200
+	$(TODAY)/bin/python benchmarks/track_kills.py --kills 500
 
 pictures: $(TODAY)/.test
 	COLAB_MAGICS_PICTURES=docs $(TODAY)/bin/pytest tests/browser/test_lab.py
 	$(TODAY)/bin/python scripts/panel_picture.py
+
+docs: $(TODAY)/.test
+	$(TODAY)/bin/python scripts/make_magic_pages.py
+
+notebooks: $(TODAY)/.test
+	$(TODAY)/bin/python notebooks/rehearse.py
 
 # --- environments: libraries once, our own wheel whenever a source file is newer -------------------------------------
 

@@ -10,16 +10,29 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from colab_magics.errors import ColabMagicsError
+    from colab_magics.magics.scale import scale
+    from colab_magics.magics.track import track
     from colab_magics.recipe import Recipe
     from colab_magics.run import Run
 
-__all__ = ["ColabMagicsError", "Recipe", "Run", "__version__", "load_ipython_extension", "unload_ipython_extension"]
+__all__ = [
+    "ColabMagicsError",
+    "Recipe",
+    "Run",
+    "__version__",
+    "load_ipython_extension",
+    "scale",
+    "track",
+    "unload_ipython_extension",
+]
 
 # Looked up when asked for: %load_ext must not pay for what a cell may never use.
 _HOMES = {
     "ColabMagicsError": "colab_magics.errors",
     "Recipe": "colab_magics.recipe",
     "Run": "colab_magics.run",
+    "scale": "colab_magics.magics.scale",
+    "track": "colab_magics.magics.track",
 }
 
 

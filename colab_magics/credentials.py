@@ -24,6 +24,11 @@ def token_environment() -> dict[str, str]:
     return {"HF_TOKEN": token} if token else {}
 
 
+def signed_in() -> bool:
+    """Whether there is a token in any of these places; whoever asks does not get it."""
+    return any(os.environ.get(name, "").strip() for name in _NAMES) or _logged_in() or bool(token_environment())
+
+
 def _logged_in() -> bool:
     """Whether the Hub's login file is there; its path by the Hub's own rules, without importing the Hub."""
     from pathlib import Path

@@ -50,6 +50,10 @@ class EventLog:
 
     def append(self, kind: str, **fields: Any) -> None:
         """Write one event of `kind`; times in seconds, memory in bytes."""
+        self.written(kind, **fields)
+
+    def written(self, kind: str, **fields: Any) -> Event:
+        """The same, and what was written."""
         if kind not in KINDS:
             raise ValueError(f"unknown event kind {kind!r}")
         event = {
@@ -73,6 +77,7 @@ class EventLog:
                     finally:
                         if rest:  # half a line, where half of it was taken
                             self._unwritten.insert(0, rest)
+        return event
 
     def close(self) -> None:
         os.close(self._fd)

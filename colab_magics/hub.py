@@ -11,6 +11,8 @@ from typing import Any
 
 from colab_magics.errors import ColabMagicsError
 
+LOGIN = "Set HF_TOKEN in the environment or in Colab's or Kaggle's secrets, or run `hf auth login`."
+
 
 @dataclass(frozen=True)
 class ConfigFile:
@@ -45,9 +47,14 @@ def read_config(model: str, revision: str | None = None) -> ConfigFile:
     if folder.is_dir():
         sizes = [file.stat().st_size for file in folder.iterdir() if file.name.endswith(".safetensors")]
         return ConfigFile(folder.resolve(), _read(folder / "config.json", model), sum(sizes))
-    if model.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
+    if is_path(model):
         raise no_folder(model)
     return _from_hub(model, revision)
+
+
+def is_path(model: str) -> bool:
+    """Whether a model's name can only be that of a folder."""
+    return model.startswith(("/", "./", "../", "~")) or model.count("/") > 1
 
 
 def no_folder(model: str) -> ColabMagicsError:
@@ -156,7 +163,6 @@ def hub_errors(name: str) -> Iterator[None]:
     """Turn the Hub's exceptions into sentences."""
     from huggingface_hub import errors
 
-    login = "Set HF_TOKEN in the environment or in Colab's or Kaggle's secrets, or run `hf auth login`."
     signed_in = _token_known()
     try:
         yield
@@ -165,20 +171,21 @@ def hub_errors(name: str) -> Iterator[None]:
             f"{name} is gated: its owner has to let you in.",
             "Your token has no access yet." if signed_in else "No Hub token was found.",
             f"Ask for access at https://huggingface.co/{name}",
-            "" if signed_in else login,
+            "" if signed_in else LOGIN,
         ) from None
     except errors.RevisionNotFoundError:
         raise ColabMagicsError(
             f"{name} has no such revision.",
             "hub_revision names none of its commits, branches or tags.",
             "Check hub_revision, or leave it out.",
+            facts={"missing": "revision"},
         ) from None
     except errors.RepositoryNotFoundError:
         raise ColabMagicsError(
             f"There is no model {name}: no such folder here, and no such id on the Hub that you may see.",
             "A private model looks the same as a missing one.",
             "Check the spelling (org/name).",
-            "" if signed_in else login,
+            "" if signed_in else LOGIN,
         ) from None
     except errors.RemoteEntryNotFoundError:
         raise ColabMagicsError(
@@ -198,7 +205,7 @@ def hub_errors(name: str) -> Iterator[None]:
         status = getattr(error.response, "status_code", 0)
         if status in (401, 403):
             raise ColabMagicsError(
-                f"The Hub refuses {name} (HTTP {status}).", "The token is wrong or has no access.", login
+                f"The Hub refuses {name} (HTTP {status}).", "The token is wrong or has no access.", LOGIN
             ) from None
         raise NoNetwork(_unreachable(name, error)) from None
     except OSError as error:

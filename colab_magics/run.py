@@ -50,9 +50,21 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        """The complete recipe, secrets removed."""
+        """The complete recipe, secrets removed.
+
+        Raises
+        ------
+        ColabMagicsError
+            It is a loop of one's own: there is none.
+        """
         from colab_magics.recipe import Recipe
 
+        if self.is_own_loop:
+            raise ColabMagicsError(
+                f"{self.name} is a loop of your own: it has no recipe.",
+                "What it does stands in the cell that tracks it.",
+                "Run that cell again to go on with it.",
+            )
         return Recipe.from_yaml((self.folder / "recipe.yaml").read_text(encoding="utf-8"))
 
     def events(self) -> list[Event]:
@@ -73,6 +85,12 @@ class Run:
         """What tells this run from every other, also from one of the same name; empty where it has not started."""
         started = (event.get("run") for event in self.events() if event["kind"] == "started")
         return str(next(started, None) or "")
+
+    @property
+    def is_own_loop(self) -> bool:
+        """Whether it is a person's own loop, made by `colab_magics.track`, and no training of a worker's."""
+        started = next((event for event in self.events() if event["kind"] == "started"), None)
+        return started is not None and started.get("made_by") == "track"
 
     @property
     def checkpoints(self) -> Path:
@@ -99,17 +117,22 @@ class Run:
 
     @property
     def losses(self) -> list[float]:
-        """The training loss of each step, in nats per trained token; a step that was run again counts once."""
+        """The training loss of each step, in nats per trained token; a step that was run again counts once.
+
+        Of a loop of one's own: whatever it logged as `loss`.
+        """
         by_step: dict[int, float] = {}
         attempt = None
         for event in self.events():
-            if event["kind"] != "step":
+            if event["kind"] != "step" or "loss" not in event:
                 continue
+            each = (event.get("each") or {}).get("loss") or [event["loss"]]
+            begin = event["step"] - len(each) + 1  # several steps of a fast loop have one event
             if event["attempt"] != attempt:
                 # an attempt that begins at step k goes on from k - 1, whatever the one before it did after that
                 attempt = event["attempt"]
-                by_step = {step: loss for step, loss in by_step.items() if step < event["step"]}
-            by_step[event["step"]] = event["loss"]
+                by_step = {step: loss for step, loss in by_step.items() if step < begin}
+            by_step |= dict(enumerate(each, begin))
         return [by_step[step] for step in sorted(by_step)]
 
     @property

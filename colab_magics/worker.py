@@ -225,8 +225,17 @@ class Control:
 
 
 def kill(folder: Path, *, wait: float = 5.0) -> None:
-    """End the folder's worker, and all it has started, at once; returns when it is gone, or after `wait` seconds."""
+    """End the folder's worker, and all it has started, at once; returns when it is gone, or after `wait` seconds.
+
+    A loop of one's own runs in a person's kernel, which is not killed: it ends at its next step, and saves nothing.
+    """
     pid = alive_pid(folder)
+    if pid is None and "kernel" in (read_info(folder) or {}) and lock_is_held(folder / LOCK):
+        Control(folder).send("stop-now")
+        deadline = time.monotonic() + wait
+        while lock_is_held(folder / LOCK) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return
     if pid is not None:
         # what was killed says nothing more: the order stays there, for whoever asks how it ended
         Control(folder).send("stop-now")

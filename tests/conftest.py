@@ -26,7 +26,7 @@ os.environ["COLAB_MAGICS_SESSION"] = str(_own)
 os.environ.pop("COLAB_MAGICS_PLATFORM", None)
 
 # The environment of the notebook's face has no torch, and what trains is not asked there.
-collect_ignore = [] if find_spec("torch") else ["training"]
+collect_ignore = [] if find_spec("torch") else ["training", "inference"]
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from datetime import datetime, timezone
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -17,16 +18,34 @@ from colab_magics.data.formats import Wishes, detect
 from colab_magics.data.rows import Row
 from colab_magics.data.templates import PLAIN_TEMPLATE, Renderer
 from colab_magics.events import KINDS
-from colab_magics.magics import session_line, vram_estimate_line, vram_line
+from colab_magics.inference.sampling import OPTIONS
+from colab_magics.magics import (
+    compare_line,
+    export_line,
+    generate,
+    generate_line,
+    report_line,
+    session_line,
+    vram_estimate_line,
+    vram_line,
+)
+from colab_magics.magics.asking_line import split as asking_split
+from colab_magics.magics.export import HELP as EXPORT_HELP
 from colab_magics.magics.line import split
 from colab_magics.magics.options import _WITH_VALUE, OWN, SUBCOMMANDS, Options, read_line
+from colab_magics.magics.report import HELP as REPORT_HELP
+from colab_magics.magics.report_facts import gather
+from colab_magics.magics.report_sections import report_of
 from colab_magics.magics.session_set import SPELT
 from colab_magics.recipe import Recipe, parse
 from colab_magics.recipe.explain import flow_text
 from colab_magics.recipe.presets import preset_names
+from colab_magics.recipe.search import SEARCHED, SETTINGS
 from colab_magics.recipe.spellings import known_keys
+from colab_magics.run import Run
 from colab_magics.session.clock import BootClock
 from colab_magics.session.settings import set_value
+from colab_magics.session.table import Table
 
 HOME = Path(__file__).resolve().parents[1]
 _PAGES = (HOME / "README.md", HOME / "CHANGELOG.md", *(HOME / "docs").glob("*.md"))
@@ -65,6 +84,14 @@ def test_every_key_is_documented_with_what_it_takes_and_its_default() -> None:
         default = f"`{flow_text(key.default)}`" if key.default != "" else ""
         expected = [f"`{key.name}`", key.metadata["rule"].says, default]
         assert told[key.name][:3] == expected, f"docs/recipe.md should have | {' | '.join(expected)} | … |"
+
+
+def test_every_key_about_trials_is_documented_and_every_key_that_may_be_a_list() -> None:
+    told = rows("recipe.md")
+    for key, rule in SETTINGS.items():
+        assert told[key][:2] == [f"`{key}`", rule.says]
+    (listed,) = (part for part in PAGES["trials.md"].split("\n\n") if part.startswith("`learning_rate`"))
+    assert set(re.findall(r"`(\w+)`", listed)) == SEARCHED
 
 
 def test_every_option_and_preset_is_documented() -> None:
@@ -149,6 +176,43 @@ def test_every_vram_line_in_the_documents_can_be_read() -> None:
         asked = vram_line.read(split(re.sub(r"\[[^]]*\]", "", line.removeprefix("%vram"))))
         if asked.command == "estimate":
             vram_estimate_line.read(asked.words)
+
+
+@pytest.mark.parametrize(("magic", "line"), [("%generate", generate_line), ("%compare", compare_line)])
+def test_every_line_that_asks_a_model_in_the_documents_can_be_read(magic: str, line: ModuleType) -> None:
+    shown = {shown for start in (magic, f"%{magic}") for _, shown in lines(start)}
+    assert len(shown) > 5
+    for one in shown:
+        line.read(asking_split(one.lstrip("%").removeprefix(magic.lstrip("%"))))
+    told = PAGES["generate.md"] + PAGES["compare.md"]
+    for option in (*line.VALUES, *line.FLAGS, *OPTIONS):
+        # --root and --on are the same everywhere, and told in the help alone
+        spelt = f"--{option.replace('_', '-')}"
+        assert spelt in told or spelt in generate.HELP, spelt
+
+
+def test_every_export_and_report_line_in_the_documents_can_be_read() -> None:
+    for start, read in (("%export", export_line.read), ("%report", report_line.read)):
+        shown = {re.split(r"\s{2,}", line)[0] for _, line in lines(start)}
+        assert len(shown) > 1
+        for line in shown:
+            assert not read(split(line.removeprefix(start))).help
+
+
+def test_every_option_of_export_and_report_is_documented() -> None:
+    told = rows("export.md")
+    for name, value in export_line.OPTIONS.items():
+        assert f"--{name}{f' {value}' if value else ''}" in told
+    assert all(f"--{name}" in EXPORT_HELP for name in export_line.OPTIONS)
+    assert all(f"--{name}" in REPORT_HELP for name in report_line.OPTIONS)
+
+
+def test_the_sections_of_a_report_are_those_of_its_page(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "events.jsonl").touch()
+    made = report_of(gather(Run(tmp_path / "run"), Table({}, {}, {}, "", {}), now=0.0))
+    page = re.findall(r"^\| ([A-Z][^|]*?) \|", PAGES["report.md"], re.MULTILINE)
+    assert [one.title for one in made.sections] == page
 
 
 class Earlier(BootClock):

@@ -10,16 +10,17 @@ import colab_magics
 
 PACKAGE = Path(colab_magics.__file__).parent
 
-# Top to bottom; rooms of one line do not know each other. `training` stands beside the panel.
+# Top to bottom; rooms of one line do not know each other. `training` and `tracking` stand beside the panel.
 FLOORS = [
     {"__init__", "__main__"},
     {"magics"},
-    {"panel", "training"},
+    {"panel", "training", "inference", "tracking"},
     {"checkpoints", "memory", "session"},
     {"plan"},
     {"data"},
+    {"demo"},
     {"run", "hub"},
-    {"demo", "credentials"},
+    {"credentials"},
     {"worker", "recipe"},
     {"events", "presets"},
     {"errors", "sizes", "version"},

@@ -164,6 +164,7 @@ def test_learning_rate_by_method_and_size(shape, method, rate):
 
 def test_steps_come_from_epochs_or_max_steps():
     assert _plan(lengths=(50,) * 100, num_train_epochs=1)["total_steps"] == 7  # 100 / 16, the last one smaller
+    assert _plan(lengths=(50,) * 100, num_train_epochs=1).choices["total_steps"].reason == "1 epoch of 7 steps"
     assert _plan(lengths=(50,) * 100, num_train_epochs=2.5)["total_steps"] == 18
     assert _plan(lengths=(50,) * 100, max_steps=3)["total_steps"] == 3
 
@@ -190,3 +191,71 @@ def test_full_fine_tuning_that_does_not_fit_takes_paged_8_bit_states():
 def test_a_paged_optimizer_without_a_gpu_is_refused():
     with pytest.raises(ColabMagicsError, match="needs a GPU"):
         _plan(GPT2, CPU, optim="paged_adamw_8bit")
+
+
+# --- answers that are compared -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objective", ["dpo", "kto", "orpo"])
+def test_a_comparison_is_never_packed_and_says_that_its_memory_is_rough(objective):
+    plan = _plan(objective=objective)
+    assert plan["packing"] is False
+    assert plan["loss"] == "logits"
+    assert "roughly" in plan.choices["micro_batch"].reason
+
+
+def test_both_answers_of_a_pair_are_counted_and_one_of_a_judgement():
+    ours, judged = (Recipe(model="m", data="d", objective=name) for name in ("dpo", "kto"))
+    lengths = np.array([100] * 50, np.int32)
+    pairs, single = (
+        setup_of(_plan(objective=one.objective, per_device_train_batch_size=4), one, QWEN3_4B, lengths, T4)
+        for one in (ours, judged)
+    )
+    assert (pairs.documents, single.documents) == (8, 4)
+
+
+def test_on_a_cpu_too_the_whole_micro_batch_is_in_memory_and_it_is_small_from_the_start():
+    plan = _plan(GPT2, CPU, objective="dpo", lengths=(300,) * 200)
+    recipe = Recipe(model="m", data="d", objective="dpo")
+    assert plan["micro_batch"] == 1
+    assert setup_of(plan, recipe, GPT2, np.array([300] * 200, np.int32), CPU).documents == 2
+
+
+def test_the_reference_beside_a_fully_trained_model_is_counted():
+    def need(objective):
+        recipe = Recipe(model="m", data="d", objective=objective, method="full")
+        plan = _plan(GPT2, A100, objective=objective, method="full", per_device_train_batch_size=2)
+        return peak(GPT2, setup_of(plan, recipe, GPT2, np.array([300], np.int32), A100))
+
+    assert need("dpo") - need("orpo") == 2 * GPT2.parameters  # in 16 bit; orpo has none
+
+
+def test_kto_keeps_two_answers_together_wherever_it_can():
+    assert _plan(QWEN3_14B, objective="kto", lengths=(2000,) * 200)["micro_batch"] == 2
+    assert _plan(QWEN3_14B, objective="kto", loss_type="apo_zero_unpaired", lengths=(2000,) * 200)["micro_batch"] == 1
+
+
+@pytest.mark.parametrize(
+    ("objective", "method", "rate"),
+    [
+        ("dpo", "lora", 1e-5),
+        ("kto", "lora", 1e-5),
+        ("orpo", "lora", 8e-5),
+        ("dpo", "full", 1e-6),
+        ("orpo", "full", 8e-6),
+    ],
+)
+def test_the_usual_rate_of_a_comparison_is_far_below_that_of_imitation(objective, method, rate):
+    choice = _plan(GPT2, A100, objective=objective, method=method).choices["learning_rate"]
+    assert choice.value == pytest.approx(rate)
+    assert choice.reason
+
+
+def test_fp16_on_a_cpu_is_refused_where_accelerate_lacks_it():
+    with pytest.raises(ColabMagicsError, match="precision: fp16 does not work with objective: dpo on a CPU"):
+        _plan(GPT2, CPU, objective="dpo", precision="fp16")
+    assert _plan(GPT2, CPU, precision="fp16")["precision"] == "fp16"
+
+
+def test_below_capability_8_a_comparison_is_in_fp16_and_never_in_bf16():
+    assert _plan(objective="dpo")["precision"] == "fp16"

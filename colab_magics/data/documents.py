@@ -30,7 +30,11 @@ class Documents(Sequence[tuple[Tokens, Trained]]):
     truncated : int
         Documents that lost their end.
     dropped : list of dict
-        `reason`, `count` (and `example`) of the documents left out here.
+        `reason`, `count` (and `example`) of the rows left out here.
+    together : int
+        How many documents in succession are of one row.
+    desirable : bool[len(self)], optional
+        Where answers are judged, whether this one should be given.
     """
 
     def __init__(self, prepared: Prepared, max_length: int) -> None:
@@ -40,26 +44,56 @@ class Documents(Sequence[tuple[Tokens, Trained]]):
             )
         self.max_length = max_length
         self._tokens, self._trained = prepared.tokens, prepared.trained
+        self.together, self.desirable = prepared.together, prepared.desirable
         starts = prepared.offsets[:-1]
         if prepared.chunkable:
             starts, lengths = _windows(starts, prepared.lengths, max_length)
             self.truncated, self.dropped = 0, []
         else:
-            inside = prepared.first_trained < max_length
-            outside = int((~inside).sum())
+            late = self._of_a_row(prepared.first_trained >= max_length)
+            same = ~late & self._alike(starts, prepared.lengths)
+            inside = ~(late | same)
             starts, full = starts[inside], prepared.lengths[inside]
             lengths = np.minimum(full, max_length)
             self.truncated = int((full > max_length).sum())
-            self.dropped = (
-                [{"reason": f"the response begins after max_length {max_length}", "count": outside}] if outside else []
-            )
+            self.dropped = [
+                {"reason": reason, "count": int(out.sum()) // self.together}
+                for reason, out in (
+                    (f"the response begins after max_length {max_length}", late),
+                    (f"both answers are the same up to max_length {max_length}", same),
+                )
+                if out.any()
+            ]
+            if self.desirable is not None:
+                self.desirable = self.desirable[inside]
         self._starts: npt.NDArray[np.int64] = starts
         self.lengths: npt.NDArray[np.int32] = lengths.astype(np.int32)
         if not len(self.lengths):
             raise _none_left(prepared, self.dropped, max_length)
 
+    def _of_a_row(self, out: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """True for every document of a row of which any is out."""
+        return np.repeat(out.reshape(-1, self.together).any(1), self.together) if self.together > 1 else out
+
+    def _alike(self, starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+        """True for both answers of a pair of which only what is cut off differs."""
+        alike = np.zeros(len(starts), np.bool_)
+        if self.together == 2:
+            cut = (lengths > self.max_length).reshape(-1, 2).all(1)
+            for pair in np.flatnonzero(cut).tolist():
+                one, other = (
+                    self._tokens[start : start + self.max_length] for start in starts[2 * pair : 2 * pair + 2]
+                )
+                alike[2 * pair : 2 * pair + 2] = np.array_equal(one, other)
+        return alike
+
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @property
+    def samples(self) -> npt.NDArray[np.int32]:
+        """Of each row that is trained on, the length of its longest document."""
+        return self.lengths if self.together == 1 else self.lengths.reshape(-1, self.together).max(1)
 
     @overload
     def __getitem__(self, index: int) -> tuple[Tokens, Trained]: ...

@@ -1,4 +1,4 @@
-"""The three forms that every row is brought into, and why some rows are not."""
+"""The forms that every row is brought into, and why some rows are not."""
 
 from __future__ import annotations
 
@@ -29,7 +29,23 @@ class Text:
     text: str
 
 
-Example = Chat | Written | Text
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to one prompt, of which the first is preferred."""
+
+    chosen: Chat | Written
+    rejected: Chat | Written
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An answer, and whether it is one that should be given."""
+
+    answer: Chat | Written
+    desirable: bool
+
+
+Example = Chat | Written | Text | Pair | Judged
 
 
 def words(row: Mapping[str, Any], column: str, *, may_be_empty: bool = False) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,11 +49,14 @@ class Format:
         A row's columns to an `Example`; raises `Unusable` with the reason.
     chunkable : bool
         Plain text: cut into windows rather than truncated.
+    together : int
+        How many documents a row becomes that stand or fall together: two where answers are compared.
     """
 
     name: str
     read: Callable[[Mapping[str, Any]], Example]
     chunkable: bool = False
+    together: int = 1
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Wishes:
     columns: Mapping[str, str] | None = None
     prompt_template: str | None = None
     system: str | None = None
+    objective: str = "sft"
 
 
 def detect(rows: Sequence[Row], wishes: Wishes, *, source: str, written: Callable[[str], bool]) -> Format:
@@ -85,18 +89,18 @@ def detect(rows: Sequence[Row], wishes: Wishes, *, source: str, written: Callabl
     found = list(dict.fromkeys(column for row in rows for column in row.fields))
     rename: Callable[[Mapping[str, Any]], Mapping[str, Any]] = _as_it_is
     if wishes.columns:
-        rename = _renaming(wishes.columns, found, source)
+        rename = renaming(wishes.columns, found, source)
     if wishes.prompt_template is not None:
         return Format("prompt template", fill_in(wishes.prompt_template, wishes.columns or {}, found, source))
     firsts = [rename(row.fields) for row in rows]
-    known = _Columns(firsts)
+    known = Columns(firsts)
     read = _reader(known, firsts, wishes, written)
     if read is None:
         raise _no_format(source, found, known)
     return Format(read.name, lambda fields: read.read(rename(fields)), read.chunkable)
 
 
-class _Columns:
+class Columns:
     """The columns of the first rows, by their names in lower case."""
 
     def __init__(self, firsts: Sequence[Mapping[str, Any]]) -> None:
@@ -112,11 +116,15 @@ class _Columns:
         """The column as it is spelt in the data."""
         return self.names.get(name)
 
+    def first(self, names: Iterable[str]) -> str | None:
+        """The first of these that the data has, as it is spelt there."""
+        return next((self.names[name] for name in names if name in self.names), None)
+
 
 def _reader(
-    known: _Columns, firsts: Sequence[Mapping[str, Any]], wishes: Wishes, written: Callable[[str], bool]
+    known: Columns, firsts: Sequence[Mapping[str, Any]], wishes: Wishes, written: Callable[[str], bool]
 ) -> Format | None:
-    system = _system_reader(known, wishes.system)
+    system = system_reader(known, wishes.system)
     for name in CONVERSATION_COLUMNS:
         if (column := known.get(name)) is not None and (firsts_turns := _first_turns(firsts, column)):
             return _conversations(column, known.get("tools"), firsts_turns, system)
@@ -163,7 +171,7 @@ def _texts(column: str) -> Format:
     return Format("text", lambda row: Text(words(row, column)), chunkable=True)
 
 
-def _system_reader(known: _Columns, system: str | None) -> Callable[[Mapping[str, Any]], str]:
+def system_reader(known: Columns, system: str | None) -> Callable[[Mapping[str, Any]], str]:
     """A row's own system prompt wins over the recipe's."""
     column = known.get("system") or known.get("system_prompt") or ""
 
@@ -178,7 +186,7 @@ def _as_it_is(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     return fields
 
 
-def _renaming(
+def renaming(
     columns: Mapping[str, str], found: Sequence[str], source: str
 ) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
     for key, column in columns.items():
@@ -186,27 +194,28 @@ def _renaming(
             near = nearest(column, found)
             raise ColabMagicsError(
                 f"{source} has no column {column!r}, which `columns: {key}` names",
-                f"The columns are {_listed(found)}",
+                f"The columns are {listed(found)}",
                 f"Did you mean {near}?" if near else f"Name one of them: columns: {{{key}: …}}",
             )
     return lambda fields: {key: fields[column] for key, column in columns.items() if column in fields}
 
 
-def _listed(names: Sequence[str], most: int = 12) -> str:
+def listed(names: Sequence[str], most: int = 12) -> str:
     return ", ".join(map(str, names[:most])) + (f", … ({len(names)})" if len(names) > most else "") or "none"
 
 
-def _no_format(source: str, found: Sequence[str], known: _Columns) -> ColabMagicsError:
+def _no_format(source: str, found: Sequence[str], known: Columns) -> ColabMagicsError:
     if "chosen" in known and "rejected" in known:
         return ColabMagicsError(
             f"{source} holds preference pairs (chosen and rejected)",
-            f"The columns are {_listed(found)}",
+            f"The columns are {listed(found)}",
+            "To learn which answer is preferred: method: dpo (or orpo, or kto)",
             "To train on the chosen answers only: columns: {prompt: prompt, completion: chosen}",
         )
     first = found[0] if found else "A"
     second = found[1] if len(found) > 1 else "B"
     return ColabMagicsError(
-        f"The columns of {source} are not understood: {_listed(found)}",
+        f"The columns of {source} are not understood: {listed(found)}",
         f"Understood without more words: {WOULD_WORK}",
         f"Say which is which: columns: {{prompt: {first}, completion: {second}}}",
         f'Or write it out: prompt_template: "{{{first}}}\\n{{{second}}}"',

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
-from colab_magics.data.examples import Example, Unusable, Written
+from colab_magics.data.examples import Example, Judged, Pair, Unusable, Written
 from colab_magics.data.formats import Format, Wishes, detect
+from colab_magics.data.judgements import Model, detect_judged
 from colab_magics.data.masks import PER_TURN, WHOLE, Chat, EndOfTurn, Masked, mask_chat
 from colab_magics.data.rows import Progress, Reading, Row, read_rows
 from colab_magics.data.sources import Source
@@ -26,8 +28,10 @@ _BATCH_CHARACTERS = 1 << 20
 class Maker:
     """Rows to documents, with a count of all that happened to them."""
 
-    def __init__(self, tokenizer: Any, renderer: Renderer, wishes: Wishes, *, whole: bool) -> None:
-        self.renderer, self.wishes, self.whole = renderer, wishes, whole
+    def __init__(
+        self, tokenizer: Any, renderer: Renderer, wishes: Wishes, *, whole: bool, has_template: bool = True
+    ) -> None:
+        self.renderer, self.wishes, self.whole, self.has_template = renderer, wishes, whole, has_template
         self.tokenise = Tokeniser(tokenizer)
         self.ends = EndOfTurn.of(tokenizer)
         self.begin = tokenizer.bos_token if starts_with_bos(tokenizer) else ""
@@ -41,7 +45,7 @@ class Maker:
         reading = Reading()
         rows = read_rows(source, limit=limit, reading=reading)
         head = list(islice(rows, _LOOKED_AT))
-        form = detect(head, self.wishes, source=str(source), written=self._written)
+        form = self._format(head, str(source))
         # While Rust tokenises one batch, Python renders the next.
         with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as pool:
             pending = None
@@ -57,6 +61,7 @@ class Maker:
         return {
             "format": form.name,
             "chunkable": form.chunkable,
+            "together": form.together,
             "mask_method": _methods(self.methods),
             "rows": self.rows,
             "dropped": list(self.dropped.values()),
@@ -64,6 +69,11 @@ class Maker:
             "split_extra": self.split_extra,
             "notes": self._notes(),
         }
+
+    def _format(self, head: list[Row], source: str) -> Format:
+        if self.wishes.objective == "sft":
+            return detect(head, self.wishes, source=source, written=self._written)
+        return detect_judged(head, self.wishes, source=source, model=Model(self._written, self.has_template))
 
     def _how_far(self, reading: Reading, limit: int | None) -> tuple[int, int | None, str]:
         if limit is not None or not reading.size:
@@ -92,7 +102,7 @@ class Maker:
             if not row.continues:
                 self.rows += 1
             try:
-                made = self._masked(form.read(row.fields), row)
+                made = self.masked(form.read(row.fields), row)
             except Unusable as reason:
                 self._drop(str(reason), row)
                 continue
@@ -102,7 +112,7 @@ class Maker:
             if not made:
                 self._drop("the response cannot be found in what the chat template renders", row)
                 continue
-            if made[0].method == PER_TURN:
+            if made[0].method == PER_TURN and made[0].desirable is None:
                 self.split_rows += 1
                 self.split_extra += len(made) - 1
             self.methods[made[0].method] += 1
@@ -112,23 +122,38 @@ class Maker:
         count = self.dropped.setdefault(reason, {"reason": reason, "count": 0, "example": row.place})
         count["count"] += 1
 
-    def _masked(self, example: Example, row: Row) -> list[Masked]:
+    def masked(self, example: Example, row: Row) -> list[Masked]:
+        """The text of an example, and which parts of it are trained."""
+        if isinstance(example, Pair):
+            return [*self._judged(example.chosen, True, row), *self._judged(example.rejected, False, row)]
+        if isinstance(example, Judged):
+            return self._judged(example.answer, example.desirable, row)
         if isinstance(example, Chat):
             self.chats += 1
             return mask_chat(self._folded(example), self.renderer, self.ends, whole=self.whole)
         if isinstance(example, Written):
-            prompt = self._begun(example.prompt)
+            prompt = self.begun(example.prompt)
             text = prompt + example.completion
             if not self.ends.closes(text):
                 text += self.ends.eos
             start = 0 if self.whole else len(prompt)
             return [Masked(text, [(start, len(text))], WHOLE if self.whole else "the part after the prompt")]
-        text = example.text if row.continues else self._begun(example.text)
+        text = example.text if row.continues else self.begun(example.text)
         if not row.goes_on and not self.ends.closes(text):
             text += self.ends.eos
         return [Masked(text, [(0, len(text))], WHOLE, row.continues)]
 
-    def _begun(self, text: str) -> str:
+    def _judged(self, answer: Chat | Written, desirable: bool, row: Row) -> list[Masked]:
+        """The one document of a judged answer; none of its parts can be left out, or others would be compared."""
+        made = self.masked(answer, row)
+        if not made:
+            raise Unusable("an answer cannot be found in what the chat template renders")
+        if len(made) > 1:
+            raise Unusable("the chat template cannot render an answer of several turns in one text")
+        return [replace(made[0], desirable=desirable)]
+
+    def begun(self, text: str) -> str:
+        """The text with the token before it that the tokenizer puts there."""
         return text if not self.begin or text.startswith(self.begin) else self.begin + text
 
     def _folded(self, chat: Chat) -> Chat:
@@ -169,16 +194,13 @@ def _batches(documents: Iterator[Masked]) -> Iterator[list[Masked]]:
         yield batch
 
 
-def _tokenised(tokenise: Tokeniser, batch: list[Masked]) -> list[tuple[Any, Any, bool]]:
-    return [
-        (tokens, trained, document.continues)
-        for document, (tokens, trained) in zip(batch, tokenise(batch), strict=True)
-    ]
+def _tokenised(tokenise: Tokeniser, batch: list[Masked]) -> list[tuple[Any, Any, Masked]]:
+    return [(tokens, trained, document) for document, (tokens, trained) in zip(batch, tokenise(batch), strict=True)]
 
 
-def _write(pieces: list[tuple[Any, Any, bool]], writer: Writer) -> None:
-    for tokens, trained, continues in pieces:
-        writer.add(tokens, trained, continues=continues)
+def _write(pieces: list[tuple[Any, Any, Masked]], writer: Writer) -> None:
+    for tokens, trained, document in pieces:
+        writer.add(tokens, trained, continues=document.continues, desirable=document.desirable)
 
 
 def _methods(methods: Counter[str]) -> str:

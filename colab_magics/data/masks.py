@@ -51,12 +51,16 @@ class Chat:
 
 @dataclass(frozen=True)
 class Masked:
-    """A text, the [start, end) of its trained parts in characters, and how they were found."""
+    """A text, the [start, end) of its trained parts in characters, and how they were found.
+
+    `desirable` is the judgement of its answer, where there is one.
+    """
 
     text: str
     spans: list[Span]
     method: str
     continues: bool = False
+    desirable: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,20 @@ from colab_magics.errors import ColabMagicsError, nearest
 _PLACEHOLDER = re.compile(r"\{(\{?)([^{}\n:\"']+)\}(\}?)")
 
 
+def columns_of(template: str, columns: Mapping[str, str]) -> list[str]:
+    """The columns that a template names, each once; the last is the answer.
+
+    Without the rows a name that could be no variable's counts only where the recipe's `columns` has it: JSON in a
+    prompt is full of braces.
+    """
+    names = []
+    for match in _PLACEHOLDER.finditer(template):
+        name = match[2].strip()
+        if not match[1] and (name in columns or name.isidentifier()):
+            names.append(columns.get(name, name))
+    return [name for name in dict.fromkeys(names[:-1]) if name != names[-1]] + names[-1:]
+
+
 def fill_in(
     template: str, columns: Mapping[str, str], found: Sequence[str], source: str
 ) -> Callable[[Mapping[str, Any]], Written]:

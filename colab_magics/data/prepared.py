@@ -17,7 +17,7 @@ from colab_magics.data.formats import Wishes
 from colab_magics.data.making import Maker
 from colab_magics.data.rows import Progress
 from colab_magics.data.sources import Source, changed, identity
-from colab_magics.data.store import ARRAYS, Writer, read_array, read_meta
+from colab_magics.data.store import ARRAYS, Writer, read_array, read_labels, read_meta
 from colab_magics.data.templates import Renderer, chat_template_of, ensure_chat_template
 from colab_magics.errors import ColabMagicsError
 
@@ -43,13 +43,17 @@ class Prepared:
     lengths, trained_counts, first_trained : int32[documents]
         Tokens, trained tokens, and the position of the first trained one.
     rows : int
-        Rows read; `rows == documents + dropped - split_extra` always holds.
+        Rows read; `rows == documents / together + dropped - split_extra` always holds.
     dropped : list of dict
         `reason`, `count`, `example` (where the first one stands).
     split_rows, split_extra : int
         Rows that became one document per assistant turn, and how many documents more than rows that made.
     notes : list of str
         What was done to the rows that the recipe did not ask for.
+    together : int
+        How many documents, one after another, are of one row: 2 where answers are compared, the preferred one first.
+    desirable : bool[documents], optional
+        Of each document whether its answer is one that should be given; None where nothing is judged.
     """
 
     folder: Path
@@ -69,6 +73,8 @@ class Prepared:
     lengths: npt.NDArray[np.int32] = field(repr=False)
     trained_counts: npt.NDArray[np.int32] = field(repr=False)
     first_trained: npt.NDArray[np.int32] = field(repr=False)
+    together: int = 1
+    desirable: npt.NDArray[np.bool_] | None = field(default=None, repr=False)
 
     def documents(self, max_length: int) -> Documents:
         """The documents as the loop reads them, none longer than `max_length`.
@@ -116,7 +122,7 @@ def prepare(
         Rows that cannot be read, or none that can be trained on; reasons are counted.
     """
     note = ensure_chat_template(tokenizer)
-    wishes = Wishes(recipe.columns, recipe.prompt_template, recipe.system)
+    wishes = Wishes(recipe.columns, recipe.prompt_template, recipe.system, recipe.objective)
     whole = recipe.loss_on == "all"
     renderer = Renderer(str(chat_template_of(tokenizer)), tokenizer.special_tokens_map, now)
     key = _key(source, tokenizer, wishes, renderer, whole=whole, now=now, limit=limit)
@@ -124,7 +130,7 @@ def prepare(
     found = load_prepared(folder, cached=True)
     if found is not None:
         return found
-    maker = Maker(tokenizer, renderer, wishes, whole=whole)
+    maker = Maker(tokenizer, renderer, wishes, whole=whole, has_template=not note)
     writer = Writer(cache / "tokens", key)
     try:
         meta = maker.make(source, limit, writer, progress)
@@ -157,6 +163,7 @@ def load_prepared(folder: Path, *, cached: bool = True) -> Prepared | None:
             return None
         told = {name: meta[name] for name in _TOLD}
         columns: dict[str, Any] = {**told, **arrays, "lengths": np.diff(arrays["offsets"]).astype(np.int32)}
+        columns |= {"together": int(meta.get("together", 1)), "desirable": read_labels(folder)}
         return Prepared(folder=folder, cached=cached, **columns)
     except (OSError, ValueError, KeyError, IndexError):
         return None
@@ -178,6 +185,8 @@ def _key(
         "system": wishes.system,
         "loss_on": "all" if whole else "response",
     }
+    if wishes.objective != "sft":  # left out else, so that what was prepared before is found
+        parts["objective"] = wishes.objective
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 

@@ -45,7 +45,18 @@ def data_event(
         "fingerprint": prepared.fingerprint,
         "sample": documents.sample(tokenizer),
         "cached": prepared.cached,
+        **_judged(documents, tokenizer),
     }
+
+
+def _judged(documents: Documents, tokenizer: Any) -> dict[str, Any]:
+    """What is told besides where answers are judged."""
+    if documents.desirable is None:
+        return {}
+    if documents.together == 2:
+        return {"pairs": len(documents) // 2, "rejected": documents.sample(tokenizer, 1)}
+    desirable = int(documents.desirable.sum())
+    return {"desirable": desirable, "undesirable": len(documents) - desirable}
 
 
 def report_lines(fields: Mapping[str, Any]) -> list[str]:
@@ -71,7 +82,10 @@ def report_lines(fields: Mapping[str, Any]) -> list[str]:
     lines += [f"  note        {note}" for note in fields.get("notes", ())]
     if fields.get("cached"):
         lines.append("  tokens were found in the cache")
-    if fields.get("sample"):
+    if fields.get("sample") and fields.get("rejected"):
+        lines += ["  one pair, what is compared in « »; preferred:", *_sample_lines(fields["sample"])]
+        lines += ["  and rejected:", *_sample_lines(fields["rejected"])]
+    elif fields.get("sample"):
         lines += ["  one document, the trained part in « »:", *_sample_lines(fields["sample"])]
     return [clean(line) for line in lines]
 
@@ -80,7 +94,11 @@ def _counted(fields: Mapping[str, Any]) -> str:
     rows, documents = fields.get("rows"), fields.get("documents")
     dropped = sum(int(drop.get("count", 0)) for drop in fields.get("dropped", ()))
     parts = [f"{rows:,} read" if rows is not None else "", f"{dropped:,} dropped" if dropped else ""]
-    if documents is not None:
+    if fields.get("pairs") is not None:
+        parts.append(f"{fields['pairs']:,} pairs of answers to compare")
+    elif fields.get("desirable") is not None:
+        parts.append(f"{fields['desirable']:,} desirable and {fields['undesirable']:,} undesirable answers")
+    elif documents is not None:
         made = "windows of text" if fields.get("windows") else "documents"
         parts.append(f"{documents:,} {made} to train on")
     return ", ".join(part for part in parts if part)
@@ -90,7 +108,8 @@ def _at_the_end(fields: Mapping[str, Any]) -> str:
     if fields.get("windows"):
         return "longer texts are cut into windows of that length, nothing is lost"
     truncated = fields.get("truncated")
-    return f"{truncated:,} documents lose their end" if truncated else "nothing is truncated"
+    what = "answers" if fields.get("pairs") is not None or fields.get("desirable") is not None else "documents"
+    return f"{truncated:,} {what} lose their end" if truncated else "nothing is truncated"
 
 
 def _drop(drop: Mapping[str, Any]) -> str:

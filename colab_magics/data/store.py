@@ -32,6 +32,8 @@ ARRAYS: Mapping[str, type[np.generic]] = {
     "trained_counts": np.int32,
     "first_trained": np.int32,
 }
+# Of each document whether it is what should be said: only where answers are judged.
+LABELS = "labels"
 
 
 class Writer:
@@ -49,6 +51,7 @@ class Writer:
         self._ends = array("q", [0])
         self._counts = array("q")
         self._firsts = array("q")
+        self._labels = array("b")
 
     @property
     def documents(self) -> int:
@@ -60,8 +63,11 @@ class Writer:
         """Trained tokens so far."""
         return sum(self._counts)
 
-    def add(self, tokens: Tokens, trained: Trained, *, continues: bool = False) -> None:
-        """One document, or a further piece of the last one."""
+    def add(self, tokens: Tokens, trained: Trained, *, continues: bool = False, desirable: bool | None = None) -> None:
+        """One document, or a further piece of the last one; `desirable` where its answer is judged."""
+        if desirable is not None:
+            self._labels.append(desirable)
+            self._digest.update(b"+" if desirable else b"-")
         count = int(trained.sum())
         if continues:
             self._ends[-1] += len(tokens)
@@ -83,7 +89,11 @@ class Writer:
         for name, values in small.items():
             with (self._folder / f"{name}.npy").open("wb") as file:
                 np.lib.format.write_array(file, np.asarray(values, ARRAYS[name]), allow_pickle=False)
-        files = {f"{name}.npy": _seal(self._folder / f"{name}.npy") for name in ARRAYS}
+        names = [*ARRAYS]
+        if self._labels:
+            names.append(LABELS)
+            np.save(self._folder / f"{LABELS}.npy", np.asarray(self._labels, np.bool_), allow_pickle=False)
+        files = {f"{name}.npy": _seal(self._folder / f"{name}.npy") for name in names}
         whole = {**meta, "fingerprint": self._digest.hexdigest(), "files": files}
         (self._folder / META).write_text(json.dumps(whole, ensure_ascii=False), encoding="utf-8")
         try:
@@ -159,7 +169,12 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
         whole = all(_seal(folder / name) == list(seal) for name, seal in meta["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return meta if whole and set(meta["files"]) == {f"{name}.npy" for name in ARRAYS} else None
+    return meta if whole and set(meta["files"]) - {f"{LABELS}.npy"} == {f"{name}.npy" for name in ARRAYS} else None
+
+
+def read_labels(folder: Path) -> npt.NDArray[np.bool_] | None:
+    """Of each document whether it is what should be said; None where nothing is judged."""
+    return read_array(folder, LABELS) if (folder / f"{LABELS}.npy").is_file() else None
 
 
 def read_array(folder: Path, name: str) -> npt.NDArray[Any]:

@@ -111,7 +111,7 @@ def decide(
         return Begin(name, said, resume=run.checkpoints)
     for member in family(name, root):
         living = living_run(member, root)
-        if not differences(Run(_where(root / member, living)), recipe, inputs):
+        if not differences(Run(lies_in(root / member, living)), recipe, inputs):
             if living is not None:
                 return Attach(*living)
             run = Run(root / member)
@@ -226,7 +226,7 @@ def _check_shapes(run: Run, recipe: Recipe, asked: str) -> None:
         )
 
 
-def _where(folder: Path, living: tuple[Path, Path | None] | None) -> Path:
+def lies_in(folder: Path, living: tuple[Path, Path | None] | None) -> Path:
     """Where the recipe of a run lies, which may still be preparing."""
     starting = living[1] if living is not None else None
     return starting if starting is not None and starting.exists() else folder

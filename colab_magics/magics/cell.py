@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from colab_magics import worker
 from colab_magics.credentials import token_environment
@@ -38,6 +38,9 @@ from colab_magics.run import Run, automatic_name, check_name
 from colab_magics.session.detect import is_batch, on_colab
 from colab_magics.session.here import for_worker, this_session
 
+if TYPE_CHECKING:
+    from colab_magics.magics.trials_shown import Trials
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -51,6 +54,7 @@ class Cell:
     said: Callable[[str], None] = print
     replica: str = ""  # what the root or %config says; the recipe's own comes first
     note: str = ""  # on the root, said before a run is written there
+    clock: str = ""  # of templates that print the date, where it is not the run's own start
 
     def say(self, line: str) -> None:
         """Print one line above the panel, unless `--quiet`."""
@@ -64,8 +68,8 @@ class Cell:
         return run
 
 
-def train(cell: Cell) -> Run:
-    """Train what the cell describes, or show what there is of it already; returns its run.
+def train(cell: Cell) -> Run | Trials:
+    """Train what the cell describes, or show what there is of it already; returns its run, or its trials.
 
     Raises
     ------
@@ -85,7 +89,22 @@ def train(cell: Cell) -> Run:
     parsed = parse(cell.body, options.recipe, preset=options.preset, namespace=cell.namespace)
     for note in parsed.notes:
         cell.say(note)
-    recipe = parsed.recipe
+    if parsed.search is not None:
+        from colab_magics.magics.trials import try_out
+
+        return try_out(cell, parsed.search)
+    return train_recipe(cell, parsed.recipe)
+
+
+def train_recipe(cell: Cell, recipe: Recipe) -> Run:
+    """Train `recipe` under the name that the cell's line gives it, or show what there is of it already.
+
+    Raises
+    ------
+    ColabMagicsError, Interrupted
+        As `train`.
+    """
+    options = cell.options
     if options.name is not None and (living := living_run(options.name, cell.root)) is not None:
         return _attach_instead(cell, recipe, *living)
 
@@ -170,6 +189,8 @@ def follow_worker(
         arguments = [*arguments, "--deadline", str(cell.options.deadline)]
     if where is not None:
         arguments = [*arguments, "--replica", where]
+    if cell.clock:
+        arguments = [*arguments, "--clock", cell.clock]
     if (held := held_by_kernel(cell.say)) > 0:
         arguments = [*arguments, "--kernel-holds", str(held)]
     environment = {**environment, **for_worker()}

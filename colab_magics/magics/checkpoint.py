@@ -8,6 +8,7 @@ from IPython.core.magic import Magics, line_magic, magics_class
 from traitlets import Unicode
 
 from colab_magics.magics.checkpoint_line import Line, read_line, usage
+from colab_magics.magics.docstring import helped
 from colab_magics.magics.options import check_panel
 
 HELP = """\
@@ -43,8 +44,9 @@ class CheckpointMagics(Magics):  # type: ignore[misc]
     replica = Unicode("", help="Where runs are copied to; a folder or an fsspec URL.").tag(config=True)
 
     @line_magic  # type: ignore[untyped-decorator]
+    @helped(HELP)
     def checkpoint(self, line: str) -> Any:
-        """A run's checkpoints; %checkpoint --help shows all subcommands."""
+        """A run's checkpoints: list, save, resume, verify, deliver."""
         asked = read_line(line)
         if asked.help:
             print(usage(asked.command) if asked.command is not None else HELP.rstrip())

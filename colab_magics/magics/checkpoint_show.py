@@ -38,7 +38,10 @@ def described(run: Run, entry: Entry) -> str:
     rows = [*_facts(run, entry, manifest), *_versions(manifest), *_arrangement(entry, manifest)]
     width = max(len(label) for label, _ in rows)
     lines = [f"{run.name}, step {entry.step:,}", *(f"{label.ljust(width)}  {value}" for label, value in rows)]
-    lines += ["", *_files(entry, manifest), "", *loading(str(entry.folder), adapter=ADAPTER in manifest.files)]
+    load = loading(str(entry.folder), adapter=ADAPTER in manifest.files)
+    if run.is_own_loop:
+        load = _loading_own(entry, manifest)
+    lines += ["", *_files(entry, manifest), "", *load]
     return "\n".join(redact(clean(line)) for line in lines)
 
 
@@ -137,6 +140,16 @@ def loading(folder: str, *, adapter: bool) -> list[str]:
     """Two lines of Python that load a checkpoint's folder for inference."""
     library, name = ("peft", "AutoPeftModelForCausalLM") if adapter else ("transformers", "AutoModelForCausalLM")
     return [f"from {library} import {name}", f"model = {name}.from_pretrained({folder!r})"]
+
+
+def _loading_own(entry: Entry, manifest: Manifest) -> list[str]:
+    """What puts a loop of one's own where it was, and the lines that load its modules anywhere else."""
+    modules = [name for name in manifest.files if name.endswith(".safetensors") and name != "state.safetensors"]
+    lines = ["Its own cell, run again, goes on from the newest. Elsewhere:"] if modules else []
+    lines += ["from safetensors.torch import load_file"] if modules else []
+    for name in modules:
+        lines.append(f"{name.partition('.')[0]}.load_state_dict(load_file({str(entry.folder / name)!r}), strict=False)")
+    return lines or ["Its own cell, run again, goes on from the newest."]
 
 
 def told(metrics: Mapping[str, Any]) -> str:

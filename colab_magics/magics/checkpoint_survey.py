@@ -186,8 +186,10 @@ def _resume(run: Run, found: list[Entry]) -> str:
     lost = max(0, max(reached, default=step) - step)
     again = f"; {lost:,} {'step' if lost == 1 else 'steps'} after it would be done again" if lost else ""
     if state == "running":
-        return f"{run.name} is being trained. If it ended now, a resume would use step {step:,}{again}."
-    return f"A resume would use step {step:,}{again}: %checkpoint resume {run.name}"
+        doing = "at work" if run.is_own_loop else "being trained"
+        return f"{run.name} is {doing}. If it ended now, a resume would use step {step:,}{again}."
+    how = "its cell, run again" if run.is_own_loop else f"%checkpoint resume {run.name}"
+    return f"A resume would use step {step:,}{again}: {how}"
 
 
 def chosen(run: Run, line: Line) -> Entry:

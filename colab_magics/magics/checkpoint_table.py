@@ -8,6 +8,7 @@ from html import escape
 from colab_magics.errors import clean, redact
 from colab_magics.magics.checkpoint_survey import Row, Survey
 from colab_magics.panel import words
+from colab_magics.panel.style import AS_TEXT
 
 HEAD = ("step", "age", "loss", "eval loss", "size", "copy", "marks")
 _DAY = 86_400.0
@@ -70,7 +71,8 @@ def html(found: Survey, now: float) -> str:
     foot = "".join(f'<div class="cm-foot">{escape(line)}</div>' for line in _foot(found))
     count = f"{len(found.rows)} checkpoint{'' if len(found.rows) == 1 else 's'}"
     return (
-        f'<div class="cm-checkpoints"><style>{_STYLE}</style><span class="cm-name">{escape(found.name)}</span> '
+        f'<div class="cm-checkpoints {AS_TEXT}"><style>{_STYLE}</style>'
+        f'<span class="cm-name">{escape(found.name)}</span> '
         f'<span class="cm-dim">{count}</span>{table}{foot}</div>'
     )
 

@@ -166,6 +166,9 @@ def _prune(run: Run, keep: int | None, disk: Disk | None) -> str:
 
 
 def _save_total_limit(run: Run) -> int:
+    told = [event.get("save_total_limit") for event in run.events() if event["kind"] == "started"]
+    if run.is_own_loop and isinstance(told[-1], int):
+        return max(1, told[-1])
     try:
         return run.recipe.save_total_limit
     except (OSError, ColabMagicsError):

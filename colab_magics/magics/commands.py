@@ -77,7 +77,7 @@ def listing(root: Path) -> str:
         state = PanelState(name=run.name).fold_all(run.history())
         step = f"{state.step}/{state.total_steps}" if state.total_steps else str(state.step)
         loss = words.number(state.loss) if state.step else ""
-        model = state.model.id if state.model else ""
+        model = state.model.id if state.model else "(a loop of one's own)" if state.own is not None else ""
         rows.append((run.name, run.state, step, loss, model, state.data[0].source if state.data else ""))
     if len(rows) == 1:
         return f"There is no run in {root}."

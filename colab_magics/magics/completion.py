@@ -24,6 +24,12 @@ def complete(shell: Any, event: Any) -> list[str]:
             return _of_session(shell, before, symbol)
         if magic.lstrip("%") == "vram":
             return _of_vram(shell, before, symbol)
+        if magic.lstrip("%") in ("generate", "compare"):
+            return _of_asking(shell, magic.lstrip("%"), before, symbol)
+        if magic.lstrip("%") == "export":
+            return _of_export(shell, before, symbol)
+        if magic.lstrip("%") == "report":
+            return _of_report(shell, before, symbol)
         return _of_finetune(shell, before, symbol)
     except Exception:  # a completer that raises takes the whole completion with it
         return []
@@ -32,14 +38,17 @@ def complete(shell: Any, event: Any) -> list[str]:
 def _of_finetune(shell: Any, before: list[str], symbol: str) -> list[str]:
     if symbol.startswith("-"):
         from colab_magics.recipe.fields import rules
+        from colab_magics.recipe.search import SETTINGS
 
         if before and before[0] in SUBCOMMANDS and before[0] not in ("recipe", "data"):
             return [f"--{name}" for name in (*sorted(TAKES[before[0]]), "help")]
-        return [f"--{name.replace('_', '-')}" for name in (*OWN, *rules())]
+        return [f"--{name.replace('_', '-')}" for name in (*OWN, *rules(), *SETTINGS)]
     if before and before[-1] == "--panel":
         return list(PANELS)
     if not before:
         return [*SUBCOMMANDS, *_runs(shell)]
+    if before == ["best"]:
+        return _trials(shell)
     if before[0] in _NAMES_A_RUN or before[-1] == "--fork":
         return _runs(shell)
     return []
@@ -117,6 +126,53 @@ def _of_vram(shell: Any, before: list[str], symbol: str) -> list[str]:
     return []
 
 
+def _of_asking(shell: Any, magic: str, before: list[str], symbol: str) -> list[str]:
+    from colab_magics.inference.sampling import FLAGS as DRAW
+    from colab_magics.inference.sampling import OPTIONS
+    from colab_magics.magics import compare_line, generate_line
+
+    line = generate_line if magic == "generate" else compare_line
+    if symbol.startswith("-"):
+        return [f"--{name.replace('_', '-')}" for name in (*line.VALUES, *line.FLAGS, *DRAW, *OPTIONS, "help")]
+    match before[-1] if before else "":
+        case "--run" | "--with":
+            return _runs(shell)
+        case "--checkpoint" | "--checkpoints":
+            return _steps(shell, ["", *before])
+        case "--on":
+            return ["cuda", "cpu"]
+        case "--prompts" | "--data":
+            return _variables(shell)
+        case "--score":
+            return [name for name, one in shell.user_ns.items() if name[0] != "_" and callable(one)]
+    return []
+
+
+def _of_export(shell: Any, before: list[str], symbol: str) -> list[str]:
+    from colab_magics.magics.export_line import DTYPES, GGUF, OPTIONS
+
+    if symbol.startswith("-"):
+        return [f"--{name}" for name in (*OPTIONS, "help")]
+    match before[-1] if before else "":
+        case "--dtype":
+            return list(DTYPES)
+        case "--gguf":
+            return [*GGUF, *_runs(shell)]
+        case "--checkpoint":
+            return _steps(shell, ["export", *before])
+        case str(last) if OPTIONS.get(last.removeprefix("--")):
+            return []  # a path or a name: IPython completes files itself
+    return _runs(shell)
+
+
+def _of_report(shell: Any, before: list[str], symbol: str) -> list[str]:
+    from colab_magics.magics.report_line import OPTIONS
+
+    if symbol.startswith("-"):
+        return [f"--{name}" for name in (*OPTIONS, "help")]
+    return [] if before and before[-1].removeprefix("--") in OPTIONS else _runs(shell)
+
+
 def _variables(shell: Any) -> list[str]:
     """The user's own variables; functions, classes and modules hold memory too seldom to be offered."""
     from types import FunctionType, ModuleType
@@ -146,6 +202,12 @@ def _table() -> Any:
     from colab_magics.session.table import load_table
 
     return load_table(user_file())
+
+
+def _trials(shell: Any) -> list[str]:
+    from colab_magics.magics.trials_kept import kept_names
+
+    return kept_names(_root(shell))
 
 
 def _runs(shell: Any) -> list[str]:

@@ -12,9 +12,20 @@ from colab_magics.panel.state import PanelState
 from colab_magics.run import Run
 
 
+def _own_loop(run: Run, at: str) -> ColabMagicsError:
+    """A loop of one's own has no process but its notebook's."""
+    return ColabMagicsError(
+        f"The notebook of {run.name} ended without a word {at}.",
+        "Its kernel was restarted or killed, or the machine's memory has run out.",
+        f"{what_next(run)}.",
+    )
+
+
 def died(run: Run, exit_code: int | None, state: PanelState, folder: Path, attempt: int) -> ColabMagicsError:
     """At which step, by which signal, with which last lines in its log, and how to go on."""
     at = f"at step {state.step:,}" if state.marks else "before its first step"
+    if run.is_own_loop:
+        return _own_loop(run, at)
     kept = worker.log_path(run.folder, attempt)
     # where a process aborts, what it said stands above a long list of frames, which tell the reader nothing
     noise = re.compile(r'  File "|.*\(most recent call (last|first)\):')
@@ -54,4 +65,6 @@ def what_next(run: Run) -> str:
     newest = newest_entry(run)
     if newest is None:
         return "there is no checkpoint yet; run the cell again to start over from step 0"
+    if run.is_own_loop:
+        return f"the cell, run again, goes on from step {newest.step:,}"
     return f"%checkpoint resume {run.name} (or the cell again) goes on from step {newest.step:,}"

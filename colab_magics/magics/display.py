@@ -140,15 +140,15 @@ class Notebook:
     interval = INTERVAL
 
     def __init__(self, *, as_html: bool, with_buttons: bool = False) -> None:
-        self._as_html = as_html
+        self.as_html = as_html
         self._with_buttons = with_buttons
         self._live = Output()
         self._details, self._row = Output(beside=self._live), Output(beside=self._live)
         self._buttons: Buttons | None = None
 
     def draw(self, state: PanelState, moment: Moment) -> None:
-        self._live.show(bundle(state, moment) if self._as_html else {"text/plain": text(state, moment)})
-        if self._as_html and state.plan and (settled := details(state)):
+        self._live.show(bundle(state, moment) if self.as_html else {"text/plain": text(state, moment)})
+        if self.as_html and state.plan and (settled := details(state)):
             self._details.show({"text/html": settled, "text/plain": details_text(state)})
 
     def offer(self, orders: Mapping[str, Callable[[], None]]) -> None:
@@ -238,10 +238,14 @@ class Terminal:
         self._stream.flush()
 
     def finish(self, state: PanelState, moment: Moment = Moment()) -> None:  # noqa: B008
+        self.write(text(state, moment))
+
+    def write(self, told: str) -> None:
+        """Write lines that stay, in the place of the one that was redrawn."""
         if self._in_place and self._width:
             self._stream.write("\r" + " " * self._width + "\r")
             self._width = 0
-        self._stream.write(text(state, moment) + "\n")
+        self._stream.write(told + "\n")
         self._stream.flush()
 
 

@@ -8,9 +8,13 @@ from typing import Any
 
 from colab_magics.magics import activity, failed_cell
 from colab_magics.magics.checkpoint import CheckpointMagics
+from colab_magics.magics.compare import CompareMagics
 from colab_magics.magics.completion import complete
+from colab_magics.magics.export import ExportMagics
 from colab_magics.magics.finetune import FinetuneMagics
+from colab_magics.magics.generate import GenerateMagics
 from colab_magics.magics.panel import PanelMagics
+from colab_magics.magics.report import ReportMagics
 from colab_magics.magics.session import SessionMagics
 from colab_magics.magics.vram import VramMagics
 
@@ -20,6 +24,10 @@ _MAGICS = {
     "panel": PanelMagics,
     "session": SessionMagics,
     "vram": VramMagics,
+    "generate": GenerateMagics,
+    "compare": CompareMagics,
+    "export": ExportMagics,
+    "report": ReportMagics,
 }
 _HOOKS = (*activity.HOOKS.items(), *failed_cell.HOOKS.items())
 _NAMES = {kind.__name__ for kind in _MAGICS.values()}
@@ -37,6 +45,16 @@ _COMPLETED = (
     "%vram",
     "%%vram",
     "vram",
+    "%generate",
+    "%%generate",
+    "generate",
+    "%compare",
+    "%%compare",
+    "compare",
+    "%export",
+    "export",
+    "%report",
+    "report",
 )
 
 

@@ -8,6 +8,7 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_exp
 from traitlets import Unicode
 
 from colab_magics.errors import ColabMagicsError, nearest
+from colab_magics.magics.docstring import helped
 from colab_magics.magics.options import SUBCOMMANDS, TAKES, Options, read_line
 
 HELP = """\
@@ -31,6 +32,11 @@ Options
   --traceback         where in the worker an error came from
   --allow-pickle      load weights that are not safetensors
 
+Trials: learning_rate: [1e-4, 2e-4, 5e-4] in the body tries each for a short while, one after another (docs/trials.md)
+  %finetune best [NAME]           train the best of them in full
+  --called FULL       ... and call that run FULL; else it is NAME
+Preferences: method: dpo, kto or orpo learns from prompt, chosen and rejected (docs/preferences.md)
+
 Without training
   %finetune recipe    the complete recipe, with the reason of everything that was chosen (also %%finetune recipe)
   %finetune data      what was found in the data, and one sample with the trained part marked (also %%finetune data)
@@ -44,6 +50,7 @@ Runs, also from another notebook or a terminal: python -m colab_magics ...
   %finetune stop [RUN] [--now]    finish the step, save, and end; %checkpoint resume goes on
 
 %panel [RUN] shows a run without waiting for it.
+%generate and %compare ask a run's result; %export and %report deliver it; %vram shows what fills the memory.
 %checkpoint --help: list, save, resume, verify, export, fetch, …
 """
 
@@ -59,8 +66,9 @@ class FinetuneMagics(Magics):  # type: ignore[misc]
     # no_var_expand: a {name} is the recipe's to look up, and a DataFrame is no text for a line
     @no_var_expand  # type: ignore[untyped-decorator]
     @line_cell_magic  # type: ignore[untyped-decorator]
+    @helped(HELP)
     def finetune(self, line: str, cell: str | None = None) -> Any:
-        """Fine-tune a language model; %finetune --help shows all options."""
+        """Fine-tune a language model."""
         options = read_line(line, _recipe_keys)
         if options.help or (cell is None and options == Options()):
             print(HELP if options.command is None else usage(options.command), end="")
@@ -94,6 +102,11 @@ class FinetuneMagics(Magics):  # type: ignore[misc]
                 from colab_magics.magics.commands import attach
 
                 run = attach(self._cell(options, body))
+                return None if options.quiet else run
+            case "best":
+                from colab_magics.magics.trials_best import train_best
+
+                run = train_best(self._cell(options, body))
                 return None if options.quiet else run
             case command:
                 return self._command(command, options)

@@ -20,11 +20,12 @@ SUBCOMMANDS = {
     "save": False,
     "stop": False,
     "list": False,
+    "best": False,
 }
 # No run may be called so: these words are, or will be, subcommands.
 RESERVED = frozenset({*SUBCOMMANDS, "help"})
 PANELS = ("auto", "widget", "html", "text", "off")
-_WITH_VALUE = ("preset", "out", "fork", "root", "panel", "deadline")
+_WITH_VALUE = ("preset", "out", "fork", "root", "panel", "deadline", "called")
 _REPORTS = frozenset({"preset", "root", "quiet", "traceback"})
 # subcommand -> the magic's own options that it takes, apart from --help; None stands for training
 TAKES: dict[str | None, frozenset[str]] = {
@@ -36,6 +37,9 @@ TAKES: dict[str | None, frozenset[str]] = {
     "save": frozenset({"root"}),
     "stop": frozenset({"root", "now"}),
     "list": frozenset({"root"}),
+    "best": frozenset(
+        {"root", "panel", "quiet", "out", "traceback", "background", "again", "override", "deadline", "called"}
+    ),
 }
 _FLAGS = ("background", "again", "override", "quiet", "traceback", "now", "help")
 
@@ -51,6 +55,7 @@ class Options:
     fork: str | None = None
     root: str | None = None
     panel: str | None = None
+    called: str | None = None
     background: bool = False
     again: bool = False
     override: bool = False
@@ -131,10 +136,11 @@ def _option(options: Options, word: str, words: list[str], recipe_keys: Callable
 
 
 _SWITCHES = ("allow_pickle", "trust_remote_code")
+_BELONGS = {"now": "--now belongs to %finetune stop.", "called": "--called belongs to %finetune best."}
 
 
 def _checked(options: Options) -> Options:
-    takes = TAKES.get(options.command, frozenset(OWN) - {"now"}) | {"help"}
+    takes = TAKES.get(options.command, frozenset(OWN) - {"now", "called"}) | {"help"}
     given = [name for name in OWN if name not in takes and getattr(options, name) not in (None, False)]
     if options.command not in (None, "recipe", "data"):
         given += options.recipe
@@ -143,7 +149,7 @@ def _checked(options: Options) -> Options:
         raise ColabMagicsError(
             f"{what} takes no --{given[0].replace('_', '-')}.",
             "It would have no effect there.",
-            "--now belongs to %finetune stop." if given[0] == "now" else "Leave it out.",
+            _BELONGS.get(given[0], "Leave it out."),
         )
     if options.panel is not None:
         check_panel(options.panel)

@@ -8,6 +8,8 @@ from typing import Any
 
 from IPython.core.magic import Magics, line_magic, magics_class
 
+from colab_magics.magics.docstring import helped
+
 HELP = """\
 %panel [RUN] [options]      show a run, without waiting for it; without RUN the living one, else the newest
 
@@ -35,8 +37,9 @@ class PanelMagics(Magics):  # type: ignore[misc]
     """Show a run's panel anywhere."""
 
     @line_magic  # type: ignore[untyped-decorator]
+    @helped(HELP)
     def panel(self, line: str) -> None:
-        """Show a run's panel without waiting for it; %panel --help shows all options."""
+        """Show a run's panel without waiting for it."""
         asked = read_line(line)
         if asked.help:
             print(HELP, end="")

@@ -13,7 +13,7 @@ from typing import Any
 from colab_magics import worker
 from colab_magics.credentials import token_environment
 from colab_magics.errors import ColabMagicsError
-from colab_magics.events import read_events
+from colab_magics.events import Event, read_events
 from colab_magics.magics.cell import Cell, conclude
 from colab_magics.magics.display import Nowhere, Panel
 from colab_magics.magics.follow import Died, Followed, Follower, interrupts
@@ -22,7 +22,8 @@ from colab_magics.magics.starting import write_inputs
 from colab_magics.panel import words
 from colab_magics.panel.parts import Data
 from colab_magics.panel.state import PanelState
-from colab_magics.recipe import Recipe, parse
+from colab_magics.recipe import Parsed, Recipe, parse
+from colab_magics.recipe.explain import with_trials
 from colab_magics.run import Run
 from colab_magics.session.here import for_worker
 
@@ -35,9 +36,11 @@ def recipe_report(cell: Cell) -> str:
         return saved.recipe.explain(choices[-1] if choices else None)
     if _nothing_said(cell):
         return Recipe().explain(None, ("model", "data"))  # the keys and their defaults: there is nothing to plan for
-    recipe, given, events = preflight(cell, "plan")
+    parsed = parsed_of(cell)
+    _, events = preflight(cell, parsed.recipe, "plan")
     choices = [event["choices"] for event in events if event["kind"] == "plan"]
-    return recipe.explain(choices[-1] if choices else None, given)
+    told = parsed.recipe.explain(choices[-1] if choices else None, parsed.given)
+    return told if parsed.search is None else with_trials(told, parsed.search)
 
 
 def data_report(cell: Cell) -> dict[str, str]:
@@ -49,7 +52,7 @@ def data_report(cell: Cell) -> dict[str, str]:
             "Give --model and --data on the line, or write %%finetune data with the recipe below it.",
         )
     saved = _saved(cell)
-    events = saved.events() if saved is not None else preflight(cell, "data")[2]
+    events = saved.events() if saved is not None else look(cell, "data")[1]
     state = PanelState().fold_all(events)
     return {
         "text/plain": "\n\n".join(_as_text(data) for data in state.data),
@@ -72,17 +75,32 @@ def _saved(cell: Cell) -> Run | None:
     return find_run(options.name, cell.root)
 
 
-def preflight(cell: Cell, until: str) -> tuple[Recipe, frozenset[str], list[dict[str, Any]]]:
+def look(cell: Cell, until: str) -> tuple[Recipe, list[Event]]:
+    """The cell's recipe, and what a worker tells that goes as far as "data" or "plan"; of trials, the first one's."""
+    parsed = parsed_of(cell)
+    if parsed.search is not None and until == "plan":
+        cell.say(f"{', '.join(parsed.search.varied)}: several values are given, and this is about the first.")
+    return parsed.recipe, preflight(cell, parsed.recipe, until)[1]
+
+
+def parsed_of(cell: Cell) -> Parsed:
+    """What the cell says; what became of its keys is said."""
     parsed = parse(cell.body, cell.options.recipe, preset=cell.options.preset, namespace=cell.namespace)
     for note in parsed.notes:
         cell.say(note)
+    return parsed
+
+
+def preflight(cell: Cell, recipe: Recipe, until: str) -> tuple[dict[str, Any], list[Event]]:
+    """The inputs of a run of `recipe`, and the events of a worker that goes no further than `until`."""
     with tempfile.TemporaryDirectory(prefix="colab_magics-") as home:
         folder = Path(home) / "run"
         folder.mkdir()
-        write_inputs(folder, parsed.recipe, cell.namespace, say=cell.say)
+        inputs = write_inputs(folder, recipe, cell.namespace, say=cell.say)
         with interrupts() as presses:
-            arguments = ("--until", until, "--kernel-holds", str(held_by_kernel(cell.say)))
-            process = worker.spawn(folder, 1, arguments=arguments, env={**token_environment(), **for_worker()})
+            arguments = ["--until", until, "--kernel-holds", str(held_by_kernel(cell.say))]
+            arguments += ["--clock", cell.clock] if cell.clock else []
+            process = worker.spawn(folder, 1, arguments=tuple(arguments), env={**token_environment(), **for_worker()})
             follower = Follower(folder, 1, process=process)
             followed = follower.follow(Panel(Nowhere()), presses)
         if not _through(followed):
@@ -91,7 +109,7 @@ def preflight(cell: Cell, until: str) -> tuple[Recipe, frozenset[str], list[dict
         for event in events:
             if event["kind"] == "warning":
                 cell.say(str(event["message"]))
-        return parsed.recipe, parsed.given, events
+        return inputs, events
 
 
 def _through(followed: Followed) -> bool:

@@ -126,6 +126,12 @@ def resume_here(cell: Cell, run: Run, asked: Resume) -> Run:
     Interrupted
         The run was stopped before its end.
     """
+    if run.is_own_loop:
+        raise ColabMagicsError(
+            f"{run.name} is a loop of your own, which only its cell can go on with.",
+            "What it does stands there, and in no recipe.",
+            "Run that cell again: it goes on from the newest whole checkpoint.",
+        )
     living = living_run(run.name, cell.root)
     if living is not None and asked.fork is None:
         cell.say(f"{run.name} is being trained already: this shows it.")

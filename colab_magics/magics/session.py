@@ -6,6 +6,7 @@ from typing import Any
 
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 
+from colab_magics.magics.docstring import helped
 from colab_magics.magics.line import split
 from colab_magics.magics.session_line import BODY, COMMANDS, Line, read
 
@@ -32,8 +33,9 @@ class SessionMagics(Magics):  # type: ignore[misc]
     # no_var_expand: a {name} in a recipe is the recipe's to look up
     @no_var_expand  # type: ignore[untyped-decorator]
     @line_cell_magic  # type: ignore[untyped-decorator]
+    @helped(HELP)
     def session(self, line: str, cell: str | None = None) -> None:
-        """This session; %session --help shows all subcommands."""
+        """This session: how long it lives, what it has, what a job costs."""
         asked = read(split(line))
         if asked.help:
             print(usage(asked))

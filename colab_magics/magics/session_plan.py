@@ -149,10 +149,10 @@ def _of_recipe(
     from colab_magics.magics.cell import Cell
     from colab_magics.magics.display import Nowhere
     from colab_magics.magics.options import Options
-    from colab_magics.magics.reports import preflight
+    from colab_magics.magics.reports import look
 
     cell = Cell(Options(command="recipe"), body, namespace, root, Nowhere(), said=say)
-    recipe, _, events = preflight(cell, "plan")
+    recipe, events = look(cell, "plan")
     job = _job(recipe, events, 0)
     assert job is not None, "a preflight that passed has a plan"
     return _Asked(f"{recipe.model}, {job.total_steps:,} steps", job, _here(events, job))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from colab_magics.errors import clean, redact
 from colab_magics.panel import words
+from colab_magics.panel.style import AS_TEXT
 from colab_magics.session.flags import Facts, Flag, Usage
 from colab_magics.session.folders import DRIVE, layout
 from colab_magics.session.here import Session
@@ -219,7 +220,7 @@ def html(known: Known) -> str:
     more = "".join(f"<div>{_cell(line)}</div>" for line in (thresholds(known.table), _sources(known, brief=False)))
     summary = "<summary>When a red flag is raised, and where the facts are from</summary>"
     return (
-        f'<div class="cm-session"><style>{_STYLE}</style>'
+        f'<div class="cm-session {AS_TEXT}"><style>{_STYLE}</style>'
         f'<span class="cm-name">{_cell(known.session.platform.title)}</span> '
         f'<span class="cm-dim">{_cell(known.session.evidence)}</span>'
         f"{_bar(known.session)}{flagged}<table><tbody>{body}</tbody></table>{foot}"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 
+from colab_magics.magics.docstring import helped
 from colab_magics.magics.line import split
 
 if TYPE_CHECKING:
@@ -39,8 +40,9 @@ class VramMagics(Magics):  # type: ignore[misc]
     # no_var_expand: a {name} in a recipe is the recipe's to look up
     @no_var_expand  # type: ignore[untyped-decorator]
     @line_cell_magic  # type: ignore[untyped-decorator]
+    @helped(HELP)
     def vram(self, line: str, cell: str | None = None) -> Any:
-        """What fills the GPU; %vram --help shows all subcommands."""
+        """What fills the GPU, why it ran out, and how to get it back."""
         from colab_magics.magics.vram_line import BODY, read
 
         asked = read(split(line))
@@ -119,8 +121,10 @@ def told(asked: Line, root: Any) -> str:
 
 
 def show(bundle: dict[str, str]) -> None:
-    """Show a display bundle; one of text alone is printed."""
-    if "text/html" in bundle:
+    """Show a display bundle; one of text alone is printed, and in a terminal without IPython the text of any."""
+    from IPython.core.interactiveshell import InteractiveShell
+
+    if "text/html" in bundle and InteractiveShell.initialized():
         from IPython.display import display
 
         display(bundle, raw=True)

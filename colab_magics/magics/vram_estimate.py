@@ -24,13 +24,14 @@ from colab_magics.memory.inference import generating, weights_for
 from colab_magics.memory.measured import Measured, measured
 from colab_magics.memory.prediction import Prediction, fixed_lengths, peers, predict
 from colab_magics.memory.traced import NotTraced, Traces, traces
-from colab_magics.plan import Device, ModelShape, Verdict
+from colab_magics.plan import Device, ModelShape, Verdict, from_log
 from colab_magics.recipe import Recipe, parse
 from colab_magics.run import Run, cache_folder, find_run
 from colab_magics.session.offers import drawn
 from colab_magics.session.settings import user_file
 from colab_magics.session.table import Table, load_table
 
+_NO_DATA = "no data"  # in a recipe that names none
 _USUAL_LENGTH = 2048  # tokens, where neither data nor a max_length says anything
 
 
@@ -183,7 +184,7 @@ def _options(asked: Asked) -> dict[str, str | bool]:
 
 def _of_model(options: dict[str, str | bool], namespace: MutableMapping[str, Any] | None, body: str = "") -> _Subject:
     """A model alone: its documents are as long as they may be."""
-    recipe = parse(body, options, namespace=namespace, data="none").recipe
+    recipe = parse(body, options, namespace=namespace, data=_NO_DATA).recipe
     model = read_config(recipe.model, recipe.hub_revision)
     positions = positions_of(model.config)
     note = ""
@@ -199,15 +200,15 @@ def _of_body(
     asked: Asked, body: str, root: Path, namespace: MutableMapping[str, Any], say: Callable[[str], None]
 ) -> _Subject:
     """A recipe with its data, through the same preflight as a run's."""
-    if "data" not in parse(body, _options(asked), namespace=namespace, data="none").given:
+    if parse(body, _options(asked), namespace=namespace, data=_NO_DATA).recipe.data == _NO_DATA:
         return _of_model(_options(asked), namespace, body)
     from colab_magics.magics.cell import Cell
     from colab_magics.magics.display import Nowhere
     from colab_magics.magics.options import Options
-    from colab_magics.magics.reports import preflight
+    from colab_magics.magics.reports import look
 
     cell = Cell(Options(command="recipe", recipe=_options(asked)), body, namespace, root, Nowhere(), said=say)
-    recipe, _, events = preflight(cell, "plan")
+    recipe, events = look(cell, "plan")
     return _of_events(recipe, events, recipe.model)
 
 
@@ -247,9 +248,9 @@ def _of_events(recipe: Recipe, events: Sequence[Any], title: str) -> _Subject:
         recipe,
         drawn([float(one) for one in event["lengths"]], int(event["documents"])),
         model,
-        ModelShape(**event["shape"]),
-        Verdict(**event["verdict"]),
-        Device(**on) if on else None,
+        from_log(ModelShape, event["shape"]),
+        from_log(Verdict, event["verdict"]),
+        from_log(Device, on) if on else None,
         measured(events),
         title,
     )
@@ -308,6 +309,8 @@ def _trace(asked: Asked, subject: _Subject, targets: Sequence[Device], *, known:
         return None, "--quick was given"
     if asked.inference and known:
         return None, "generating needs the model's sizes alone"
+    if subject.recipe.compares and known:
+        return None, "the traces are of this package's loop, and TRL compares in its own"
     if subject.model is None:
         return None, "the model's config is not here"
     try:

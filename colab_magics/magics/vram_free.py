@@ -52,6 +52,7 @@ def _lines(done: Released, everything: bool) -> list[str]:
     lines = []
     if done.forgotten:
         lines.append("Let go: the traceback of the failed cell (%debug and %tb have nothing to show any more).")
+    lines += [f"Let go: {name}. The next line that needs it loads it again." for name in done.ours]
     if done.removed and not everything:
         lines.append(f"Removed: {', '.join(done.removed)}.")
     if everything and not done.removed:

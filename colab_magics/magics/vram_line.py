@@ -62,11 +62,9 @@ def read(words: Sequence[str]) -> Line:
         return _watch([*filter(None, [first.partition("=")[2]]), *rest])
     if first not in COMMANDS:
         raise _no_command(first)
-    if first != "free":
-        return Line(first, tuple(rest))
-    if any(word in _HELP[:3] for word in rest):
+    if first != "estimate" and any(word in _HELP[:3] for word in rest):  # which has a help of its own
         return Line(first, help=True)
-    return _free(rest)
+    return _free(rest) if first == "free" else Line(first, tuple(rest))
 
 
 def _watch(rest: Sequence[str]) -> Line:

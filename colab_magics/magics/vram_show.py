@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from colab_magics.magics.grid import Grid, Page
+from colab_magics.memory.held import held
 from colab_magics.memory.owners import FAILED, Owner
 from colab_magics.memory.report import Card, Report, take
 from colab_magics.panel.bands import Bar
@@ -136,6 +137,8 @@ def _foot(taken: Report) -> list[str]:
     told = []
     if any(FAILED in (owner.name.partition(":")[0], *owner.also) for owner in large):
         told.append("%vram free lets go of what the failed cell left.")
+    ours = {one.name for one in held()}
+    told += [f"%vram free lets go of {owner.name}." for owner in large if owner.name in ours]
     if any(owner.variable for owner in large):
         told.append(f"{removing(large)} removes what holds the most of it.")
     if not told and any(gpu.cached >= _LEAST for gpu in taken.gpus):

@@ -122,7 +122,8 @@ def _at(moment: str, shape: ModelShape, setup: Setup) -> Estimate:
 def _weights(shape: ModelShape, setup: Setup) -> tuple[float, int]:
     """(bytes of the model, how many weights are trained)."""
     if setup.method == "full":
-        return shape.parameters * 4, shape.parameters
+        reference = _BYTES[setup.precision] if setup.reference else 0
+        return shape.parameters * (4 + reference), shape.parameters
     width = _BYTES[setup.precision]
     weights = float(shape.parameters * width)
     if setup.method == "qlora":

@@ -123,7 +123,7 @@ def _setup(facts: Facts, choices: Mapping[str, Any], documents: int) -> Setup:
         facts.loss_chunk or 64,
         packed=facts.packed and not facts.told.on_host,
         attention="eager" if choices.get("attention") == "eager" else "fused",
-        loss="head" if choices.get("loss") == "head" else "hidden",
+        loss="head" if choices.get("loss") == "head" else "logits" if choices.get("loss") == "logits" else "hidden",
     )
 
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from colab_magics.memory.held import held
 from colab_magics.memory.kept import OWN_NAMES, failures, output_names, outputs
 from colab_magics.memory.tensors import Kind, Libraries
 from colab_magics.memory.walk import Found, Root, Walk
@@ -32,7 +33,8 @@ class Owner:
     Attributes
     ----------
     name : str
-        `model`, `trainer.optimizer`, `Out[5]`, `traceback of the failed cell: train_step() in cell 5`, `no variable`.
+        `model`, `trainer.optimizer`, `Out[5]`, `traceback of the failed cell: train_step() in cell 5`, `no variable`,
+        `%generate's model of run kwanzaa`.
     what : str
         `weights of Qwen3ForCausalLM`, `gradients`, `states of AdamW`, `float16 [32, 2048]`, `3 tensors, …`.
     bytes : int
@@ -130,6 +132,8 @@ def _roots(shell: Any, libraries: Libraries) -> Iterator[Root]:
             yield Root(name, one, ranks.get(libraries.kind(one), 3), name)
         elif id(one) not in kept:
             yield Root(name, one, 5, name)
+    for ours in held():  # behind the user's own names: what he holds as well is his
+        yield Root(ours.name, ours.what, ranks.get(libraries.kind(ours.what), 3), "")
     for number, one in shown.items():
         yield Root(f"Out[{number}]", one, 4, f"Out[{number}]")
     for failure in failures(shell):

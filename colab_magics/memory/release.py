@@ -1,7 +1,8 @@
 """Giving memory back, and finding out whether it came back.
 
-The order matters. What IPython keeps of a failed cell goes first, then what the user has named, then what only the
-collector can free (trainers and models are full of cycles), and only then has torch something to give to the card.
+The order matters. What IPython keeps of a failed cell goes first, then what the user has named and what colab_magics
+keeps for itself, then what only the collector can free (trainers and models are full of cycles), and only then has
+torch something to give to the card.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from colab_magics.errors import ColabMagicsError, nearest
 from colab_magics.memory.allocator import allocators, cuda
+from colab_magics.memory.held import let_go
 from colab_magics.memory.kept import (
     OWN_NAMES,
     drop_outputs,
@@ -64,6 +66,8 @@ class Released:
         Whether a failed cell's traceback was let go that held variables of the user's code.
     removed : tuple of str
         Variables and outputs that were removed, as they were named.
+    ours : tuple of str
+        What colab_magics had kept itself.
     left : Survey
         Who holds what is left.
     stuck : tuple of str
@@ -76,6 +80,7 @@ class Released:
     removed: tuple[str, ...]
     left: Survey
     stuck: tuple[str, ...] = ()
+    ours: tuple[str, ...] = ()
 
 
 def standing() -> Standing:
@@ -104,13 +109,22 @@ def release(shell: Any, names: Sequence[str] = ()) -> Released:
         A name that there is not (the nearest is named); nothing is removed then.
     """
     before, forgotten = standing(), any(map(holds_users, failures(shell)))
-    removed = _remove(shell, names)
+    removed, ours = _remove(shell, names), let_go()
     forget_failures(shell)
     gc.collect()
     gc.collect()  # what a finaliser has brought back in the first
     stuck = _empty_cache()
     left = survey(shell, host=cuda() is None)
-    return Released(before, standing(), forgotten, removed, left, (*stuck, *_threads()))
+    return Released(before, standing(), forgotten, removed, left, (*stuck, *_threads()), ours)
+
+
+def release_ours() -> tuple[str, ...]:
+    """Free what colab_magics keeps for itself, and nothing else; the names."""
+    names = let_go()
+    if names:
+        gc.collect()
+        _empty_cache()
+    return names
 
 
 def owned(shell: Any) -> tuple[list[Owner], list[str]]:

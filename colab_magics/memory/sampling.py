@@ -102,7 +102,7 @@ class Sampler:
         if last or self._is_due(now):
             first = self._told is None
             self._told = (self._clock(), now)
-            self._write(now, cpu=None if first or now.devices else self._process.cpu_percent())
+            self._write(now, cpu=None if first else self._process.cpu_percent())
             self._busy = []
         self.own_seconds += time.thread_time() - begin
 

@@ -8,9 +8,10 @@ from typing import Literal
 from colab_magics.panel import bands
 from colab_magics.panel.fields import shown
 from colab_magics.panel.moment import Moment
+from colab_magics.panel.own import Own
 from colab_magics.panel.parts import Copied
 from colab_magics.panel.state import PanelState
-from colab_magics.panel.words import age, count, duration, instant, number, phase, rate, size, span, when
+from colab_magics.panel.words import age, count, duration, instant, number, own_parts, phase, rate, size, span, when
 from colab_magics.session.budget import budget
 from colab_magics.session.forecast import Forecast
 from colab_magics.session.here import Session
@@ -58,10 +59,37 @@ def learning(state: PanelState) -> Answer | None:
     """The loss, and where it came from."""
     if not state.step:
         return None
+    if state.own is not None:
+        return _own_figures(state, state.own)
     said = number(state.loss)
     if state.first_loss is not None and state.curve.drawn()[:1] != state.curve.drawn():
         said += f", from {number(state.first_loss)}"
-    return Answer("Loss", said, _odd(state), (), "bad" if state.odd_losses else "fine")
+    return Answer("Loss", said, _odd(state), tuple(_compared(state)), "bad" if state.odd_losses else "fine")
+
+
+def _compared(state: PanelState) -> list[str]:
+    """Where answers are compared: by how much, and how often, the preferred one is the model's own as well."""
+    said = [f"reward margin {number(state.margin)}"] if state.margin is not None else []
+    return said + ([f"preferred in {state.preferred:.0%} of the pairs"] if state.preferred is not None else [])
+
+
+def _own_figures(state: PanelState, own: Own) -> Answer | None:
+    """The figure that the curve is of, where it came from, and the others."""
+    others = [f"{name} {_figure(name, value)}" for name, value in own.figures if name != own.figure]
+    behind = tuple(part for part in (", ".join(others), *own_parts(own)) if part)
+    if not own.figure:
+        return Answer("Figures", behind[0], "", behind[1:]) if behind else None
+    said = number(state.loss)
+    if state.first_loss is not None and state.curve.drawn()[:1] != state.curve.drawn():
+        said += f", from {number(state.first_loss)}"
+    name = own.figure.replace("_", " ")
+    return Answer(name[:1].upper() + name[1:], said, _odd(state), behind, "bad" if state.odd_losses else "fine")
+
+
+def _figure(name: str, value: float) -> str:
+    if name == "perplexity":
+        return f"{value:.4g}"
+    return f"{value:.1%}" if name.endswith("accuracy") and 0 <= value <= 1 else number(value)
 
 
 def _odd(state: PanelState) -> str:
@@ -83,6 +111,7 @@ def evaluation(state: PanelState) -> Answer | None:
         verdict = f"best {number(best.loss)} at step {best.step:,}"
     behind = [f"perplexity {last.perplexity:.4g}"] if last.perplexity is not None else []
     behind += [f"tokens right {last.accuracy:.0%}"] if last.accuracy is not None else []
+    behind += [f"reward margin {number(last.margin)}"] if last.margin is not None else []
     return Answer("Evaluation", number(last.loss), verdict, tuple(behind))
 
 
@@ -101,7 +130,7 @@ def memory(state: PanelState, moment: Moment) -> Answer | None:
 def speed(state: PanelState) -> str:
     """Tokens a second and seconds a step."""
     parts = []
-    if state.tokens_per_second:
+    if state.tokens_per_second and state.own is None:  # its progress tells its speed
         parts.append(f"{count(state.tokens_per_second)} tokens/s")
     took = sorted(mark.seconds for mark in state.marks[-_NEWEST:] if mark.seconds)
     if took:

@@ -144,11 +144,13 @@ def beside(memory: Memory, bars: tuple[Bar, ...]) -> list[str]:
             f"{gpu.power:.0f} W" if gpu.power is not None else "power n/a",
         ]
         lines.append(f"GPU {gpu.index}: {', '.join(parts)}" if len(bars) > 1 else f"GPU {', '.join(parts)}")
-    if not memory.gpus and memory.cores is not None and memory.cores >= 0.05:  # the first look sees none
-        lines.append(f"{memory.cores:.1f} cores busy")
+    busy = memory.cores is not None and memory.cores >= 0.05  # the first look sees none
+    cores = f"{memory.cores:.1f} cores busy" if busy else ""
     if memory.gpus and memory.host_used is not None and memory.host_total:
         host = near(memory.host_used, memory.host_total).removesuffix(" GiB")
-        lines.append(f"host memory {host} of {size(memory.host_total)}")
+        lines.append(f"host memory {host} of {size(memory.host_total)}{f', {cores}' if cores else ''}")
+    elif cores:
+        lines.append(cores)
     return lines
 
 

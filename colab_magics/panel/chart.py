@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from html import escape
 
 from colab_magics.panel.curve import ceiling
 from colab_magics.panel.state import PanelState
 from colab_magics.panel.words import number
 
-_WIDTH, _HEIGHT = 1000, 500  # of the viewBox, which is stretched to the place that is there
+WIDTH, HEIGHT = 1000, 500  # of the viewBox, which is stretched to the place that is there
 _SMOOTHED_FROM = 40  # points: fewer are drawn as they are
 _Point = tuple[float, float]
 
@@ -27,17 +28,18 @@ def chart(state: PanelState) -> str:
     ys = ticks(min(y for _, y in (*points, *evals)), top, 4)
     end = points[-1][0]  # not the last step to come: the progress bar shows that
     xs = ticks(0, end, 6 if end < 1000 else 4, whole=True)
-    plot = _Plot(end, ys[0], ys[-1])
-    grid = "".join(f"M0 {plot.y(y)}h{_WIDTH}" for y in ys)
+    plot = Plot(end, ys[0], ys[-1])
+    grid = "".join(f"M0 {plot.y(y)}h{WIDTH}" for y in ys)
     body = f'<path class="cm-g" d="{grid}"/>'
-    if state.resumed_step and points[0][0] < state.resumed_step < end:
-        body += f'<path class="cm-g" stroke-dasharray="3" d="M{plot.x(state.resumed_step)} 0v{_HEIGHT}"/>'
+    of_a_phase = state.own is not None and state.own.phase  # whose steps are not those of the run
+    if state.resumed_step and not of_a_phase and points[0][0] < state.resumed_step < end:
+        body += f'<path class="cm-g" stroke-dasharray="3" d="M{plot.x(state.resumed_step)} 0v{HEIGHT}"/>'
     body += "".join(
-        f'<path class="cm-nan" d="M{plot.x(first)} {_HEIGHT}h{max(0, plot.x(last) - plot.x(first))}"/>'
+        f'<path class="cm-nan" d="M{plot.x(first)} {HEIGHT}h{max(0, plot.x(last) - plot.x(first))}"/>'
         for first, last in state.curve.gaps
     )
     if state.phase == "failed":
-        body += f'<path class="cm-f" d="M{plot.x(state.step)} 0v{_HEIGHT}"/>'
+        body += f'<path class="cm-f" d="M{plot.x(state.step)} 0v{HEIGHT}"/>'
     raw = plot.line(points, state.curve.gaps)
     if _window(len(points)) > 1:
         mean = plot.line(smooth(points, top), state.curve.gaps)
@@ -52,7 +54,12 @@ def chart(state: PanelState) -> str:
     above = cut_off(state)
     if above:
         body += f'<path class="cm-c" d="{"".join(f"M{plot.x(x)} 0h0" for x, _ in above)}"/>'
-    down = "".join(f'<i data-v="{told}"></i>' for told in ticks_written(ys))
+    return framed(body, ys, xs, end, escape(described(state)))
+
+
+def framed(body: str, ys: Sequence[float], xs: Sequence[float], end: float, told: str) -> str:
+    """A drawing with the figures of its axes; `told` says it in a sentence, escaped."""
+    down = "".join(f'<i data-v="{figure}"></i>' for figure in ticks_written(ys))
     across = "".join(
         f'<i data-v="{x:,.0f}" style="left:{100 * x / end:.1f}%"{" class=cm-end" if x > 0.94 * end else ""}></i>'
         for x in xs
@@ -60,8 +67,8 @@ def chart(state: PanelState) -> str:
     )
     return (
         f'<div class="cm-chart"><div class="cm-y" aria-hidden="true">{down}</div>'
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" '
-        f'aria-label="{described(state)}">{body}</svg><div class="cm-x" aria-hidden="true">{across}</div></div>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img" '
+        f'aria-label="{told}">{body}</svg><div class="cm-x" aria-hidden="true">{across}</div></div>'
     )
 
 
@@ -69,7 +76,8 @@ def described(state: PanelState) -> str:
     """The chart in a sentence of numbers."""
     points, evals = state.curve.drawn(), state.eval_curve.drawn()
     (first, begin), (last, end) = points[0], points[-1]
-    told = f"Training loss by step: {number(begin)} at step {first:,.0f}, {number(end)} at step {last:,.0f}"
+    what = "Training loss" if state.own is None else state.own.figure.replace("_", " ").capitalize()
+    told = f"{what} by step: {number(begin)} at step {first:,.0f}, {number(end)} at step {last:,.0f}"
     if evals:
         told += f"; evaluation {number(evals[-1][1])} at step {evals[-1][0]:,.0f}"
     return told
@@ -140,17 +148,23 @@ def ticks_written(values: Sequence[float]) -> list[str]:
     return written if kind == "e" else [f"{value:.{decimals}f}" for value in values]
 
 
-class _Plot:
-    """Places values in the viewBox."""
+class Plot:
+    """Places values in the viewBox.
+
+    Parameters
+    ----------
+    end : the last step
+    low, high : of the axis
+    """
 
     def __init__(self, end: float, low: float, high: float) -> None:
         self._end, self._low, self._high = end or 1.0, low, high
 
     def x(self, step: float) -> int:
-        return round(_WIDTH * min(1.0, step / self._end))
+        return round(WIDTH * min(1.0, step / self._end))
 
     def y(self, value: float) -> int:
-        return round(_HEIGHT * min(1.0, max(0.0, (self._high - value) / (self._high - self._low))))
+        return round(HEIGHT * min(1.0, max(0.0, (self._high - value) / (self._high - self._low))))
 
     def line(self, points: Sequence[_Point], gaps: Sequence[_Point]) -> str:
         """A path in relative whole numbers, a third of the bytes of absolute ones; broken where there is a gap."""

@@ -10,7 +10,7 @@ from html import escape
 from colab_magics.panel import words
 from colab_magics.panel.parts import Data
 from colab_magics.panel.state import PanelState
-from colab_magics.panel.style import BASE, FOLDS, MOST_BYTES
+from colab_magics.panel.style import AS_TEXT, BASE, FOLDS, MOST_BYTES
 
 _CHOICES = 30
 
@@ -18,7 +18,7 @@ _CHOICES = 30
 def details(state: PanelState) -> str:
     """Plan and data as HTML; empty where neither is known."""
     folds = _folded(state)
-    return f'<div class="cm-panel cm-more"><style>{BASE}{FOLDS}</style>{folds}</div>' if folds else ""
+    return f'<div class="cm-panel cm-more {AS_TEXT}"><style>{BASE}{FOLDS}</style>{folds}</div>' if folds else ""
 
 
 def details_text(state: PanelState) -> str:

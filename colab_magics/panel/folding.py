@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from colab_magics.checkpoints.marks import age_order
 from colab_magics.errors import ColabMagicsError, Interrupted
-from colab_magics.panel import told
+from colab_magics.panel import own, told
 from colab_magics.panel.fields import amount, chosen, clock, count, items, lengths, mapping, number, sample, shown
 from colab_magics.panel.parts import (
     Choice,
@@ -43,6 +43,7 @@ def _started(state: PanelState, event: Mapping[str, Any]) -> PanelState:
         name=shown(event.get("name"), 120) or state.name,
         attempt=count(event, "attempt") or state.attempt,
         began_clock=clock(event),
+        own=_own_loop(state, event),
         device="",
         phase="starting",
         progress=None,
@@ -71,6 +72,14 @@ def _started(state: PanelState, event: Mapping[str, Any]) -> PanelState:
     )
 
 
+def _own_loop(state: PanelState, event: Mapping[str, Any]) -> own.Own | None:
+    """A loop of one's own keeps the phases that are over, and of the one it was in what tells whether it goes on."""
+    begun = own.begun(event)
+    if begun is None or state.own is None:
+        return begun
+    return replace(begun, phase=state.own.phase, before=state.own.before)
+
+
 def _progress(state: PanelState, event: Mapping[str, Any]) -> PanelState:
     phase = shown(event.get("phase"), 40)
     progress = Progress(phase, amount(event, "done") or 0.0, amount(event, "total"), shown(event.get("unit"), 20))
@@ -97,9 +106,16 @@ def _data(state: PanelState, event: Mapping[str, Any]) -> PanelState:
         mask_method=shown(event.get("mask_method"), 60),
         cached=event.get("cached") is True,
         notes=tuple(shown(note, 200) for note in items(event.get("notes"))[:5]),
-        sample=sample(event.get("sample")),
+        sample=_compared(sample(event.get("sample")), sample(event.get("rejected"))),
     )
     return replace(state, data=(*(other for other in state.data if other.split != split), data)[-4:])
+
+
+def _compared(
+    sample: tuple[tuple[str, bool], ...], rejected: tuple[tuple[str, bool], ...]
+) -> tuple[tuple[str, bool], ...]:
+    """One document, or two answers to one prompt, one below the other."""
+    return (*sample, ("\n\nand rejected:\n\n", False), *rejected) if rejected else sample
 
 
 def _model(state: PanelState, event: Mapping[str, Any]) -> PanelState:
@@ -144,9 +160,13 @@ def _step(state: PanelState, event: Mapping[str, Any]) -> PanelState:
     step, loss = count(event, "step") or 0, number(event, "loss", finite=False)
     if loss is None and "loss" in event:
         loss = math.nan  # JSON has none: the log writes null
+    state = own.entered(state, event)
+    x = step
+    if state.own is not None:  # its curve is of its phase
+        x, loss = count(event, "phase_step") or step, own.drawn_value(event)
     # The first step of an attempt: what an earlier one drew from there on is not this run's any more.
     again = state.step == 0 or step <= state.step
-    curve = state.curve.cut(step) if again else state.curve
+    curve = state.curve.cut(x) if again else state.curve
     restarted = again and not curve.drawn()
     odd = 0 if restarted else state.odd_losses
     allocated, reserved = amount(event, "allocated"), amount(event, "reserved")
@@ -160,16 +180,19 @@ def _step(state: PanelState, event: Mapping[str, Any]) -> PanelState:
         state,
         phase=state.phase if state.phase == "stopping" else "training",
         progress=None,
+        own=own.stepped(state.own, event) if state.own is not None else None,
         step=step,
-        total_steps=count(event, "total_steps") or state.total_steps,
+        total_steps=count(event, "total_steps") or (state.total_steps if state.own is None else None),
         epoch=number(event, "epoch"),
         loss=loss,
         first_loss=loss if restarted or state.first_loss is None else state.first_loss,
         odd_losses=odd if loss is None or math.isfinite(loss) else odd + 1,
+        margin=number(mapping(event.get("rewards")), "margins"),
+        preferred=number(mapping(event.get("rewards")), "accuracies"),
         learning_rate=number(event, "learning_rate"),
         tokens_per_second=amount(event, "tokens_per_second"),
         tokens=count(event, "tokens"),
-        curve=curve if loss is None else curve.add(step, loss),
+        curve=curve if loss is None else own.drawn_on(curve, x, loss, event),
         memory=memory,
         marks=_marked(() if again else state.marks, step, event, state.evaluated_for),
         evaluated_for=0.0,
@@ -198,7 +221,8 @@ def _eval(state: PanelState, event: Mapping[str, Any]) -> PanelState:
     if loss is None:
         return state
     step, seconds = count(event, "step") or 0, amount(event, "seconds")
-    one = Eval(step, loss, number(event, "perplexity"), number(event, "token_accuracy"), seconds)
+    margin = number(mapping(event.get("rewards")), "margins")
+    one = Eval(step, loss, number(event, "perplexity"), number(event, "token_accuracy"), seconds, margin)
     return replace(
         state,
         evals=(*state.evals, one)[-_EVALS:],

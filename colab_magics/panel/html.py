@@ -13,7 +13,7 @@ from colab_magics.panel.answers import Answer
 from colab_magics.panel.chart import chart, cut_off, smoothing
 from colab_magics.panel.moment import Moment
 from colab_magics.panel.state import PanelState
-from colab_magics.panel.style import MOST_BYTES, STYLE
+from colab_magics.panel.style import AS_TEXT, MOST_BYTES, STYLE
 
 __all__ = ["MOST_BYTES", "bar_html", "html", "legend_html"]
 
@@ -24,7 +24,9 @@ _BANDS = ("", "k-b", "k-o")
 
 def html(state: PanelState, moment: Moment = _NOWHEN) -> str:
     """One frame; all text escaped. What makes it larger than `MOST_BYTES` is left out, the notices first."""
-    begin = f'<div class="cm-panel"><style>{STYLE}</style>{_head(state)}{_progress(state)}{_body(state, moment)}'
+    begin = (
+        f'<div class="cm-panel {AS_TEXT}"><style>{STYLE}</style>{_head(state)}{_progress(state)}{_body(state, moment)}'
+    )
     end = _foot(state) + "</div>"
     frame = ""
     left_out = '<div class="cm-note">What else there is to say is in the event log.</div>'

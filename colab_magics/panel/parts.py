@@ -56,13 +56,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Eval:
-    """One evaluation."""
+    """One evaluation; `margin` where answers are compared, by how much the preferred ones are."""
 
     step: int
     loss: float
     perplexity: float | None
     accuracy: float | None
     seconds: float | None = None
+    margin: float | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Memory:
     host_total, host_used, resident : float, optional
         Of the machine, and of the worker process alone.
     cores : float, optional
-        How many of them the worker keeps busy, where it computes on them.
+        How many of the machine's cores the worker keeps busy.
     """
 
     gpus: tuple[Gpu, ...] = ()

@@ -9,6 +9,7 @@ from typing import Any
 
 from colab_magics.panel.curve import Curve
 from colab_magics.panel.folding import FOLDS
+from colab_magics.panel.own import Own
 from colab_magics.panel.parts import (
     Choice,
     Copied,
@@ -38,6 +39,7 @@ class PanelState:
     attempt: int = 0
     began_clock: float | None = None
     device: str = ""
+    own: Own | None = None  # of a loop that is no run of %%finetune
     progress: Progress | None = None
     data: tuple[Data, ...] = ()
     model: Model | None = None
@@ -50,6 +52,8 @@ class PanelState:
     loss: float | None = None
     first_loss: float | None = None
     odd_losses: int = 0  # how many were not finite
+    margin: float | None = None  # where answers are compared, by how much the preferred ones are rewarded more
+    preferred: float | None = None  # in what share of the pairs they are
     learning_rate: float | None = None
     tokens_per_second: float | None = None
     tokens: int | None = None

@@ -11,10 +11,12 @@ from __future__ import annotations
 import re
 
 MOST_BYTES = 20_000  # a server drops output that comes too thick
+# JupyterLab and Colab set $…$ in HTML as mathematics; MathJax leaves alone what is of these (version 2's, and 3's)
+AS_TEXT = "tex2jax_ignore mathjax_ignore"
 
 COLOURS = "--cm-a:#3b82f6;--cm-w:#d97706;--cm-r:#ef4444;--cm-k:#16a34a"
-_LIGHT = "--cm-a:#2563eb;--cm-w:#b45309;--cm-r:#dc2626;--cm-k:#15803d"
-_DARK = "--cm-a:#60a5fa;--cm-w:#f59e0b;--cm-r:#f87171;--cm-k:#4ade80"
+LIGHT = "--cm-a:#2563eb;--cm-w:#b45309;--cm-r:#dc2626;--cm-k:#15803d"
+DARK = "--cm-a:#60a5fa;--cm-w:#f59e0b;--cm-r:#f87171;--cm-k:#4ade80"
 
 BASE = f"""
 .cm-panel{{{COLOURS};--cm-o:#8b949e;--cm-line:rgba(128,128,128,.28);
@@ -23,8 +25,8 @@ border:1px solid var(--cm-line);border-radius:10px;padding:14px 18px;max-width:8
 font-variant-numeric:tabular-nums;overflow-wrap:anywhere;text-align:left}}
 .cm-panel *{{box-sizing:border-box}}
 .cm-dim{{opacity:.76;font-size:12px}}
-html[theme=dark] .cm-panel,.vscode-dark .cm-panel,[data-jp-theme-light=false] .cm-panel{{{_DARK}}}
-html[theme=light] .cm-panel,.vscode-light .cm-panel,[data-jp-theme-light=true] .cm-panel{{{_LIGHT}}}
+html[theme=dark] .cm-panel,.vscode-dark .cm-panel,[data-jp-theme-light=false] .cm-panel{{{DARK}}}
+html[theme=light] .cm-panel,.vscode-light .cm-panel,[data-jp-theme-light=true] .cm-panel{{{LIGHT}}}
 @media (max-width:460px){{.cm-panel{{padding:12px}}}}
 """
 
@@ -107,3 +109,10 @@ BASE, STYLE, FOLDS = (style.strip().replace("\n", "") for style in (BASE, STYLE,
 
 # Bars and their legends alone, for whatever else shows one.
 BARS = "".join(rule for rule in re.findall(r"[^{}]+{[^{}]*}", STYLE) if ".cm-bar" in rule or ".cm-keys" in rule)
+
+# A chart and its legend alone.
+CHART = "".join(
+    rule
+    for rule in re.findall(r"[^{}]+{[^{}]*}", STYLE)
+    if any(word in rule for word in (".cm-chart", ".cm-g{", ".cm-y{", ".cm-x", ".cm-keys{", ".cm-keys>span", ".k-l"))
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from textwrap import wrap
 
@@ -42,10 +43,16 @@ def text(state: PanelState, moment: Moment = _NOWHEN) -> str:
 def _rows(state: PanelState, moment: Moment) -> list[tuple[str, list[str]]]:
     fraction, done = words.progress(state)
     if fraction is not None:
-        done = f"[{_filled(fraction)}] {fraction:4.0%}  {done}"
+        share = f" {fraction:4.0%}" if state.own is None or state.progress is not None else ""
+        done = f"[{_filled(fraction)}]{share}  {done}"
     rows = [("progress", [done] if done else []), ("speed", [words_ for words_ in (answers.speed(state),) if words_])]
     loss, evaluation = answers.learning(state), answers.evaluation(state)
-    rows.append(("loss", [f"{loss.said}  {sparkline(state)}".rstrip(), *loss.parts[1:]] if loss else []))
+    rows.append(
+        (
+            loss.about.lower() if loss else "",
+            [f"{loss.said}  {sparkline(state)}".rstrip(), *loss.parts[1:]] if loss else [],
+        )
+    )
     rows.append(("evaluation", [", ".join(evaluation.parts)] if evaluation else []))
     memory = answers.memory(state, moment)
     bars = bands.memory_bars(state)
@@ -94,12 +101,14 @@ def line(state: PanelState, moment: Moment = _NOWHEN) -> str:
     """The run in one line, for a terminal that redraws in place."""
     fraction, done = words.progress(state)
     parts = [f"{state.name or 'run'}: {answers.standing(state)}"]
-    if fraction is not None:
+    if fraction is not None and state.own is None:
         parts.append(f"{fraction:.0%}")
     if done:
         parts.append(done)
-    if state.step:
-        parts.append(f"loss {words.number(state.loss)}")
+    if state.step and (state.own is None or state.own.figure):
+        parts.append(f"{state.own.figure if state.own is not None else 'loss'} {words.number(state.loss)}")
+    if state.own is not None:
+        return " · ".join(parts)
     if state.tokens_per_second:
         parts.append(f"{words.count(state.tokens_per_second)} tokens/s")
     time = answers.time(state, moment)
@@ -112,17 +121,19 @@ def line(state: PanelState, moment: Moment = _NOWHEN) -> str:
 def sparkline(state: PanelState, width: int = _CHART) -> str:
     """The loss curve in block characters; empty below two points."""
     points = [y for _, y in state.curve.drawn()]
-    if len(points) < 2:
-        return ""
-    top = ceiling(points)
+    return blocks(points, width, ceiling(points)) if len(points) > 1 else ""
+
+
+def blocks(points: Sequence[float], width: int, top: float, floor: float | None = None) -> str:
+    """Values as block characters, at most `width` of them; the highest is at `top` where a `floor` is given too."""
     points = [min(y, top) for y in points]
     columns = min(width, len(points))
     edges = [len(points) * i // columns for i in range(columns + 1)]
     means = [math.fsum(y / (b - a) for y in points[a:b]) for a, b in pairwise(edges)]
-    low, high = min(means), max(means)
-    if high == low:
+    low, high = (min(means), max(means)) if floor is None else (floor, top)
+    if high <= low:
         return _BLOCKS[0] * columns
-    return "".join(_BLOCKS[min(7, int(8 * ((value - low) / (high - low))))] for value in means)
+    return "".join(_BLOCKS[max(0, min(7, int(8 * ((value - low) / (high - low)))))] for value in means)
 
 
 def _filled(fraction: float) -> str:

@@ -6,6 +6,7 @@ import math
 from datetime import datetime, timezone
 
 from colab_magics.panel.moment import Moment
+from colab_magics.panel.own import Own
 from colab_magics.panel.parts import Data
 from colab_magics.panel.state import PanelState
 from colab_magics.sizes import size
@@ -129,6 +130,8 @@ def progress(state: PanelState) -> tuple[float | None, str]:
             done = min(now.done, now.total)
             return done / now.total, f"{written(done)} of {written(now.total)}{unit}"
         return None, f"{written(now.done)}{unit}" if now.done else ""
+    if state.own is not None and state.step:
+        return state.own.fraction, own_progress(state.own, ended=state.ended)
     if state.step and state.total_steps:
         words = f"step {state.step:,} of {state.total_steps:,}"
         if state.epoch is not None:
@@ -137,6 +140,35 @@ def progress(state: PanelState) -> tuple[float | None, str]:
     if state.step:
         return None, f"step {state.step:,}"
     return None, ""
+
+
+def own_progress(own: Own, *, ended: bool = False) -> str:
+    """How far a loop of one's own is: `10,000/100,000 tokens (10%) | 1,200 tokens/s | ETA 75 s`."""
+    phase = f"{own.phase}: " if own.phase else ""
+    if own.total:
+        parts = [f"{phase}{amount(own.done)}/{amount(own.total)} {own.unit} ({own.fraction:.0%})"]
+    else:
+        parts = [f"{phase}{amount(own.done)} {own.unit}"]
+    if own.rate:
+        parts.append(f"{amount(own.rate)} {own.unit}/s")
+    if own.left is not None and not ended:
+        parts.append(f"ETA {duration(own.left)}")
+    return " | ".join(parts)
+
+
+def amount(value: float) -> str:
+    """A number of units: all digits of a whole one, three figures of a small one."""
+    return f"{value:,.0f}" if value == int(value) or value >= 100 else f"{value:.3g}"
+
+
+def own_parts(own: Own) -> list[str]:
+    """The phases that are over, a line each."""
+    lines = []
+    for part in own.before:
+        done = f"{amount(part.done)}/{amount(part.total)}" if part.total else amount(part.done)
+        gone = f", {part.figure} {number(part.first)} → {number(part.last)}" if part.first is not None else ""
+        lines.append(f"{part.name or 'before'}: {done} {part.unit}{gone}")
+    return lines
 
 
 def subject(state: PanelState) -> str:
@@ -187,7 +219,7 @@ def footer(state: PanelState) -> list[str]:
     if state.phase == "unfinished":
         return [_resume(state)]
     if state.phase == "failed" and not waits:
-        return []
+        return [_resume(state)] if state.own is not None else []
     if state.ended and state.copied is not None and waits:
         left = f"{size(state.copied.left)} are" if state.copied.left else "something is"
         told = f"The training has ended; {left} still to be copied to {state.copied.where}."
@@ -197,12 +229,21 @@ def footer(state: PanelState) -> list[str]:
         return [told, "Interrupt this cell to leave that to the background: it ends with the machine."]
     if state.ended:
         lines = [f"The result is in {state.path}."] if state.path else []
-        cut_short = state.phase == "stopped" and (state.total_steps is None or state.step < state.total_steps)
+        cut_short = state.phase == "stopped" and (
+            state.own is not None or state.total_steps is None or state.step < state.total_steps
+        )
         return [*lines, _resume(state)] if cut_short else lines
+    if state.own is not None and not state.aside:
+        return [
+            "Interrupt this cell to stop in good order: at its next log the step is saved. Twice: at once.",
+            f"From another notebook or a terminal: python -m colab_magics save | stop {name}",
+        ]
     if state.aside:
         if state.shown_again:
             return [f"{seen}; shown again below." if seen else "Shown again below."]
         told = f"It trains on without this cell: %panel {name} shows it, %finetune stop {name} ends it."
+        if state.own is not None:
+            told = f"It goes on in its own notebook: %finetune stop {name} ends it."
         return [f"{seen}. {told}" if seen else told]
     interrupt = (
         "Interrupt this cell to stop in good order: the step is finished and saved, and a resume goes on from it. "
@@ -219,4 +260,6 @@ def _resume(state: PanelState) -> str:
     step = state.saved.step if state.saved is not None else state.resumed_step
     if not step:
         return "There is no checkpoint yet: the cell, run again, starts over."
+    if state.own is not None:
+        return f"The cell, run again, goes on from step {step:,}."
     return f"%checkpoint resume {state.name or 'NAME'} goes on from step {step:,}."

@@ -10,6 +10,7 @@ from colab_magics.plan.facts import (
     Plan,
     Setup,
     Verdict,
+    from_log,
 )
 from colab_magics.plan.fit import Fit, budget, fit
 from colab_magics.plan.nearest import Change, length_that_fits, nearest_change
@@ -31,6 +32,7 @@ __all__ = [
     "budget",
     "choose_max_length",
     "fit",
+    "from_log",
     "length_that_fits",
     "make_plan",
     "nearest_change",

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 GIB = 2**30
+_Kind = TypeVar("_Kind")
+
+
+def from_log(kind: type[_Kind], told: Mapping[str, Any]) -> _Kind:
+    """One of these values as a run has logged it; what a later version may have added is skipped."""
+    known = {one.name for one in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in told.items() if name in known})
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,8 @@ class Setup:
     loss : str
         `hidden`: our head, in chunks of labelled rows; `head`: the model's own, on the labelled rows at once; `trl`:
         TRL's fused head; `logits`: all logits, as in transformers' Trainer.
+    reference : bool
+        Whether the untrained model lies beside the one that is trained.
     """
 
     method: str
@@ -134,6 +143,7 @@ class Setup:
     loss: Literal["hidden", "head", "trl", "logits"] = "hidden"
     lora_dropout: bool = False
     adapter_bytes: int = 4
+    reference: bool = False
 
 
 Estimate = Callable[[ModelShape, Setup], int]

@@ -78,7 +78,7 @@ def make_plan(
     )
     free = min(device.free, recipe.max_memory_bytes or device.free)
     # only a GPU's kernel takes a mask over all packed documents; the loop may yet settle for sorting by length
-    packed = device.kind == "cuda" and verdict.packing and recipe.packing is not False
+    packed = device.kind == "cuda" and verdict.packing and recipe.packing is not False and not recipe.compares
     ask = _Asker(
         recipe,
         shape,
@@ -90,7 +90,7 @@ def make_plan(
         budget(device, cap=recipe.max_memory_bytes),
         packed,
         _kernel(verdict.attention, shape, device, precision.value),
-        "hidden" if verdict.plain_head else "head",
+        _loss(recipe, verdict).value,
     )
     method = _method(recipe, shape, ask, free)
     optim = _optim(recipe, device, method.value, ask)
@@ -101,7 +101,7 @@ def make_plan(
         if recipe.max_steps > 0
         else Choice(
             max(1, math.ceil(recipe.num_train_epochs * steps_per_epoch)),
-            f"{recipe.num_train_epochs:g} epochs of {steps_per_epoch} steps",
+            f"{_epochs(recipe.num_train_epochs)} of {steps_per_epoch} steps",
         )
     )
     return Plan(
@@ -109,7 +109,7 @@ def make_plan(
             "method": method,
             "precision": precision,
             "attention": Choice(verdict.attention, verdict.attention_reason),
-            "loss": Choice("hidden" if verdict.plain_head else "head", verdict.plain_head_reason),
+            "loss": _loss(recipe, verdict),
             "loss_chunk": chunk,
             "packing": _packing(recipe, verdict),
             "max_length": data.max_length,
@@ -126,9 +126,34 @@ def make_plan(
     )
 
 
-def _at_once(documents: int, length: int, device: Device) -> int:
-    """Of a micro-batch, what is in memory at once: a CPU's is bounded by its tokens, document by document."""
+def _epochs(number: float) -> str:
+    return "1 epoch" if number == 1 else f"{number:g} epochs"
+
+
+def _at_once(recipe: Recipe, documents: int, length: int, device: Device) -> int:
+    """Of a micro-batch, what is in memory at once: a CPU's is bounded by its tokens, document by document.
+
+    Of a comparison it is all: both answers of each pair in one forward, and TRL splits nothing.
+    """
+    if recipe.compares:
+        return documents * rows_of(recipe)
     return documents if device.kind == "cuda" else max(1, min(documents, CPU_TOKENS // length))
+
+
+def rows_of(recipe: Recipe) -> int:
+    """How many texts of one sample go through the model together: both answers of a pair."""
+    return 2 if recipe.objective in ("dpo", "orpo") else 1
+
+
+def _has_reference(recipe: Recipe, method: str) -> bool:
+    """Whether the model as it was lies beside the one that is trained: an adapter is switched off instead."""
+    return method == "full" and recipe.objective in ("dpo", "kto")
+
+
+def _loss(recipe: Recipe, verdict: Verdict) -> Choice:
+    if recipe.compares:
+        return Choice("logits", f"TRL's {recipe.loss} loss; all logits counted, though newer releases build fewer")
+    return Choice("hidden" if verdict.plain_head else "head", verdict.plain_head_reason)
 
 
 def _length_held(lengths: npt.NDArray[np.int32], documents: int) -> int:
@@ -146,7 +171,7 @@ def setup_of(plan: Plan, recipe: Recipe, shape: ModelShape, lengths: npt.NDArray
         plan["method"],
         plan["precision"],
         plan["optim"],
-        _at_once(documents, length, device),
+        _at_once(recipe, documents, length, device),
         length,
         bool(plan["gradient_checkpointing"]),
         int(plan["loss_chunk"]),
@@ -154,6 +179,7 @@ def setup_of(plan: Plan, recipe: Recipe, shape: ModelShape, lengths: npt.NDArray
         _kernel(plan["attention"], shape, device, plan["precision"]),
         plan["loss"],
         recipe.lora_dropout > 0,
+        reference=_has_reference(recipe, plan["method"]),
     )
 
 
@@ -187,7 +213,7 @@ class _Asker:
     budget: int
     packed: bool
     attention: Kernel
-    loss: Literal["hidden", "head"]
+    loss: Literal["hidden", "head", "logits"]
 
     def bytes(self, method: str, optim: str, documents: int, checkpointing: bool) -> int:
         length = _length_held(self.data.lengths, documents)
@@ -195,7 +221,7 @@ class _Asker:
             method,
             self.precision,
             optim,
-            _at_once(documents, length, self.device),
+            _at_once(self.recipe, documents, length, self.device),
             length,
             checkpointing,
             self.loss_chunk,
@@ -203,6 +229,7 @@ class _Asker:
             self.attention,
             self.loss,
             self.recipe.lora_dropout > 0,
+            reference=_has_reference(self.recipe, method),
         )
         return self.estimate(self.shape, setup)
 
@@ -223,6 +250,12 @@ class _Asker:
 def _precision(recipe: Recipe, device: Device) -> Choice:
     wanted = recipe.precision
     if device.kind == "cpu":
+        if wanted == "fp16" and recipe.compares:
+            raise ColabMagicsError(
+                f"precision: fp16 does not work with objective: {recipe.objective} on a CPU.",
+                "accelerate, which TRL's trainers stand on, has it for GPUs alone.",
+                "Use precision: auto (fp32 here).",
+            )
         if wanted == "auto":
             return Choice("fp32", "a CPU computes fp32 fastest")
         return Choice(wanted, GIVEN)
@@ -286,8 +319,12 @@ def _micro_batch(
         sizes = [effective]
         while sizes[-1] > 1:
             sizes.append(math.ceil(sizes[-1] / 2))
-        if device.kind == "cuda":  # a CPU's micro-batches are bounded by their tokens, document by document
-            sizes = [size for size in sizes if size == 1 or size * p99 <= tokens]
+        # a CPU's micro-batches are bounded by their tokens, document by document; but TRL's are what they are
+        if device.kind == "cuda" or recipe.compares:
+            sizes = [size for size in sizes if size == 1 or size * rows_of(recipe) * p99 <= tokens]
+        if recipe.loss_type != "apo_zero_unpaired" and recipe.objective == "kto":
+            # its KL term swaps the answers of a micro-batch among each other
+            sizes = [size for size in sizes if size > 1] or [2]
     given = recipe.gradient_checkpointing
     ways = [False, True] if given == "auto" else [bool(given)]
     # Without checkpointing a micro-batch should still fill the device: a third more compute beats idle kernels.
@@ -304,7 +341,8 @@ def _chosen(
     recipe: Recipe, documents: int, effective: int, checkpointing: bool, ask: _Asker, method: str, optim: str
 ) -> tuple[Choice, Choice]:
     need = ask.bytes(method, optim, documents, checkpointing)
-    figures = f"about {size(need)}, of {size(ask.budget)} that may be used"
+    rough = "roughly" if recipe.compares else "about"  # TRL's own memory is not traced
+    figures = f"{rough} {size(need)}, of {size(ask.budget)} that may be used"
     micro = (
         Choice(documents, GIVEN)
         if recipe.per_device_train_batch_size != "auto"
@@ -331,6 +369,8 @@ def _loss_chunk(shape: ModelShape, device: Device) -> int:
 
 
 def _packing(recipe: Recipe, verdict: Verdict) -> Choice:
+    if recipe.compares:
+        return Choice(False, "TRL compares whole answers, a row each")
     if not verdict.packing:
         if recipe.packing is True:
             raise ColabMagicsError(
@@ -347,6 +387,11 @@ def _packing(recipe: Recipe, verdict: Verdict) -> Choice:
 def _learning_rate(recipe: Recipe, shape: ModelShape, method: str) -> Choice:
     if recipe.learning_rate != "auto":
         return Choice(recipe.learning_rate, GIVEN)
+    if recipe.compares:
+        rate, whose = (8e-6, "the ORPO paper's") if recipe.objective == "orpo" else (1e-6, "TRL's")
+        if method == "full":
+            return Choice(rate, f"{whose} rate for all weights")
+        return Choice(10 * rate, f"ten times {whose} rate for all weights, as is usual for adapters")
     if method != "full":
         return Choice(2e-4, "a usual rate for adapters")
     if shape.parameters <= 500_000_000:

@@ -29,6 +29,28 @@ from colab_magics.recipe.rules import (
 Auto = Literal["auto"]
 
 METHODS = ("auto", "qlora", "lora", "full")
+OBJECTIVES = ("sft", "dpo", "kto", "orpo")
+# The losses that TRL has for each objective from its 0.29 to its 1.16, the usual one first.
+LOSSES = {
+    "dpo": (
+        "sigmoid",
+        "hinge",
+        "ipo",
+        "exo_pair",
+        "nca_pair",
+        "robust",
+        "bco_pair",
+        "sppo_hard",
+        "aot",
+        "aot_unpaired",
+        "apo_zero",
+        "apo_down",
+        "discopop",
+        "sft",
+    ),
+    "kto": ("kto", "apo_zero_unpaired"),
+    "orpo": ("orpo",),
+}
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 OPTIMIZERS = (
     "auto",
@@ -90,7 +112,8 @@ class Recipe:
     max_train_samples: int | None = _key(Number(low=1, whole=True, words=(None,)), None)
     max_eval_samples: int | None = _key(Number(low=1, whole=True, words=(None,)), None)
 
-    method: str = _key(Choice(METHODS), "auto", "how")
+    method: str = _key(Choice(METHODS, read_as=OBJECTIVES), "auto", "how")
+    objective: str = _key(Choice(OBJECTIVES), "sft")
     precision: str = _key(Choice(PRECISIONS), "auto")
     max_memory: str | None = _key(Memory(), None)
     gradient_checkpointing: bool | Auto = _key(Flag(auto=True), "auto")
@@ -102,6 +125,12 @@ class Recipe:
     modules_to_save: list[str] | None = _key(Names(optional=True, what="module names"), None)
     use_rslora: bool = _key(Flag(), False)
     use_dora: bool = _key(Flag(), False)
+
+    beta: float = _key(Number(above=True), 0.1, "preferences (dpo, kto, orpo)")
+    loss_type: str = _key(Choice(("auto", *(loss for losses in LOSSES.values() for loss in losses))), "auto")
+    label_smoothing: float = _key(Number(high=0.5, below=True), 0.0)
+    desirable_weight: float = _key(Number(above=True), 1.0)
+    undesirable_weight: float = _key(Number(above=True), 1.0)
 
     num_train_epochs: float = _key(Number(above=True), 3.0, "how long")
     max_steps: int = _key(Number(low=-1, whole=True), -1)
@@ -142,6 +171,7 @@ class Recipe:
                 "The recipe is written into files that are copied and shown.",
                 "Leave it out: s3fs, gcsfs and their like read credentials from the environment or their own files.",
             )
+        check_preferences(self)
         micro, effective = self.per_device_train_batch_size, self.effective_batch_size
         if isinstance(micro, int) and isinstance(effective, int) and effective % (micro * self.gpus):
             devices = f" x {self.gpus} GPUs" if self.gpus > 1 else ""
@@ -150,6 +180,16 @@ class Recipe:
                 "A step takes the effective batch in whole micro-batches.",
                 f"effective_batch_size: {micro * self.gpus * max(1, round(effective / (micro * self.gpus)))}",
             )
+
+    @property
+    def compares(self) -> bool:
+        """Whether answers are judged (dpo, kto, orpo) and not imitated."""
+        return self.objective != "sft"
+
+    @property
+    def loss(self) -> str:
+        """The loss of a recipe that compares: `loss_type`, or the usual one of its objective."""
+        return LOSSES[self.objective][0] if self.loss_type == "auto" else self.loss_type
 
     @property
     def max_memory_bytes(self) -> int | None:
@@ -205,6 +245,43 @@ class Recipe:
         from colab_magics.recipe.explain import explain
 
         return explain(self, plan_choices or {}, given)
+
+
+def check_preferences(recipe: Recipe) -> None:
+    """Raise where keys do not go with the objective, before anything is read."""
+    said = f"objective: {recipe.objective}"
+    losses = LOSSES.get(recipe.objective, ())
+    if recipe.loss_type != "auto" and recipe.loss_type not in losses:
+        of = next(name for name, known in LOSSES.items() if recipe.loss_type in known)
+        raise ColabMagicsError(
+            f"loss_type: {recipe.loss_type} is a loss of {of}, and the recipe says {said}.",
+            f"{recipe.objective} has {', '.join(losses)}." if losses else "Fine-tuning on answers has one loss.",
+            f"Write method: {of}, or leave loss_type out.",
+        )
+    if not recipe.compares:
+        return
+    for key, value, why in (
+        ("packing", recipe.packing is True, "TRL compares whole answers, a row each."),
+        ("loss_on", recipe.loss_on != "response", "A comparison is of answers; their prompt is the same."),
+        ("prompt_template", recipe.prompt_template is not None, "It writes one text, and two answers are compared."),
+        ("gpus", recipe.gpus > 1, "A comparison runs on one GPU here."),
+    ):
+        if value:
+            raise ColabMagicsError(f"{key} does not go with {said}.", why, f"Leave {key} out.")
+    if recipe.loss == "exo_pair" and not recipe.label_smoothing:
+        raise ColabMagicsError(
+            "loss_type: exo_pair needs a label_smoothing above 0.",
+            "It takes the logarithm of it.",
+            "label_smoothing: 1e-3 is what its paper recommends.",
+        )
+    micro = recipe.per_device_train_batch_size
+    if recipe.loss == "kto" and 1 in (micro, recipe.effective_batch_size):
+        key = "per_device_train_batch_size" if micro == 1 else "effective_batch_size"
+        raise ColabMagicsError(
+            f"{key}: 1 does not work with objective: kto.",
+            "Its KL term is estimated from answers that are swapped among the samples of a micro-batch.",
+            f"{key}: 2 or more, or loss_type: apo_zero_unpaired, which has no such term.",
+        )
 
 
 Recipe.KEYS = tuple(one.name for one in fields(Recipe))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from colab_magics.recipe.notes import Notes
 from colab_magics.recipe.rules import Flag
 
 if TYPE_CHECKING:
+    from colab_magics.recipe.search import Axis, Search
     from colab_magics.recipe.yaml_text import Entry
 
 # What the recipe keeps for parts of the package that this version does not have.
@@ -34,12 +35,15 @@ class Parsed:
         The notebook variables that were used, by name.
     given : frozenset of str
         The recipe keys that the preset, the cell or the line gave.
+    search : Search, optional
+        Where keys hold lists or ranges: the trials. `recipe` is then the first one's.
     """
 
     recipe: Recipe
     notes: tuple[str, ...] = ()
     variables: dict[str, Any] = field(default_factory=dict)
     given: frozenset[str] = frozenset()
+    search: Search | None = None
 
 
 def parse(
@@ -71,8 +75,10 @@ def parse(
         For everything that cannot be read or used, before anything is started.
     """
     # PyYAML costs 15 ms: %load_ext does without it
+    from colab_magics.recipe.layer import show
     from colab_magics.recipe.presets import read_preset
     from colab_magics.recipe.python_text import read_python, split
+    from colab_magics.recipe.search import axes_of, filled, take_settings
     from colab_magics.recipe.translate import translate
     from colab_magics.recipe.yaml_text import read_entries
 
@@ -89,16 +95,91 @@ def parse(
         written,
         [_option(key, value) for key, value in options.items()],
     ]
-    values: dict[str, Any] = {}
-    for layer in layers:
-        values |= translate(_with_variables(layer, namespace, variables), values, notes)
-    given = frozenset(values)
-    if data is not None:
-        values.setdefault("data", data)
-    _require_model_and_data(values)
-    _settle(values, notes)
-    _check_the_format(values, namespace, variables)
-    return Parsed(Recipe(**values), notes.lines(), variables, given)
+    layers, settings = take_settings([_with_variables(layer, namespace, variables) for layer in layers])
+
+    def read(combination: Mapping[str, Entry], notes: Notes) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for layer in filled(layers, combination):
+            values |= translate(layer, values, notes)
+        if data is not None:
+            values.setdefault("data", data)
+        _require_model_and_data(values)
+        _settle(values, notes)
+        _check_the_format(values, namespace, variables)
+        return values
+
+    axes = axes_of(layers)
+    alone = {key: axis.placed(1)[0] for key, axis in axes.items() if axis.is_one_value}
+    axes = {key: axis for key, axis in axes.items() if key not in alone}
+    for key, entry in alone.items():
+        notes.say(f"{key} is a list of one value: {show(entry.value)}")
+    if not axes:
+        _check_nothing_is_tried(settings)
+        values = read(alone, notes)
+        return Parsed(Recipe(**values), notes.lines(), variables, frozenset(values))
+    search = _search(axes, settings, lambda combination, notes: read({**alone, **combination}, notes), notes)
+    return Parsed(search.recipes[0], notes.lines(), variables, frozenset(read(alone, Notes())), search)
+
+
+def _search(
+    axes: Mapping[str, Axis],
+    settings: Mapping[str, Any],
+    read: Callable[[Mapping[str, Entry], Notes], dict[str, Any]],
+    notes: Notes,
+) -> Search:
+    """The trials that the lists make; every value is checked, also those that no trial takes."""
+    from colab_magics.recipe.search import Search, combined, count_of
+
+    trials = settings.get("trials")
+    combinations = count_of(axes, trials)
+    chosen = combined(axes, trials)
+    for key, axis in axes.items():
+        for entry in axis.placed(trials or 0):
+            read({**chosen[0], key: entry}, Notes())
+    recipes = [Recipe(**read(combination, notes)) for combination in chosen]
+    if len(objectives := list(dict.fromkeys(recipe.objective for recipe in recipes))) > 1:
+        raise ColabMagicsError(
+            f"method: the trials would learn by {' and by '.join(objectives)}.",
+            "Their losses are not of one kind, and the lowest is not the best.",
+            "Keep one of them, and try learning_rate or r.",
+        )
+    different = tuple({recipe.fingerprint(): recipe for recipe in recipes}.values())
+    if len(different) < len(recipes):
+        notes.say(f"{len(recipes) - len(different)} of the combinations train the same as another, and are left out")
+    if combinations is not None and trials is not None and trials > combinations:
+        notes.say(f"trials: {trials}, and there are {combinations} combinations: all are tried")
+    return Search(
+        {key: axis.values for key, axis in axes.items()},
+        different,
+        combinations,
+        settings.get("trial_steps"),
+        settings.get("trial_samples"),
+        _best_by(settings, different[0]),
+    )
+
+
+def _best_by(settings: Mapping[str, Any], recipe: Recipe) -> str:
+    """What the best is best in: the evaluation's loss where there is one."""
+    said = str(settings.get("best_by", "auto"))
+    if said == "eval_loss" and recipe.eval_data is None:
+        raise ColabMagicsError(
+            "best_by: eval_loss, and the recipe names no eval_data.",
+            "Nothing would be evaluated.",
+            "Add eval_data: held_out.jsonl, or leave best_by out: the training loss then counts.",
+        )
+    if said != "auto":
+        return said
+    return "loss" if recipe.eval_data is None else "eval_loss"
+
+
+def _check_nothing_is_tried(settings: Mapping[str, Any]) -> None:
+    if settings:
+        key, value = next(iter(settings.items()))
+        raise ColabMagicsError(
+            f"{key}: {value} is given, and no key holds several values.",
+            "There is nothing to try.",
+            "Write a list, as in learning_rate: [1e-4, 2e-4, 5e-4], or leave it out.",
+        )
 
 
 def _option(name: str, value: str | bool) -> Entry:

@@ -115,11 +115,14 @@ class Flag:
 
 @dataclass(frozen=True)
 class Choice:
+    """One of a few words; `read_as` are others that a cell may hold, which are read as another key."""
+
     among: tuple[str, ...]
+    read_as: tuple[str, ...] = ()
 
     @property
     def says(self) -> str:
-        return "one of " + ", ".join(self.among)
+        return "one of " + ", ".join((*self.among, *self.read_as))
 
     def read(self, value: Any) -> Any:
         if not isinstance(value, str) or value.strip().lower() not in self.among:

@@ -38,6 +38,11 @@ SPELLINGS = _each(
         "modules_to_save": "lora_modules_to_save additional_target",
         "use_rslora": "peft_use_rslora",
         "use_dora": "peft_use_dora",
+        "beta": "dpo_beta pref_beta rl_beta",
+        "loss_type": "dpo_loss_type",
+        "label_smoothing": "dpo_label_smoothing",
+        "desirable_weight": "kto_desirable_weight kto_chosen_weight",
+        "undesirable_weight": "kto_undesirable_weight kto_rejected_weight",
         "num_train_epochs": "epochs num_epochs n_epochs epoch",
         "effective_batch_size": "total_batch_size global_batch_size train_batch_size",
         "per_device_train_batch_size": "micro_batch_size per_device_batch_size per_gpu_train_batch_size",
@@ -61,13 +66,16 @@ TRANSLATED = frozenset(
     gradient_accumulation_steps batch_size
     bf16 fp16 bfloat16 float16 float32 pure_bf16 dtype bnb_4bit_compute_dtype
     load_in_4bit load_in_8bit load_in_16bit full_finetuning adapter finetuning_type quantization_bit use_peft
-    stage rl reward_model process_reward_model
+    stage rl pref_loss reward_model process_reward_model
     warmup_ratio eval_strategy eval_steps evals_per_epoch do_eval save_strategy save_steps saves_per_epoch
     dataset_train_split dataset_test_split dataset_config dataset_text_field
     completion_only_loss assistant_only_loss train_on_inputs train_on_prompt
     lora_target_linear disable_gradient_checkpointing do_train
     """.split()
 )
+
+# What search.py takes: which values are tried, and how; no part of one training's recipe.
+TRIALS = frozenset("trials trial_steps trial_samples best_by".split())
 
 # A call or a mapping that only holds other keys: what is in it is read as if it stood outside.
 WRAPPERS = frozenset(
@@ -168,7 +176,7 @@ NO_EFFECT = _each(
             resize_token_embeddings_to_32x mean_resizing_embeddings shrink_embeddings fix_untrained_tokens
             trainable_token_indices processor_type processor_kwargs skip_special_tokens mask_history""",
         "the loss is cross-entropy over the trained tokens": """
-            label_smoothing_factor loss_type average_tokens_across_devices compute_loss_func router_aux_loss_coef
+            label_smoothing_factor average_tokens_across_devices compute_loss_func router_aux_loss_coef
             moe_aux_loss_coef ignore_pad_token_for_loss use_dft_loss use_asft_loss asft_alpha use_eaft_loss use_eaft
             eaft_alpha eaft_k scaling_softmax scaling_softmax_factor scaling_softmax_bias""",
         "no noise is added to the embeddings": "neftune_noise_alpha noisy_embedding_alpha",
@@ -237,14 +245,17 @@ NO_EFFECT = _each(
             export_quantization_bit export_quantization_dataset export_quantization_nsamples
             export_quantization_maxlen export_legacy_format merge_lora merge_method gradio_title gradio_share
             gradio_server_name gradio_server_port gradio_max_new_tokens gradio_temperature callbacks""",
-        "supervised fine-tuning has no preference loss": """
-            trl ebft center_rewards_coefficient dpo_use_weighting dpo_label_smoothing precompute_ref_log_probs
-            dpo_use_liger_kernel dpo_padding_free dpo_loss_type dpo_loss_weights dpo_beta dpo_use_logits_to_keep
-            dpo_generate_during_eval dpo_norm_loss rpo_alpha orpo_alpha simpo_gamma cpo_alpha kto_desirable_weight
-            kto_undesirable_weight rl_beta max_prompt_len pref_beta pref_ftx pref_bco_weight pref_loss
-            kto_chosen_weight kto_rejected_weight ppo_buffer_size ppo_epochs ppo_score_norm ppo_target
-            ppo_whiten_rewards ref_model ref_model_adapters ref_model_quantization_bit reward_model_adapters
-            reward_model_quantization_bit reward_model_type ld_alpha pretraining_dataset""",
+        "a comparison is TRL's own, with one loss and the untouched base model as its reference": """
+            trl ebft center_rewards_coefficient dpo_use_weighting use_weighting precompute_ref_log_probs
+            precompute_ref_batch_size dpo_use_liger_kernel dpo_loss_weights loss_weights discopop_tau
+            f_divergence_type f_alpha_divergence_coef sync_ref_model ref_model_mixup_alpha ref_model_sync_steps
+            dpo_use_logits_to_keep dpo_generate_during_eval generate_during_eval dpo_norm_loss rpo_alpha orpo_alpha
+            simpo_gamma cpo_alpha pref_ftx pref_bco_weight disable_dropout is_encoder_decoder ppo_buffer_size
+            ppo_epochs ppo_score_norm ppo_target ppo_whiten_rewards ref_model ref_model_adapters
+            ref_model_quantization_bit reward_model_adapters reward_model_quantization_bit reward_model_type ld_alpha
+            pretraining_dataset""",
+        "max_length holds for prompt and response together, and nothing is lost to padding": """
+            max_prompt_length max_prompt_len max_completion_length padding_value""",
     }
 )
 
@@ -265,7 +276,7 @@ def known_keys() -> frozenset[str]:
     """Every key that a cell may hold without an error."""
     from colab_magics.recipe.fields import Recipe
 
-    return frozenset(Recipe.KEYS) | SPELLINGS.keys() | TRANSLATED | WRAPPERS | SECRETS | NO_EFFECT.keys()
+    return frozenset(Recipe.KEYS) | SPELLINGS.keys() | TRANSLATED | TRIALS | WRAPPERS | SECRETS | NO_EFFECT.keys()
 
 
 def canonical(key: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from colab_magics.errors import ColabMagicsError
-from colab_magics.recipe.fields import check, defaults
+from colab_magics.recipe.fields import OBJECTIVES, check, defaults
 from colab_magics.recipe.layer import Layer, show
 from colab_magics.recipe.python_text import Expression
 from colab_magics.recipe.rules import Number
@@ -94,24 +94,48 @@ def _flags_to_precision(layer: Layer) -> None:
             check("precision", layer.get(key), layer.written[key].where)
 
 
-def _flags_to_method(layer: Layer) -> None:
-    """load_in_4bit, adapter, finetuning_type and their like → method."""
+def _objective(layer: Layer) -> None:
+    """stage, rl and pref_loss of other trainers → objective; keys that only a comparison has, where there is none."""
     for key in ("stage", "rl"):
-        if layer.has(key) and layer.get(key) not in ("sft", "pt", False):
+        if not layer.has(key) or layer.get(key) in ("pt", False):
+            continue
+        name = str(layer.get(key)).lower()
+        if name not in OBJECTIVES:
             raise ColabMagicsError(
-                f"{key}: {show(layer.get(key))} is not supervised fine-tuning ({layer.written[key].where})",
-                "This cell trains on the responses in the data.",
-                f"Leave {key} out.",
+                f"{key}: {show(layer.get(key))} is not trained here ({layer.written[key].where})",
+                "A cell trains on the responses in the data (sft), or on judgements of them (dpo, kto, orpo).",
+                f"Leave {key} out, or name one of these.",
             )
+        layer.put("objective", name, key, say=name != "sft")
     if layer.get("stage") == "pt":
         layer.put("loss_on", "all", "stage")
     for key in ("reward_model", "process_reward_model"):
         if layer.get(key):
             raise ColabMagicsError(
-                f"{key} is not supervised fine-tuning.",
+                f"{key} is not trained here.",
                 "This cell trains a causal language model.",
                 f"Leave {key} out.",
             )
+    objective = layer.values.get("objective", layer.below.get("objective", "sft"))
+    if layer.has("pref_loss"):
+        # LLaMA-Factory's stage dpo is also the way to ORPO
+        if layer.get("pref_loss") == "orpo" and objective == "dpo":
+            layer.values["objective"] = objective = "orpo"
+            layer.notes.say("pref_loss: orpo → objective: orpo")
+        elif objective == "sft":
+            layer.notes.ignore("pref_loss", "the answers are imitated; method: dpo compares them")
+        else:
+            layer.put("loss_type", layer.get("pref_loss"), "pref_loss")
+    if objective == "sft":
+        for key in ("beta", "label_smoothing", "desirable_weight", "undesirable_weight"):
+            if layer.has(key):
+                layer.notes.ignore(
+                    layer.written[key].key, "the answers are imitated; method: dpo, kto or orpo compares"
+                )
+
+
+def _flags_to_method(layer: Layer) -> None:
+    """load_in_4bit, adapter, finetuning_type and their like → method."""
     four_bit = (
         layer.flag("load_in_4bit") or str(layer.get("quantization_bit")) == "4" or layer.get("adapter") == "qlora"
     )
@@ -119,6 +143,8 @@ def _flags_to_method(layer: Layer) -> None:
         if not layer.has(key):
             continue
         kind = str(layer.get(key)).lower()
+        if kind == "auto":
+            continue
         if kind not in {"lora", "qlora", "full", "none"}:
             raise ColabMagicsError(
                 f"{key}: {kind} cannot be used ({layer.written[key].where})",
@@ -270,6 +296,7 @@ def _lora_keys(layer: Layer) -> None:
 TOGETHER: tuple[Callable[[Layer], None], ...] = (
     _batches,
     _flags_to_precision,
+    _objective,
     _flags_to_method,
     _warmup,
     _evaluating,

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from colab_magics.errors import ColabMagicsError
-from colab_magics.recipe.fields import TRACKERS, check
+from colab_magics.recipe.fields import OBJECTIVES, TRACKERS, check
 from colab_magics.recipe.layer import Layer, show
 from colab_magics.recipe.spellings import OPTIMIZER_NAMES
 from colab_magics.recipe.yaml_text import Entry
@@ -43,6 +43,31 @@ def _optim(layer: Layer, entry: Entry, value: Any) -> Any:
         layer.notes.say(f"{entry.key}: {value} → optim: {OPTIMIZER_NAMES[name]}")
         return OPTIMIZER_NAMES[name]
     return name
+
+
+def _method(layer: Layer, _entry: Entry, value: Any) -> Any:
+    """`method: dpo` says what is learnt from the answers; how the model is loaded is then chosen as for any run."""
+    name = value.strip().lower() if isinstance(value, str) else value
+    if name not in OBJECTIVES:
+        return value
+    layer.put("objective", name, "method")
+    return None
+
+
+def _loss_type(layer: Layer, entry: Entry, value: Any) -> Any:
+    # DPOConfig takes a list of losses, each with a weight
+    if isinstance(value, list):
+        if len(value) != 1:
+            raise ColabMagicsError(
+                f"{entry.key} names {len(value)} losses ({entry.where})",
+                "A run has one loss here.",
+                "Keep one of them.",
+            )
+        value = value[0]
+    if value in ("nll", "dft", "chunked_nll"):
+        layer.notes.ignore(entry.key, f"{value} is SFTConfig's; fine-tuning on answers has one loss here")
+        return None
+    return value
 
 
 def _targets(layer: Layer, entry: Entry, value: Any) -> Any:
@@ -138,6 +163,8 @@ def _data(layer: Layer, entry: Entry, value: Any) -> Any:
 
 
 READERS: dict[str, Callable[[Layer, Entry, Any], Any]] = {
+    "method": _method,
+    "loss_type": _loss_type,
     "optim": _optim,
     "target_modules": _targets,
     "gradient_checkpointing": _checkpointing,

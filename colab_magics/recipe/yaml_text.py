@@ -24,10 +24,12 @@ class Entry:
     line: int  # 1-based; 0 for a line option
     text: Any = None  # a scalar as it was written, before YAML makes a number or a date of it; else the value
     repeatable: bool = False  # two Python calls may both say max_seq_length=2048
+    place: str = ""  # which of a list's values it is
 
     @property
     def where(self) -> str:
-        return f"line {self.line}" if self.line else f"--{self.key.replace('_', '-')}"
+        said = f"line {self.line}" if self.line else f"--{self.key.replace('_', '-')}"
+        return f"{said}, {self.place}" if self.place else said
 
 
 class _Loader(yaml.SafeLoader):

@@ -23,6 +23,7 @@ from colab_magics.plan import (
     Plan,
     Verdict,
     fit,
+    from_log,
     make_plan,
     setup_of,
 )
@@ -82,7 +83,7 @@ def job_of(recipe: Recipe, event: Mapping[str, Any], *, done: int = 0) -> Job | 
         documents, total = int(event["documents"]), int(chosen["total_steps"])
         quantiles = [float(one) for one in event["lengths"]]
         data = DataFacts(drawn(quantiles, documents), int(event["eval_documents"]), chosen.choices["max_length"])
-        shape, verdict = ModelShape(**event["shape"]), Verdict(**event["verdict"])
+        shape, verdict = from_log(ModelShape, event["shape"]), from_log(Verdict, event["verdict"])
         tokens, eval_tokens = int(event["tokens_per_epoch"]), int(event["eval_tokens"])
     except (KeyError, TypeError, ValueError):
         return None

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from colab_magics import worker
 from colab_magics.errors import ColabMagicsError
-from colab_magics.session.folders import Searched
+from colab_magics.session.folders import Searched, searched
 
 TIMEOUT = 15.0  # seconds: a Drive that was mounted a moment ago takes some to list a folder
 _MOST_FOLDERS = 2000
@@ -61,6 +61,14 @@ def find(text: str, places: Sequence[Searched], *, timeout: float = TIMEOUT) -> 
         else:
             silent.append(str(place.folder))
     return None, ", ".join(silent)
+
+
+def is_here(text: str) -> bool:
+    """Whether there is a file that `data:` would take under that name: beside the notebook, or where rows are kept."""
+    from colab_magics.session.here import this_session
+
+    cwd = Path.cwd()
+    return (cwd / text).is_file() or find(text, searched(this_session().platform, cwd))[0] is not None
 
 
 def _mount(place: Searched) -> tuple[str, ...]:

@@ -30,6 +30,8 @@ class Accelerator:
         Peak operations a second by precision (`fp16`, `bf16`, `fp32`).
     share : Mapping
         By precision, the part of the peak that fine-tuning has been seen to reach.
+    bandwidth : float, optional
+        Bytes a second between it and its memory; None where that is not known, as of a CPU.
     names : tuple of str
         Words of which the driver's name for it holds all.
     supported : bool
@@ -45,6 +47,7 @@ class Accelerator:
     names: tuple[str, ...] = ()
     supported: bool = True
     sources: tuple[str, ...] = ()
+    bandwidth: float | None = None
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,7 @@ ACCELERATOR: dict[str, Kind] = {
     "capability": lines.CAPABILITY,
     "names": lines.TEXTS,
     "supported": lines.SWITCH,
+    "bandwidth": lines.NUMBER,
     "sources": lines.TEXTS,
 }
 BY_PRECISION: dict[str, Kind] = {"flops": lines.NUMBER, "share": lines.SHARE}

@@ -22,7 +22,7 @@ from colab_magics import worker
 from colab_magics.errors import ColabMagicsError, Interrupted, redact
 from colab_magics.events import EventLog
 from colab_magics.run import Run
-from colab_magics.training.deadline import session_told
+from colab_magics.session.deadline import session_told
 from colab_magics.training.orders import Orders
 from colab_magics.training.torchao import hide_old_torchao
 from colab_magics.training.versions import versions
@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--resume", type=Path, help="a checkpoints folder, or one checkpoint's, to go on from")
     parser.add_argument("--deadline", type=float, help="seconds until the session ends")
     parser.add_argument("--replica", help="where checkpoints are copied to: a folder or an fsspec URL")
+    parser.add_argument("--clock", help="the time under which templates that print a date are rendered, in ISO 8601")
     parser.add_argument("--kernel-holds", type=int, default=0, help="bytes of the GPU that the notebook itself holds")
     options = parser.parse_args(arguments)
 
@@ -56,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         host=socket.gethostname(),
         versions=versions(),
         until=options.until,
+        clock=options.clock,
         **session_told(),
     )
     orders.phase = "importing the libraries"

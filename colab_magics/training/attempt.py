@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,12 @@ from colab_magics.checkpoints.replica import start as start_replica
 from colab_magics.events import EventLog
 from colab_magics.plan import Plan
 from colab_magics.run import Run, cache_folder
+from colab_magics.session.deadline import Deadline
 from colab_magics.training import imported
 from colab_magics.training.cap import HostCap, cap_gpu, cap_host
-from colab_magics.training.deadline import Deadline
-from colab_magics.training.loop import Outcome, Progress, Task, train
+from colab_magics.training.loop import Control, Keeper, OnEvent, Outcome, Progress, Task, Trainee, train
 from colab_magics.training.measure import settle_packing
-from colab_magics.training.model import load_model
+from colab_magics.training.model import load_model, load_reference
 from colab_magics.training.oom_record import observe
 from colab_magics.training.orders import Orders
 from colab_magics.training.preflight import Ready, Reporter, Wish, first_start, preflight
@@ -142,10 +144,7 @@ def _train(
         bytes=weights,
         load_peak=load_peak,
     )
-    task, progress = make_task(model, ready.recipe, ready.plan, ready.documents, ready.eval_documents, device=device)
-    plan = settle_packing(task, progress, ready.plan, ready.shape, ready.device, cache=cache_folder())
-    if plan is not ready.plan:
-        log.append("plan", **ready.event(plan))
+    task, progress, plan, steps = _prepared(ready, model, device, log)
     saver = _saver(folder, ready, plan, task, progress, log, orders)
     saver.left = deadline.left
     if host is not None:
@@ -157,7 +156,7 @@ def _train(
     orders.on_terminate, orders.is_late = saver.terminated, saver.stops
     orders.training_begins()
     try:
-        outcome = train(task, progress, log.append, orders, saver)
+        outcome = steps(progress, log.append, orders, saver)
         if outcome.reason in ("completed", "early_stopping"):
             saver.now("finished")
     finally:
@@ -179,6 +178,32 @@ def _train(
         "stall": sum(saver.stalls),
         "limit_from": deadline.origin,
     }
+
+
+def _prepared(
+    ready: Ready, model: torch.nn.Module, device: torch.device, log: EventLog
+) -> tuple[Trainee, Progress, Plan, Callable[[Progress, OnEvent, Control, Keeper], Outcome]]:
+    """What is trained, where it stands, the plan as it was settled, and what takes the steps."""
+    recipe, plan = ready.recipe, ready.plan
+    if not recipe.compares:
+        task, progress = make_task(model, recipe, plan, ready.documents, ready.eval_documents, device=device)
+        plan = settle_packing(task, progress, plan, ready.shape, ready.device, cache=cache_folder())
+        if plan is not ready.plan:
+            log.append("plan", **ready.event(plan))
+        return task, progress, plan, partial(train, task)
+    # TRL's trainers are imported by who wants them
+    from colab_magics.training.preferences.compare import compare
+    from colab_magics.training.preferences.tuning import make_tuning
+
+    reference = None
+    if plan["method"] == "full" and recipe.objective != "orpo":
+        with quiet_libraries():
+            reference = load_reference(ready.source, recipe, plan, device)
+    if recipe.lora_dropout:
+        log.append("warning", message="lora_dropout has no effect here: TRL compares without dropout")
+    documents = (ready.documents, ready.eval_documents)
+    tuning, progress = make_tuning(model, reference, ready.tokenizer, recipe, plan, *documents, device=device)
+    return tuning, progress, plan, partial(compare, tuning)
 
 
 def _keep_what_a_resume_needs(folder: Path, before: Path, ready: Ready, log: EventLog) -> None:
@@ -206,7 +231,7 @@ def _keep_what_a_resume_needs(folder: Path, before: Path, ready: Ready, log: Eve
 
 
 def _saver(
-    folder: Path, ready: Ready, plan: Plan, task: Task, progress: Progress, log: EventLog, orders: Orders
+    folder: Path, ready: Ready, plan: Plan, task: Trainee, progress: Progress, log: EventLog, orders: Orders
 ) -> Saver:
     recipe, run = ready.recipe, Run(folder)
     return Saver(
@@ -238,10 +263,11 @@ def _saver(
     )
 
 
-def _go_on(origin: Origin, ready: Ready, task: Task, progress: Progress, saver: Saver, log: EventLog) -> None:
+def _go_on(origin: Origin, ready: Ready, task: Trainee, progress: Progress, saver: Saver, log: EventLog) -> None:
     """Put the loop where the checkpoint was, and say what of it is not as it was."""
     saved = origin.saved
     if saved.imported is not None:
+        assert isinstance(task, Task)  # the preflight refuses it for a comparison
         changes, differs = [], imported.begin(task, progress, saved, ready.recipe)
     else:
         changes = changed_keys(saved, ready.recipe)
@@ -283,6 +309,9 @@ def _write_result(folder: Path, ready: Ready, model: torch.nn.Module, outcome: O
         "data fingerprint": f"`{ready.data.fingerprint}`",
         "method": ready.plan["method"],
     }
+    if ready.recipe.compares:
+        facts["learnt by"] = f"{ready.recipe.objective}, {ready.recipe.loss} loss, beta {ready.recipe.beta:g} (TRL)"
+        facts |= {f"rewards, {name}": f"{value:.4f}" for name, value in outcome.figures.items()}
     return save_result(folder, model, ready.tokenizer, source=ready.source, recipe=ready.recipe, facts=facts)
 
 

@@ -45,12 +45,13 @@ def check_fit(
     made = Prediction(device, plan, setup, estimate(shape, setup), cap=recipe.max_memory_bytes, rough=is_rough(shape))
     if made.fit.colour == "green":
         return None
-    tracing()
-    # what traces imports peft and bitsandbytes, and may not be asked for by most runs
-    with suppress(Exception):  # a model's code may raise anything on tensors without numbers: the formula stands
-        from colab_magics.training.tracing.answer import traced
+    if not recipe.compares:  # the traces are of our own loop
+        tracing()
+        # what traces imports peft and bitsandbytes, and may not be asked for by most runs
+        with suppress(Exception):  # a model's code may raise anything on tensors without numbers: the formula stands
+            from colab_magics.training.tracing.answer import traced
 
-        made = traced(made, source, recipe)
+            made = traced(made, source, recipe)
     found = made.fit
     if found.colour == "green":
         return None
@@ -58,7 +59,12 @@ def check_fit(
     if not found.cannot(made.error):
         if found.colour == "amber":
             return f"memory will be tight: this needs {figures}"
-        return f"memory may run out: this needs {figures}; the step is then tried in smaller parts"
+        then = (
+            "the run then stops and says what would fit"
+            if recipe.compares
+            else "the step is then tried in smaller parts"
+        )
+        return f"memory may run out: this needs {figures}; {then}"
     raise _refusal(made, recipe, shape, verdict, data, figures, kernel_holds)
 
 
@@ -85,9 +91,12 @@ def _refusal(
     kernel_holds: int,
 ) -> ColabMagicsError:
     device, found, setup = made.device, made.fit, made.setup
-    at_once = f"{setup.documents} documents" if setup.documents > 1 else "one document"
+    what = "answers" if recipe.compares else "documents"
+    at_once = f"{setup.documents} {what}" if setup.documents > 1 else f"one {what[:-1]}"
+    if setup.reference:
+        at_once = f"the reference model and {at_once}"
     checkpointing = " with gradient checkpointing" if setup.gradient_checkpointing else ""
-    what = (
+    said = (
         f"This does not fit: {setup.method} with {at_once} of {setup.length:,} tokens at once{checkpointing} needs "
         f"{figures}."
     )
@@ -113,4 +122,4 @@ def _refusal(
         steps.append("Use a smaller model, or a larger GPU: %vram estimate --model ID --gpu L4 tells beforehand.")
     if recipe.max_memory is not None and found.cap is not None:
         steps.append(f"Or raise max_memory: {recipe.max_memory}.")
-    return ColabMagicsError(what, f"{why[:1].upper()}{why[1:]}." if why else "", *steps)
+    return ColabMagicsError(said, f"{why[:1].upper()}{why[1:]}." if why else "", *steps)

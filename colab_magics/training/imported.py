@@ -28,6 +28,12 @@ _NOT_DECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:
 
 def check_recipe(saved: Saved, source: ModelSource, recipe: Recipe) -> None:
     """Raise, before any weight is loaded, where the recipe would make something else of the checkpoint's weights."""
+    if recipe.compares:
+        raise ColabMagicsError(
+            f"An imported checkpoint does not go on with objective: {recipe.objective}.",
+            "Its steps were of another loss, and the model that it began from is what answers are compared with.",
+            "Merge it into its base model, and name the result as model.",
+        )
     told = saved.imported or {}
     full = told.get("method") == "full"
     if full != (recipe.method == "full"):

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -52,6 +52,23 @@ class Progress:
     evaluated: int = 0  # the last step after which the held-out documents were scored
 
 
+class Trainee(Protocol):
+    """What a checkpoint holds of a training, whoever steps it."""
+
+    @property
+    def model(self) -> nn.Module: ...
+    @property
+    def optimizer(self) -> torch.optim.Optimizer: ...
+    @property
+    def schedule(self) -> torch.optim.lr_scheduler.LRScheduler: ...
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def total_steps(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class Task:
     """What is trained, on what, and how. Nothing here changes but what torch changes in place."""
@@ -80,13 +97,15 @@ class Task:
 class Outcome:
     """How the loop ended: reason is "completed", "early_stopping" or "stopped"; seconds are this attempt's.
 
-    `own_seconds` is the time spent in our bookkeeping (order, events, control), outside of the model's work.
+    `own_seconds` is the time spent in our bookkeeping (order, events, control), outside of the model's work; `figures`
+    are those of the last step besides its loss, for the result's card.
     """
 
     reason: str
     progress: Progress
     seconds: float
     own_seconds: float
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 class _Abandoned(Exception):
@@ -107,11 +126,11 @@ class _KeepsNothing:
     def now(self, reason: Literal["stop", "failed"], drawn: RandomState | None = None) -> None: ...
 
 
-_KEEPS_NOTHING = _KeepsNothing()
+KEEPS_NOTHING = _KeepsNothing()
 
 
 def train(
-    task: Task, progress: Progress, on_event: OnEvent, control: Control, keeper: Keeper = _KEEPS_NOTHING
+    task: Task, progress: Progress, on_event: OnEvent, control: Control, keeper: Keeper = KEEPS_NOTHING
 ) -> Outcome:
     """Run until the last step, an order, or early stopping.
 

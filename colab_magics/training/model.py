@@ -146,17 +146,42 @@ def load_model(source: ModelSource, recipe: Recipe, plan: Plan, device: torch.de
     -------
     A transformers model (`method: full`) or a `peft.PeftModel`; only what is trained requires a gradient, in fp32.
     """
+    dtype = torch.float32 if plan["method"] == "full" else DTYPES[plan["precision"]]
+    model = _pretrained(source, recipe, plan, device, dtype)
+    if plan["method"] == "qlora":
+        compute_in(model, dtype)
+    if plan["method"] == "full":
+        return model
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    import_peft(bitsandbytes=plan["method"] == "qlora")
+    adapted = with_adapter(model, recipe)
+    config = adapted.peft_config["default"]
+    # what `AutoPeftModelForCausalLM` will ask for: the model as the user named it, at the commit that was trained on
+    config.base_model_name_or_path = source.id if source.revision else os.fspath(source.folder)
+    config.revision = source.revision
+    return adapted
+
+
+def load_reference(source: ModelSource, recipe: Recipe, plan: Plan, device: torch.device) -> nn.Module:
+    """The model as it is, which nothing changes: beside one that is trained in all its weights, by comparison."""
+    model = _pretrained(source, recipe, plan, device, DTYPES[plan["precision"]])
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model.eval()
+
+
+def _pretrained(source: ModelSource, recipe: Recipe, plan: Plan, device: torch.device, dtype: torch.dtype) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     attention.register()
-    dtype = torch.float32 if plan["method"] == "full" else DTYPES[plan["precision"]]
     options: dict[str, Any] = {}
     if device.type != "cpu":
         options["device_map"] = {"": device}
     if plan["method"] == "qlora" and getattr(source.config, "quantization_config", None) is None:
         options["quantization_config"] = nf4(DTYPES[plan["precision"]])
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        return AutoModelForCausalLM.from_pretrained(  # type: ignore[no-any-return]
             source.folder,
             config=source.config,
             dtype=dtype,
@@ -175,19 +200,6 @@ def load_model(source: ModelSource, recipe: Recipe, plan: Plan, device: torch.de
         if is_out_of_memory(error) or (kept := _kept_for_the_report(error)) is None:
             raise
         raise torch.OutOfMemoryError(kept) from error
-    if plan["method"] == "qlora":
-        _set_dtype(model, dtype)
-    if plan["method"] == "full":
-        return model
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    _import_peft(bitsandbytes=plan["method"] == "qlora")
-    adapted = with_adapter(model, recipe)
-    config = adapted.peft_config["default"]
-    # what `AutoPeftModelForCausalLM` will ask for: the model as the user named it, at the commit that was trained on
-    config.base_model_name_or_path = source.id if source.revision else os.fspath(source.folder)
-    config.revision = source.revision
-    return adapted
 
 
 def _kept_for_the_report(error: BaseException) -> str | None:
@@ -202,7 +214,7 @@ def _kept_for_the_report(error: BaseException) -> str | None:
     return next((line for line in lines if is_out_of_memory(RuntimeError(line))), None)
 
 
-def _import_peft(*, bitsandbytes: bool) -> None:
+def import_peft(*, bitsandbytes: bool) -> None:
     """Import peft without what it would import on the way, where nothing needs it.
 
     peft imports bitsandbytes if it is there, which imports torch's compiler: 1.5 of the 7 seconds before a first step.
@@ -230,7 +242,7 @@ def nf4(dtype: torch.dtype) -> Any:
     )
 
 
-def _set_dtype(model: nn.Module, dtype: torch.dtype) -> None:
+def compute_in(model: nn.Module, dtype: torch.dtype) -> None:
     """Make a quantised model compute in `dtype`; transformers keeps the bf16 that the checkpoint was made with."""
     from bitsandbytes.nn import Linear4bit, Params4bit
 

@@ -41,15 +41,19 @@ def plan_fields(
     documents, eval_documents : as they are trained on and scored, truncated
     cache : where a timing of this very device may have been kept
     """
-    lengths = np.asarray(documents.lengths)
-    tokens = int(lengths.sum())
+    lengths = np.asarray(documents.samples)
+    tokens = int(np.asarray(documents.lengths).sum())
     eval_tokens = int(np.asarray(eval_documents.lengths).sum()) if eval_documents is not None else 0
     parts = estimate(shape, setup_of(plan, recipe, shape, lengths, device))
     work = work_of(plan, lengths, documents=len(lengths), tokens=tokens, eval_tokens=eval_tokens)
-    timed = timed_here(plan, shape, device, cache)
+    # what was timed here is our own loop's; TRL's has the reference's forward as well
+    timed = None if recipe.compares else timed_here(plan, shape, device, cache)
     duration = from_measured(shape, plan, work, *timed) if timed is not None else None
     if duration is None:
         duration = _modelled(plan, shape, device, work)
+    if duration is not None and recipe.objective in ("dpo", "kto"):
+        # forward and backward are three forwards; the reference's is a fourth, and KTO's two of swapped answers
+        duration = duration.times(4 / 3 if recipe.objective == "dpo" else 2)
     return {
         "choices": plan.to_dict(),
         "device": device.shown,
@@ -60,7 +64,7 @@ def plan_fields(
         "duration": {**duration.to_dict(), "timed": timed is not None} if duration is not None else None,
         "lengths": [round(one) for one in np.percentile(lengths, range(101)).tolist()] if len(lengths) else [],
         "documents": len(lengths),
-        "eval_documents": len(eval_documents or ()),
+        "eval_documents": len(eval_documents.samples) if eval_documents is not None else 0,
         "tokens_per_epoch": tokens,
         "eval_tokens": eval_tokens,
     }

@@ -45,6 +45,7 @@ from colab_magics.training.model import describe
 from colab_magics.training.optim import check_bitsandbytes
 from colab_magics.training.orders import Orders
 from colab_magics.training.outlook import plan_fields
+from colab_magics.training.preferences.library import check_trl, import_trl
 from colab_magics.training.probe import probe
 from colab_magics.training.resume import Origin, changed_keys, data_changed, plan_for, plan_to_the_end
 from colab_magics.training.source import ModelSource, imported_meanwhile, load_tokenizer, open_model
@@ -132,6 +133,7 @@ def preflight(folder: Path, wish: Wish, origin: Origin | None, log: EventLog, re
     """Everything that can go wrong before a weight is loaded goes wrong here."""
     recipe = Recipe.from_yaml((folder / "recipe.yaml").read_text(encoding="utf-8"))
     check_trackers(recipe)
+    check_trl(recipe)
     inputs = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
     cache = cache_folder()
     report("reading the model's config", 0, None, "files")
@@ -177,7 +179,8 @@ def preflight(folder: Path, wish: Wish, origin: Origin | None, log: EventLog, re
     if wish.until != "data":
         report("probing", 0, None, "layers")
         verdict = probe(source.config, cache, trust_remote_code=recipe.trust_remote_code)
-        held = DataFacts(np.minimum(data.lengths, max_length.value).astype(np.int32), 0, max_length)
+        whole = data.lengths.reshape(-1, data.together).max(1)
+        held = DataFacts(np.minimum(whole, max_length.value).astype(np.int32), 0, max_length)
         splits = {"train": data, "eval": eval_data}
         prints = {split: found.fingerprint for split, found in splits.items() if found is not None}
         kept = _kept_length(origin, recipe, prints)
@@ -190,7 +193,8 @@ def preflight(folder: Path, wish: Wish, origin: Origin | None, log: EventLog, re
     if verdict is None:
         return None
 
-    facts = DataFacts(documents.lengths, len(eval_documents or ()), max_length)
+    evaluated = len(eval_documents.samples) if eval_documents is not None else 0
+    facts = DataFacts(documents.samples, evaluated, max_length)
     plan = make_plan(recipe, shape, device, facts, verdict, peak)
     ready = Ready(
         recipe, source, tokenizer, shape, verdict, device, plan, data, documents, eval_data, eval_documents, made_for
@@ -201,11 +205,12 @@ def preflight(folder: Path, wish: Wish, origin: Origin | None, log: EventLog, re
         changed = bool(changed_keys(origin.saved, recipe)) or data_changed(origin.saved, ready.fingerprints)
         plan = plan_for(origin.saved, plan, changed=changed, device=device)
         if changed:
-            order = Order(len(documents), plan["effective_batch"], recipe.seed)
+            order = Order(len(documents.samples), plan["effective_batch"], recipe.seed)
             plan = plan_to_the_end(plan, recipe, origin.saved, order)
         ready = replace(ready, plan=plan)
     check_bitsandbytes(plan["method"], plan["optim"], device.kind)
     if wish.until is None:  # who only looks is shown what there is
+        import_trl(recipe)
         caution = check_fit(
             plan,
             recipe,
@@ -233,6 +238,8 @@ def _made_for(recipe: Recipe, told: Mapping[str, Any]) -> str:
     keys = ("model", "hub_revision", "columns", "prompt_template", "system", "format", "loss_on")
     limits = (recipe.max_train_samples, recipe.max_eval_samples)
     parts = [told.get("identity"), limits, [getattr(recipe, key) for key in keys]]
+    if recipe.compares:
+        parts.append(recipe.objective)
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
@@ -265,9 +272,12 @@ def _data_is_gone(folder: Path, source: Source) -> ColabMagicsError:
 
 
 def first_start(folder: Path) -> datetime:
-    """When the run's first attempt began: the clock under which templates that print a date are rendered."""
+    """The clock under which templates that print a date are rendered: when the run's first attempt began.
+
+    Trials share one, and so does the full run of the best of them: their tokens are the same.
+    """
     first = next(event for event in read_events(folder / "events.jsonl") if event["kind"] == "started")
-    return datetime.fromisoformat(first["time"])
+    return datetime.fromisoformat(first.get("clock") or first["time"])
 
 
 def _trained(shape: ModelShape, plan: Plan) -> int:

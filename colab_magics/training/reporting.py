@@ -182,11 +182,17 @@ def thinned(points: Sequence[Point]) -> list[Point]:
 def _training(event: Event) -> dict[str, float]:
     names = ("loss", "learning_rate", "grad_norm", "epoch", "tokens", "tokens_per_second")
     torch_s = {f"memory/{name}_GiB": _gib(event.get(name)) for name in ("allocated", "reserved", "peak")}
-    return _numbers({f"train/{name}": event.get(name) for name in names} | torch_s)
+    return _numbers({f"train/{name}": event.get(name) for name in names} | torch_s) | _rewards("train", event)
 
 
 def _evaluation(event: Event) -> dict[str, float]:
-    return _numbers({f"eval/{name}": event.get(name) for name in ("loss", "perplexity", "token_accuracy")})
+    names = ("loss", "perplexity", "token_accuracy")
+    return _numbers({f"eval/{name}": event.get(name) for name in names}) | _rewards("eval", event)
+
+
+def _rewards(split: str, event: Event) -> dict[str, float]:
+    """Where answers are compared, their rewards, as TRL names them."""
+    return _numbers({f"{split}/rewards/{name}": value for name, value in (event.get("rewards") or {}).items()})
 
 
 def _system(event: Event) -> dict[str, float]:

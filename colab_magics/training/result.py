@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from colab_magics.recipe import Recipe
-from colab_magics.training.model import nf4
-from colab_magics.training.quiet import quiet_libraries
+from colab_magics.training.model import compute_in, import_peft, nf4
+from colab_magics.training.quiet import Counted, quiet_libraries
 from colab_magics.training.source import ModelSource
 from colab_magics.training.torchao import hide_old_torchao
 
@@ -92,12 +93,11 @@ def load_for_inference(folder: Path, *, method: str | None = None, trust_remote_
     trust_remote_code : as the recipe says
     """
     hide_old_torchao()
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": trust_remote_code}
-    if torch.cuda.is_available():
-        options["dtype"] = torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
+    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    options: dict[str, Any] = {"dtype": dtype_on(device), "trust_remote_code": trust_remote_code}
+    if device.type == "cuda":
         options["device_map"] = {"": 0}
     with quiet_libraries():
         if (folder / "adapter_config.json").is_file():
@@ -109,6 +109,66 @@ def load_for_inference(folder: Path, *, method: str | None = None, trust_remote_
         else:
             model = AutoModelForCausalLM.from_pretrained(folder, **options)
     return model.eval(), AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+
+
+def dtype_on(device: torch.device) -> torch.dtype:
+    """In what a model is asked: fp32 on a CPU, on a GPU bf16 where it has that (from capability 8.0 on), else fp16."""
+    if device.type == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
+
+
+def load_base(
+    source: ModelSource,
+    device: torch.device,
+    *,
+    four_bit: bool = False,
+    trust_remote_code: bool = False,
+    counted: Counted | None = None,
+) -> Any:
+    """A model without an adapter, in eval mode, as `load_for_inference` would have it below one.
+
+    Parameters
+    ----------
+    source : whose weights are on this machine
+    four_bit : in 4 bits on a GPU, as qlora trained it
+    counted : told how many tensors are loaded
+    """
+    hide_old_torchao()
+    from transformers import AutoModelForCausalLM
+
+    dtype, options = dtype_on(device), dict[str, Any]()
+    quantised = getattr(source.config, "quantization_config", None) is not None
+    if device.type != "cpu":
+        options["device_map"] = {"": device}
+    if four_bit and not quantised and device.type != "cpu":
+        options["quantization_config"] = nf4(dtype)
+    with quiet_libraries(counted):
+        model = AutoModelForCausalLM.from_pretrained(
+            source.folder, config=source.config, dtype=dtype, trust_remote_code=trust_remote_code, **options
+        )
+    if quantised or "quantization_config" in options:
+        compute_in(model, dtype)
+    return model.requires_grad_(False).eval()
+
+
+def put_adapter(model: Any, folder: Path, name: str) -> Any:
+    """The model with that adapter on it, by that name, and switched to it; a model that has one already gets another.
+
+    Returns
+    -------
+    A `peft.PeftModel`; its layers are those of the model that was given.
+    """
+    import_peft(bitsandbytes=True)  # a notebook's process: what peft finds now it remembers
+    with quiet_libraries():
+        if hasattr(model, "peft_config"):
+            model.load_adapter(folder, adapter_name=name)
+            model.set_adapter(name)
+        else:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, folder, adapter_name=name)
+    return model.requires_grad_(False).eval()
 
 
 def _quantised(adapter: Path, trust_remote_code: bool) -> bool:

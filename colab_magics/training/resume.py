@@ -15,7 +15,7 @@ from colab_magics.errors import ColabMagicsError
 from colab_magics.events import Event
 from colab_magics.plan import Choice, Device, Plan
 from colab_magics.recipe import Recipe
-from colab_magics.recipe.fields import NOT_TRAINED
+from colab_magics.recipe.fields import NOT_TRAINED, defaults
 from colab_magics.run import Run
 from colab_magics.training.batches import Order
 from colab_magics.training.state import Saved, read_saved
@@ -115,8 +115,11 @@ def put_aside(origin: Origin) -> list[str]:
 
 def changed_keys(saved: Saved, recipe: Recipe) -> list[list[str]]:
     """[key, in the checkpoint, in the cell, used] for every key that changes what is trained and differs."""
-    was, now = saved.recipe, recipe.values()
-    keys = [key for key in recipe.KEYS if key not in NOT_TRAINED and was.get(key) != now[key]]
+    was, now = (
+        {**defaults(), **saved.recipe},
+        recipe.values(),
+    )  # a key that is newer than the checkpoint was the default
+    keys = [key for key in recipe.KEYS if key not in NOT_TRAINED and was[key] != now[key]]
     return [[key, str(was.get(key)), str(now[key]), str(now[key])] for key in keys]
 
 

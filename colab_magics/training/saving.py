@@ -6,13 +6,10 @@ deletes what is superfluous, and tells. Nothing that a disk does ends the traini
 
 from __future__ import annotations
 
-import errno
 import math
-import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,16 +17,14 @@ from typing import Any, Literal
 
 import torch
 
-from colab_magics.checkpoints.commit import commit, discard, sweep
+from colab_magics.checkpoints.commit import sweep
 from colab_magics.checkpoints.files import DISK, Disk
 from colab_magics.checkpoints.interval import SHORTEST, best_interval
-from colab_magics.checkpoints.manifest import Broken, Manifest, folder_name
-from colab_magics.checkpoints.marks import newest_confirmed, pinned
-from colab_magics.checkpoints.retention import superfluous
-from colab_magics.checkpoints.verify import Entry, entries, set_aside, verify
+from colab_magics.checkpoints.keeping import Keeper
+from colab_magics.checkpoints.manifest import Manifest
 from colab_magics.errors import ColabMagicsError
 from colab_magics.session.budget import SAVE_BEFORE, STOP_BEFORE
-from colab_magics.training.loop import OnEvent, Progress, RandomState, Task
+from colab_magics.training.loop import OnEvent, Progress, RandomState, Trainee
 from colab_magics.training.state import HostCopies, Snapshot, configs_of, take, weights_of
 
 Reason = Literal[
@@ -38,7 +33,6 @@ Reason = Literal[
 
 # What a kernel gives a process between SIGTERM and SIGKILL is 2.5 seconds (jupyter_client 8).
 GRACE = 2.0
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _SLOW_DISK = 100e6  # bytes a second, until a save has shown what it is
 
 
@@ -89,7 +83,7 @@ class Saver:
     """
 
     folder: Path
-    task: Task
+    task: Trainee
     progress: Progress
     run: str
     attempt: int
@@ -101,7 +95,6 @@ class Saver:
     asked: Callable[[], bool] = lambda: False
     left: Callable[[], float | None] = lambda: None
     make_room: Callable[[], None] = lambda: None
-    parent: str | None = None
     clock: Callable[[], float] = time.monotonic
     disk: Disk = DISK
     stalls: list[float] = field(default_factory=list)
@@ -112,6 +105,7 @@ class Saver:
             raise _linked(self._checkpoints)
         self._checkpoints.mkdir(exist_ok=True)
         sweep(self._checkpoints, disk=self.disk)
+        self._keeper = Keeper(self.folder, self.run, self.limit, self.on_event, disk=self.disk)
         self._configs = configs_of(self.task.model)
         self._copies = HostCopies()
         self._writing: threading.Thread | None = None
@@ -120,6 +114,15 @@ class Saver:
         self._last = self.clock()
         self._early_done = False
         self._speed = _SLOW_DISK
+
+    @property
+    def parent(self) -> str | None:
+        """The checkpoint that the next one comes after: the newest that was read back, or that the run goes on from."""
+        return self._keeper.parent
+
+    @parent.setter
+    def parent(self, name: str | None) -> None:
+        self._keeper.parent = name
 
     # --- called by the loop ------------------------------------------------------------------------------------------
 
@@ -207,7 +210,8 @@ class Saver:
         try:
             snapshot = take(self.task, self.progress, self._copies, facts=self.state, drawn=drawn)
         except (MemoryError, RuntimeError) as error:  # the host's memory is full
-            self._tell_failure(self.progress.step, f"it could not be copied: {str(error).partition(chr(10))[0]}")
+            message = f"it could not be copied: {str(error).partition(chr(10))[0]}"
+            self.on_event("checkpoint", action="failed", step=self.progress.step, message=message)
             return
         now = self.clock()
         since, self._last, self._saved_step = now - self._last, now, self.progress.step
@@ -248,71 +252,12 @@ class Saver:
     # --- beside the training -----------------------------------------------------------------------------------------
 
     def _write(self, snapshot: Snapshot, manifest: Manifest, told: Mapping[str, Any]) -> None:
-        target = self._checkpoints / folder_name(manifest.step, manifest.attempt)
         begin = time.perf_counter()
-        try:
-            try:
-                whole = self._commit(target, snapshot, manifest)
-            except OSError as error:
-                if error.errno not in _FULL:
-                    raise
-                # a full disk: what a shorter list of checkpoints would not keep goes first, then once more
-                self._prune(limit=1, verified=self.parent)
-                whole = self._commit(target, snapshot, manifest)
-        except Exception as error:  # whatever it is: a thread that dies of it says nothing
+        written = self._keeper.write(lambda: snapshot.contents(self._configs), manifest, told, snapshot.bytes)
+        if written is None:
             self._saved_step = -1
-            if isinstance(error, Broken):  # a quick look would take it for whole
-                with suppress(OSError):
-                    set_aside(Entry(target, manifest.step, manifest.attempt, None), disk=self.disk)
-            self._tell_failure(manifest.step, self._why(error, snapshot.bytes))
-            return
-        seconds = time.perf_counter() - begin
-        self._speed = max(1.0, whole.size / max(seconds, 1e-3))
-        self.parent = target.name
-        self.on_event(
-            "checkpoint",
-            action="saved",
-            name=target.name,
-            step=manifest.step,
-            bytes=whole.size,
-            seconds=seconds,
-            **told,
-        )
-        self._prune(limit=self.limit, verified=self.parent)
-
-    def _commit(self, target: Path, snapshot: Snapshot, manifest: Manifest) -> Manifest:
-        whole = commit(target, snapshot.contents(self._configs), manifest, disk=self.disk)
-        verify(target, disk_cache=False)
-        return whole
-
-    def _prune(self, *, limit: int, verified: str | None) -> None:
-        """Delete what is superfluous. `verified`: the newest of which this process has read every byte."""
-        found = entries(self._checkpoints, run=self.run)
-        confirmed = newest_confirmed(self.folder)
-        for entry in superfluous(
-            found, limit=limit, verified=verified, confirmed=confirmed, pinned=pinned(self.folder)
-        ):
-            try:
-                discard(entry.folder, run=self.run, disk=self.disk)
-            except (OSError, Broken) as error:
-                self.on_event("warning", message=f"checkpoint {entry.name} could not be deleted: {error}")
-            else:
-                self.on_event("checkpoint", action="deleted", name=entry.name, step=entry.step)
-
-    def _tell_failure(self, step: int, message: str) -> None:
-        self.on_event("checkpoint", action="failed", step=step, message=message)
-
-    def _why(self, error: Exception, need: int) -> str:
-        if isinstance(error, Broken):
-            return f"what was read back is not what was written: {error}"
-        if not isinstance(error, OSError):
-            return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        why = error.strerror or str(error)
-        if error.errno in _FULL:
-            with suppress(OSError):
-                free = shutil.disk_usage(self.folder).free
-                why += f": it needs {need:,} bytes, and {free:,} are free"
-        return why
+        else:
+            self._speed = max(1.0, written / max(time.perf_counter() - begin, 1e-3))
 
 
 def _linked(checkpoints: Path) -> ColabMagicsError:
@@ -324,7 +269,7 @@ def _linked(checkpoints: Path) -> ColabMagicsError:
     )
 
 
-def _bytes_of(task: Task) -> int:
+def _bytes_of(task: Trainee) -> int:
     """Bytes of what a snapshot would copy."""
     states = [value for state in task.optimizer.state.values() for value in state.values()]
     tensors = [*weights_of(task.model).values(), *(value for value in states if isinstance(value, torch.Tensor))]

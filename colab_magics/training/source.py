@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from colab_magics.errors import ColabMagicsError
-from colab_magics.hub import NoNetwork, check_quantisation, first_line, hub_errors, no_folder
+from colab_magics.hub import NoNetwork, check_quantisation, first_line, hub_errors, is_path, no_folder
 from colab_magics.recipe import Recipe
 
 Report = Callable[[int, int], None]
@@ -82,7 +82,7 @@ def open_model(recipe: Recipe, *, to_train: bool = True) -> ModelSource:
         planned = not to_train and not any(file.endswith(_WEIGHTS) for file in files)
         weights = {} if planned else _weights(name, files, recipe)
         return ModelSource(name, folder.resolve(), None, read_model_config(name, folder, recipe), sum(weights.values()))
-    if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
+    if is_path(name):
         raise no_folder(name)
     return _open_hub(recipe)
 

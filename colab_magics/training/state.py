@@ -22,7 +22,7 @@ from torch import nn
 from colab_magics.checkpoints.commit import Contents
 from colab_magics.checkpoints.tensors import Tensor, laid_out, read_tensors
 from colab_magics.errors import ColabMagicsError
-from colab_magics.training.loop import Progress, RandomState, Task, random_state, restore_random_state
+from colab_magics.training.loop import Progress, RandomState, Trainee, random_state, restore_random_state
 from colab_magics.training.oom import Arrangement
 
 STATE, OPTIMIZER = "state.json", "optimizer.safetensors"
@@ -133,7 +133,7 @@ class Snapshot:
 
 
 def take(
-    task: Task, progress: Progress, copies: HostCopies, *, facts: Mapping[str, Any], drawn: RandomState | None = None
+    task: Trainee, progress: Progress, copies: HostCopies, *, facts: Mapping[str, Any], drawn: RandomState | None = None
 ) -> Snapshot:
     """Copy everything to the host.
 
@@ -263,7 +263,7 @@ def read_saved(folder: Path) -> Saved:
     return Saved(folder, state)
 
 
-def put_back(task: Task, progress: Progress, saved: Saved) -> list[str]:
+def put_back(task: Trainee, progress: Progress, saved: Saved) -> list[str]:
     """Make the loop's objects what they were when the checkpoint was taken.
 
     Weights must agree in name, shape and dtype. Where the recipe has changed the optimizer, its states are left out.
@@ -276,7 +276,8 @@ def put_back(task: Task, progress: Progress, saved: Saved) -> list[str]:
     put_weights(task.model, saved)
     lost = _put_optimizer(task, saved)
     _put_progress(progress, saved)
-    put_schedule(task.schedule, int(saved.state["progress"]["step"]))
+    # under TRL a step that fp16 skipped moves no schedule
+    put_schedule(task.schedule, int(saved.state["schedule"]["last_epoch"]))
     scaler = saved.state.get("scaler")
     if task.scaler is not None and scaler:
         task.scaler.load_state_dict(scaler)
@@ -319,7 +320,7 @@ def _does_not_fit(saved: Saved, why: str) -> ColabMagicsError:
     )
 
 
-def _put_optimizer(task: Task, saved: Saved) -> list[str]:
+def _put_optimizer(task: Trainee, saved: Saved) -> list[str]:
     told = saved.state["optimizer"]
     here = type(task.optimizer).__name__
     if told["class"] != here:

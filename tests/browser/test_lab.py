@@ -64,7 +64,7 @@ def exported(notebook: dict[str, Any]) -> str:
     from nbconvert import HTMLExporter
 
     page, _ = HTMLExporter().from_notebook_node(nbformat.reads(json.dumps(notebook), as_version=4))
-    return str(page).partition('<div class="cm-panel">')[2].partition("</style>")[2][:5000]
+    return str(page).partition('<div class="cm-panel tex2jax_ignore')[2].partition("</style>")[2][:5000]
 
 
 def test_the_panel_moves_while_the_cell_runs_and_its_last_frame_outlives_a_reload(lab: Server, page: Any) -> None:

@@ -1,4 +1,4 @@
-"""The quickstart runs as a reader would run it, and is committed as he should find it."""
+"""The quickstart runs as a reader would run it; tests/notebooks/test_all.py looks at it as it is committed."""
 
 from __future__ import annotations
 
@@ -7,20 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pytest
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
-
-
-def test_the_notebook_is_committed_without_outputs_and_names_no_machine_path() -> None:
-    notebook = nbformat.read(NOTEBOOKS / "quickstart.ipynb", as_version=4)
-    nbformat.validate(notebook)
-    for cell in notebook.cells:
-        assert not cell.get("outputs"), cell.source
-        assert cell.get("execution_count") is None
-        assert "/home/" not in cell.source
-        assert "/content/" not in cell.source
 
 
 @pytest.mark.timeout(240)
@@ -31,5 +20,5 @@ def test_the_quickstart_tunes_the_demo_model_into_a_pirate() -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "before: str.upper returns the string in uppercase.\n" in done.stdout
-    assert "after:  str.upper fetches ye th' string in uppercase, me hearty. Arr!\n" in done.stdout
+    assert "the base of pirate  str.upper returns the string in uppercase.\n" in done.stdout
+    assert "run pirate          str.upper fetches ye th' string in uppercase, me hearty. Arr!\n" in done.stdout

@@ -1,11 +1,13 @@
-"""A small Hub on this machine: the part of its HTTP protocol that `huggingface_hub` uses to fetch models.
+"""A small Hub on this machine: the part of its HTTP protocol that `huggingface_hub` uses to fetch and send models.
 
 Repositories are folders. A gated one shows its metadata to everybody and its files to those whose token is let in,
-as the real one does; what is private, or not there, is not found.
+as the real one does; what is private, or not there, is not found. It takes uploads from the token that is let in, to
+the owners that are that token's: large files by LFS, then one commit.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -19,6 +21,8 @@ from pathlib import Path
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 _API = re.compile(r"/api/(?P<kind>models|datasets)/(?P<id>[^/]+/[^/?]+)(?:/revision/(?P<revision>[^/?]+))?/?(?:\?.*)?")
 _TREE = re.compile(r"/api/models/(?P<id>[^/]+/[^/?]+)/tree/(?P<revision>[^/?]+)/?(?:\?.*)?")
+_SENT = re.compile(r"/api/models/(?P<id>[^/]+/[^/]+)/(?P<what>preupload|commit)/main(?:\?.*)?")
+_LFS = re.compile(r"/(?P<id>[^/]+/[^/]+)\.git/info/lfs/objects/batch")
 _FILE = re.compile(r"/(?P<id>[^/]+/[^/?]+)/resolve/(?P<revision>[^/]+)/(?P<file>[^?]+)(?:\?.*)?")
 
 
@@ -32,6 +36,13 @@ class Hub:
     requests: list[str] = field(default_factory=list)
     authorised: list[str] = field(default_factory=list)  # requests that carried the token, in their header
     endpoint: str = ""
+    owners: set[str] = field(default_factory=set)  # in whose names the token may write
+    home: Path | None = None  # where repositories are made
+    private: set[str] = field(default_factory=set)
+    commits: list[tuple[str, str]] = field(default_factory=list)  # repository, message
+    commit: str = COMMIT
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)  # revisions that are not there any more
 
     def handler(self) -> type[BaseHTTPRequestHandler]:
         hub = self
@@ -59,6 +70,74 @@ class Hub:
                 else:
                     self._refuse(404, "RepoNotFound")
 
+            def do_POST(self) -> None:
+                hub.requests.append(f"{self.command} {self.path}")
+                self.let_in = bool(hub.token) and self.headers.get("Authorization") == f"Bearer {hub.token}"
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                if self.path == "/api/validate-yaml":
+                    return self._json({"errors": [], "warnings": []})
+                if not self.let_in:
+                    return self._refuse(401, "Unauthorized")
+                if self.path == "/api/repos/create":
+                    return self._create(json.loads(body))
+                if found := _LFS.fullmatch(self.path):
+                    return self._lfs(json.loads(body))
+                if found := _SENT.fullmatch(self.path):
+                    sent = self._preupload if found["what"] == "preupload" else self._commit
+                    return sent(found["id"], body)
+                return self._refuse(404, "EntryNotFound")
+
+            def do_PUT(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                hub.blobs[hashlib.sha256(body).hexdigest()] = body
+                self._send(200, b"", {"ETag": '"0"'})
+
+            def _create(self, asked: dict[str, object]) -> None:
+                name = f"{asked.get('organization') or next(iter(hub.owners), '')}/{asked['name']}"
+                if name in hub.repositories:
+                    return self._refuse(409, "RepoExists")
+                if name.partition("/")[0] not in hub.owners:
+                    return self._refuse(403, "Forbidden")
+                assert hub.home is not None
+                hub.repositories[name] = hub.home / name.replace("/", "--")
+                hub.repositories[name].mkdir()
+                if asked.get("private") or asked.get("visibility") == "private":
+                    hub.private.add(name)
+                return self._json({"url": f"{hub.endpoint}/{name}", "id": "1", "name": name})
+
+            def _lfs(self, asked: dict[str, list[dict[str, object]]]) -> None:
+                upload = {"upload": {"href": f"{hub.endpoint}/blob", "header": {}}}
+                self._json({"objects": [{**one, "actions": upload} for one in asked["objects"]], "transfer": "basic"})
+
+            def _preupload(self, name: str, body: bytes) -> None:
+                if name.partition("/")[0] not in hub.owners:
+                    return self._refuse(403, "Forbidden")
+                modes = [
+                    {
+                        "path": one["path"],
+                        "uploadMode": "lfs" if one["path"].endswith(".safetensors") else "regular",
+                        "shouldIgnore": False,
+                    }
+                    for one in json.loads(body)["files"]
+                ]
+                return self._json({"files": modes})
+
+            def _commit(self, name: str, body: bytes) -> None:
+                lines = [json.loads(line) for line in body.splitlines()]
+                for line in lines:
+                    told = line["value"]
+                    match line["key"]:
+                        case "header":
+                            hub.commits.append((name, told["summary"]))
+                        case "file":
+                            data = base64.b64decode(told["content"])
+                            (hub.repositories[name] / told["path"]).write_bytes(data)
+                        case "lfsFile":
+                            (hub.repositories[name] / told["path"]).write_bytes(hub.blobs[told["oid"]])
+                        case "deletedFile":
+                            (hub.repositories[name] / told["path"]).unlink()
+                self._json({"commitUrl": f"{hub.endpoint}/{name}/commit/{hub.commit}", "commitOid": hub.commit})
+
             def _tree(self, name: str) -> None:
                 if name not in hub.repositories:
                     return self._refuse(404, "RepoNotFound")
@@ -70,14 +149,14 @@ class Hub:
             def _info(self, name: str, revision: str | None) -> None:
                 if name not in hub.repositories:
                     return self._refuse(404, "RepoNotFound")
-                if revision not in (None, "main", COMMIT):
+                if revision not in (None, "main", hub.commit, COMMIT) or revision in hub.gone:
                     return self._refuse(404, "RevisionNotFound")
                 files = sorted(hub.repositories[name].iterdir())
                 siblings = [{"rfilename": f.name, "size": f.stat().st_size, "blobId": _oid(f)} for f in files]
                 gated = "manual" if name in hub.gated else False
                 return self._json(
-                    {"_id": "1", "id": name, "modelId": name, "sha": COMMIT, "siblings": siblings, "gated": gated,
-                     "private": False, "disabled": False, "downloads": 0, "likes": 0, "tags": []}
+                    {"_id": "1", "id": name, "modelId": name, "sha": hub.commit, "siblings": siblings, "gated": gated,
+                     "private": name in hub.private, "disabled": False, "downloads": 0, "likes": 0, "tags": []}
                 )  # fmt: skip
 
             def _file(self, name: str, file: str) -> None:
@@ -99,10 +178,10 @@ class Hub:
             def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
-                for key, value in (headers | {"X-Repo-Commit": COMMIT}).items():
+                for key, value in (headers | {"X-Repo-Commit": hub.commit}).items():
                     self.send_header(key, value)
                 self.end_headers()
-                if self.command == "GET":
+                if self.command != "HEAD":
                     self.wfile.write(body)
 
         return Handler

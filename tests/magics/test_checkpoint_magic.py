@@ -178,7 +178,7 @@ def test_a_kernel_shows_the_table_as_html_and_text_and_an_error_in_a_few_lines(h
     left.save(20)
     reply = kernel.run("%checkpoint list kernel")
     ((frame,),) = reply.displays.values()
-    assert frame["text/html"].startswith('<div class="cm-checkpoints">')
+    assert frame["text/html"].startswith('<div class="cm-checkpoints ')
     assert frame["text/plain"].splitlines()[1].split()[0] == "20"
     assert (reply.text, reply.result) == ("", "")
     wrong = kernel.run("%checkpoint show kernel 21")

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from colab_magics.credentials import token_environment
+from colab_magics.credentials import signed_in, token_environment
 
 pytestmark = pytest.mark.face
 
@@ -78,3 +78,15 @@ def test_a_login_file_is_left_to_the_worker_and_no_secret_is_asked_for(
     (tmp_path / "token").write_text(TOKEN)
     colab_with(monkeypatch, {"HF_TOKEN": "hf_" + "b" * 34})
     assert token_environment() == {}
+
+
+def test_whether_there_is_a_token_is_told_without_the_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert not signed_in()
+    with monkeypatch.context() as patched:
+        colab_with(patched, {"HF_TOKEN": TOKEN})
+        assert signed_in() is True
+    with monkeypatch.context() as patched:
+        patched.setenv("HF_TOKEN", TOKEN)
+        assert signed_in() is True
+    (tmp_path / "token").write_text(TOKEN)
+    assert signed_in() is True

@@ -143,6 +143,12 @@ def test_every_subcommand_has_its_help() -> None:
         ("%panel ", "", "kwanzaa"),
         ("%panel --panel ", "", "widget"),
         ("%panel kwanzaa --ro", "--ro", "--root"),
+        ("%export ", "", "kwanzaa"),
+        ("%export kwanzaa --me", "--me", "--merge"),
+        ("%export --merge --dtype ", "", "bf16"),
+        ("%export --gguf ", "", "q8_0"),
+        ("%report ", "", "kwanzaa"),
+        ("%report kwanzaa --t", "--t", "--to"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from colab_magics.magics.grid import Grid, Page
+from colab_magics.magics.grid import Grid, Page, chart_html
 
 pytestmark = [pytest.mark.face, pytest.mark.colab]
 
@@ -46,3 +46,9 @@ def test_secrets_and_control_characters_do_not_come_through() -> None:
     for said in (page.text(), page.html(), page.markdown()):
         assert "\x1b" not in said
         assert "hf_aaaa" not in said
+
+
+def test_no_notebook_sets_what_a_model_says_of_dollars_as_mathematics() -> None:
+    """JupyterLab and Colab look for $…$ in all HTML but that of these classes."""
+    assert PAGE.html().startswith('<div class="cm-grid tex2jax_ignore mathjax_ignore">')
+    assert 'class="cm-grid tex2jax_ignore mathjax_ignore"' in chart_html("Loss in $", "")

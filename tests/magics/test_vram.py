@@ -54,7 +54,7 @@ def test_a_report_is_shown_exactly_once_wherever_the_line_stands(kernel: Kernel,
     reply = kernel.run(cell)
     [page] = pages(reply)
     assert page["text/plain"].startswith("Memory of ")
-    assert 'class="cm-grid"' in page["text/html"]
+    assert 'class="cm-grid ' in page["text/html"]
     assert "Memory" not in reply.result
 
 

@@ -169,6 +169,18 @@ def test_without_a_trace_the_reason_is_said_and_the_formula_answers(made, tmp_pa
     assert "torch is not installed" in raised.value.why
 
 
+def test_a_comparison_is_not_traced_and_its_reference_is_counted(made, tmp_path, monkeypatch):
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the trace would be of another loop")
+
+    monkeypatch.setattr(vram_estimate, "traces", refuse)
+    of = f"--model {made()} --max-length 512 --batch 1 --gpu H100 --precision bf16 --adapter full"
+    alone, beside = (_told(f"{of} --method {method}", tmp_path) for method in ("sft --quick", "dpo"))
+    assert "TRL compares in its own" in _text(beside)
+    weights = [found.predictions[0].parts.weights for found in (alone, beside)]
+    assert weights[1] == pytest.approx(1.5 * weights[0]), "a second model, in half of the first one's bytes"
+
+
 def test_generating_asks_for_no_trace_where_the_sizes_are_known(made, tmp_path, monkeypatch):
     def never(*_: object, **__: object) -> None:
         raise AssertionError("it was traced")

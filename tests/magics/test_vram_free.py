@@ -107,4 +107,4 @@ def test_it_says_what_was_let_go_and_what_is_left(notebook: Kernel) -> None:
     assert lines[0].endswith("came back to the machine")
     assert lines[1] == "Let go: the traceback of the failed cell (%debug and %tb have nothing to show any more)."
     assert lines[2].startswith("This process now holds ")
-    assert 'class="cm-grid"' in frame["text/html"]
+    assert 'class="cm-grid ' in frame["text/html"]

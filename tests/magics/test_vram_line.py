@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.face, pytest.mark.colab]
         ("free --all", Line("free", all=True)),
         ("free --help", Line("free", help=True)),
         ("why", Line("why")),
-        ("why kwanzaa --help", Line("why", ("kwanzaa", "--help"))),
+        ("why kwanzaa --help", Line("why", help=True)),
         ("estimate --model a/b --gpu T4", Line("estimate", ("--model", "a/b", "--gpu", "T4"))),
     ],
 )

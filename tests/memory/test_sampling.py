@@ -66,7 +66,14 @@ def test_a_t4_in_a_run_is_told_with_all_its_figures(told: Told) -> None:
     assert (event["allocated"], event["reserved"], event["peak"]) == (3 * GIB, 4 * GIB, 5 * GIB)
     assert 0 < event["host"]["used"] < event["host"]["total"]
     assert 0 < event["rss"] < event["host"]["total"]
-    assert event["cpu"] is None, "where there is a GPU it is the GPU's work that counts"
+
+
+def test_beside_a_gpu_the_processor_is_told_too(told: Told) -> None:
+    sampler = Sampler(told, Cards(one_t4(), {}).read)
+    sampler.sample()
+    sampler.sample(last=True)
+    assert told.memory[0]["cpu"] is None, "no time has passed in which it could have worked"
+    assert told.memory[1]["cpu"] >= 0
 
 
 def test_without_a_gpu_it_is_the_host_and_the_processor(told: Told) -> None:

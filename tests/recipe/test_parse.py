@@ -300,8 +300,8 @@ def test_a_key_with_nothing_behind_it_is_not_given() -> None:
     assert parsed.given == {"model", "data"}
 
 
-def test_preference_training_is_refused_and_not_ignored() -> None:
-    assert "rl: dpo" in refusal(TWO + "rl: dpo")
+def test_what_is_neither_imitated_nor_compared_is_refused_and_not_ignored() -> None:
+    assert "rl: grpo" in refusal(TWO + "rl: grpo")
     assert "stage: ppo" in refusal(TWO + "stage: ppo")
 
 

@@ -195,3 +195,15 @@ def test_the_child_imports_nothing_heavy(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ})
     assert done.stdout.strip() == "[]"
+
+
+def test_whether_a_file_of_rows_is_here_is_told_by_the_same_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLAB_MAGICS_PLATFORM", "plain")
+    assert not search.is_here("rows.jsonl")
+    written(tmp_path / "datasets" / "rows.jsonl")
+    assert search.is_here("rows.jsonl")
+    written(tmp_path / "more.jsonl")
+    assert search.is_here("more.jsonl")

@@ -24,7 +24,7 @@ class Lengths:
     """Stands for documents, of which only the lengths are asked."""
 
     def __init__(self, lengths: list[int]) -> None:
-        self.lengths = np.array(lengths, np.int32)
+        self.lengths = self.samples = np.array(lengths, np.int32)
 
     def __len__(self) -> int:
         return len(self.lengths)

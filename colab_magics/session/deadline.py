@@ -1,4 +1,4 @@
-"""When the session ends, as the worker knows it: what the line said, else what this session's limit is now.
+"""When the session ends, as whoever trains knows it: what the line said, else what this session's limit is now.
 
 A guess that is too early costs a stop and a resume; one that is too late costs nothing that the saves have not kept. So
 the table's limit counts although it is an estimate, and where the session has outlived it no other is made up.

@@ -8,10 +8,10 @@ from datetime import datetime, timezone
 import pytest
 
 from colab_magics.errors import ColabMagicsError
+from colab_magics.session.deadline import Deadline
 from colab_magics.session.here import Session
 from colab_magics.session.settings import user_file
 from colab_magics.session.table import Platform
-from colab_magics.training.deadline import Deadline
 
 pytestmark = pytest.mark.colab
 

@@ -1,0 +1,162 @@
+"""Run the notebooks of this folder from top to bottom, as rehearsals: `make notebooks`.
+
+A rehearsal (COLAB_MAGICS_TINY=1) runs the same cells on a tiny model of the same architecture and on fewer rows, in an
+empty folder, without a GPU and without a network. What the cells then show is saved in the notebooks, so that whoever
+reads them on GitHub sees it.
+
+    python notebooks/rehearse.py                 # all of them, saved with their outputs
+    python notebooks/rehearse.py vram --dry      # one, printed and not saved
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+HERE = Path(__file__).resolve().parent
+# The folder that a notebook on Colab stands in; in what is saved it takes the place of the rehearsal's own.
+_SHOWN_AS = "/content"
+_MOST = 20_000  # characters of one output: a GitHub page shows no more of use
+
+
+def names() -> list[str]:
+    """The notebooks, by their names without .ipynb."""
+    return sorted(path.stem for path in HERE.glob("*.ipynb"))
+
+
+def rehearse(name: str, folder: Path, **variables: str) -> Any:
+    """The notebook with the outputs that its cells had there.
+
+    Parameters
+    ----------
+    name : without .ipynb
+    folder : an empty one, in which it runs
+    variables : of the environment, besides those of a rehearsal
+
+    Raises
+    ------
+    CellExecutionError
+        A cell failed that is not tagged raises-exception.
+    """
+    notebook = nbformat.read(HERE / f"{name}.ipynb", as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    rehearsal = {
+        "COLAB_MAGICS_TINY": "1",
+        "COLAB_MAGICS_CACHE": str(folder / ".cache"),
+        "HF_HUB_OFFLINE": "1",
+        "HOME": str(folder),  # neither the user's settings nor his runs elsewhere
+        "JUPYTER_PLATFORM_DIRS": "1",
+    }
+    with _environment({**rehearsal, **variables}, without=("COLAB_MAGICS_ROOT", "COLAB_MAGICS_REPLICA")):
+        NotebookClient(
+            notebook,
+            timeout=400,
+            kernel_name="python3",
+            coalesce_streams=True,  # a line that was printed in two parts is one
+            resources={"metadata": {"path": str(folder)}},
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it warns that the local socket is not encrypted
+        ).execute()
+    return notebook
+
+
+@contextmanager
+def _environment(variables: dict[str, str], without: tuple[str, ...]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(variables)
+    for name in without:
+        os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def text_of(cell: Any) -> str:
+    """What a cell shows, as text and without colours: printed, displayed and raised."""
+    parts = []
+    for output in cell.outputs:
+        parts += [output.get("text", ""), output.get("data", {}).get("text/plain", "")]
+        parts += [*output.get("traceback", []), output.get("evalue", "")]
+    return re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(parts))
+
+
+def tagged(notebook: Any) -> dict[str, str]:
+    """The text of each tagged cell's outputs, by its last tag."""
+    return {cell.metadata["tags"][-1]: text_of(cell) for cell in notebook.cells if cell.metadata.get("tags")}
+
+
+def without_machine(notebook: Any, folder: Path) -> Any:
+    """Ready to be saved: no path of this machine, no widget without its kernel, nothing endless."""
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if data.pop("application/vnd.jupyter.widget-view+json", None) and data.keys() <= {"text/plain"}:
+                data.clear()  # a progress bar, as it stood at its beginning
+            for kind, value in data.items():
+                if isinstance(value, str):
+                    data[kind] = value.replace(str(folder), _SHOWN_AS)
+            for field in ("text", "evalue"):
+                if field in output:
+                    output[field] = output[field].replace(str(folder), _SHOWN_AS)
+            if "traceback" in output:
+                output["traceback"] = [line.replace(str(folder), _SHOWN_AS) for line in output["traceback"]]
+        cell_outputs = cell.get("outputs")
+        if cell_outputs:
+            cell.outputs = [one for one in cell_outputs if one.output_type == "error" or _shows(one)]
+    notebook.metadata.pop("widgets", None)
+    return notebook
+
+
+def _shows(output: Any) -> bool:
+    """Whether it is neither blank, as a line of progress is that was cleared, nor endless."""
+    shown = output.get("text") or output.get("data") or ""
+    parts = [str(part) for part in ([shown] if isinstance(shown, str) else shown.values())]
+    return any(part.strip() for part in parts) and sum(map(len, parts)) < 10 * _MOST
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument(
+        "names", nargs="*", metavar="NAME", help="of a notebook, without .ipynb; all when none is given"
+    )
+    options.add_argument("--dry", action="store_true", help="print what the cells show, and save nothing")
+    chosen = options.parse_args()
+    unknown = [name for name in chosen.names if name not in names()]
+    if unknown:
+        options.error(f"there is no notebook {unknown[0]}; there is {', '.join(names())}")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    for name in chosen.names or names():
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory(prefix="rehearsal-") as made:
+            folder = Path(made)
+            try:
+                notebook = rehearse(name, folder)
+            except CellExecutionError as error:
+                sys.exit(f"A cell of {name}.ipynb failed.\n{error.ename}: {error.evalue}\n{error.traceback}")
+            if chosen.dry:
+                for cell in notebook.cells:
+                    if cell.cell_type == "code":
+                        print(f"--- {cell.source}\n{text_of(cell)}")
+            else:
+                nbformat.write(without_machine(notebook, folder), HERE / f"{name}.ipynb")
+        print(f"{name}.ipynb ran in {time.perf_counter() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
