@@ -28,6 +28,8 @@ from nbclient.exceptions import CellExecutionError
 HERE = Path(__file__).resolve().parent
 # The folder that a notebook on Colab stands in; in what is saved it takes the place of the rehearsal's own.
 _SHOWN_AS = "/content"
+# What whoever rehearses has set for himself: what a notebook sets is its folder's own.
+_NOT_HERE = ("COLAB_MAGICS_ROOT", "COLAB_MAGICS_REPLICA", "COLAB_MAGICS_SESSION")
 _MOST = 20_000  # characters of one output: a GitHub page shows no more of use
 
 
@@ -61,7 +63,7 @@ def rehearse(name: str, folder: Path, **variables: str) -> Any:
         "HOME": str(folder),  # neither the user's settings nor his runs elsewhere
         "JUPYTER_PLATFORM_DIRS": "1",
     }
-    with _environment({**rehearsal, **variables}, without=("COLAB_MAGICS_ROOT", "COLAB_MAGICS_REPLICA")):
+    with _environment({**rehearsal, **variables}, without=_NOT_HERE):
         NotebookClient(
             notebook,
             timeout=400,
@@ -76,9 +78,9 @@ def rehearse(name: str, folder: Path, **variables: str) -> Any:
 @contextmanager
 def _environment(variables: dict[str, str], without: tuple[str, ...]) -> Iterator[None]:
     before = dict(os.environ)
-    os.environ.update(variables)
     for name in without:
         os.environ.pop(name, None)
+    os.environ.update(variables)
     try:
         yield
     finally:
