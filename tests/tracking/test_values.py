@@ -52,7 +52,7 @@ PLAIN = [
     OrderedDict([("b", 1), ("a", 2)]),
     Counter({5: 2}),
     {1, 2},
-    frozenset("ab"),
+    frozenset((1, 2)),
     range(2, 9, 3),
     torch.Size([2, 3]),
     torch.float16,
