@@ -194,7 +194,7 @@ def test_a_run_in_the_background_moves_on_hears_its_buttons_and_ends_as_plain_ou
     listen(kernel, lambda sent: says(sent, saved, "Saving…"), again)
     wait_for(lambda: any(event["kind"] == "checkpoint" for event in home.events("behind")))
     listen(kernel, lambda sent: says(sent, saved, "Save"), again)
-    listen(kernel, lambda sent: "saved just now" in str(sent.of("update_display_data")[-1]["content"]), again)
+    listen(kernel, lambda sent: "saved just now" in str(sent.of("update_display_data")[-1:]), again)
     click(kernel, again.button("Stop"))
     ended = listen(kernel, lambda sent: len(plain_ends(sent)) == 2 and len(emptied(sent)) == 2)
     assert home.events("behind")[-1]["reason"] == "stopped"
