@@ -261,9 +261,10 @@ def test_unloading_ends_what_moves_and_leaves_a_plain_frame(kernel: Kernel, home
     listen(kernel, lambda sent: "training" in sent.frames()[-1]["content"]["data"]["text/plain"], sent)
     try:
         gone = listen(kernel, cell_ends(kernel.send("%unload_ext colab_magics")))
-        *frames, buttons = gone.of("update_display_data")
-        assert any("As of" in one["content"]["data"]["text/html"] for one in frames)
-        assert emptied(Sent([buttons]))
+        # the frame that stays, and the buttons' output without them; a frame of before may have come as late as that
+        drawn = str(gone.of("update_display_data"))
+        assert "As of" in drawn, drawn
+        assert emptied(gone)
         assert not silence(kernel).of(*DRAWN, *COMMS)
         assert worker.is_alive(home.runs / "left")
     finally:
