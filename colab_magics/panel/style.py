@@ -75,14 +75,13 @@ background:var(--cm-a)}
 .cm-keys>.k-b::before,.cm-bar .k-b{background:repeating-linear-gradient(135deg,var(--cm-a) 0 2px,transparent 2px 4px)}
 .cm-keys>.k-o::before,.cm-bar .k-o{background:var(--cm-o)}
 .cm-keys>.k-p::before{width:2px;height:11px;border-radius:0;background:currentColor;vertical-align:-1px}
-.cm-keys>.k-t::before{width:0;height:0;border:4px solid transparent;border-top:6px solid;background:none;
-vertical-align:-4px}
+.cm-keys>.k-t::before,.cm-bar .k-t{height:0;background:none;border:4px solid transparent;border-top:6px solid}
+.cm-keys>.k-t::before{width:0;vertical-align:-4px}
 .cm-bar{position:relative;display:flex;height:12px;background:var(--cm-line);border-radius:3px;margin:9px 0 6px}
 .cm-bar i{height:100%;background:var(--cm-a)}
 .cm-bar i:first-child{border-radius:3px 0 0 3px}
 .cm-bar .k-p{position:absolute;top:-2px;height:calc(100% + 4px);width:2px;background:currentColor;margin-left:-1px}
-.cm-bar .k-t{position:absolute;top:-6px;height:0;background:none;border:4px solid transparent;border-top:6px solid;
-margin-left:-4px}
+.cm-bar .k-t{position:absolute;top:-6px;margin-left:-4px}
 .cm-gpus{display:grid;grid-template-columns:repeat(auto-fill,minmax(110px,1fr));gap:2px 16px;margin-top:6px}
 .cm-gpus .cm-bar{height:8px;margin:5px 0}
 .cm-note{border-left:3px solid var(--cm-w);padding:0 0 0 10px;margin:10px 0 0;font-size:12px}

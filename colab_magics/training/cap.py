@@ -87,13 +87,13 @@ class HostCap:
     def record(self, message: str) -> dict[str, Any]:
         """Bytes asked for, that are allowed, that were held of them (mapped files, too, while loading), and free.
 
-        On its way here the error has let go of some: at that moment no more was free than what was refused.
+        On its way here the error has let go of some: at that moment less was free than what was refused.
         """
         found = _REQUESTED.search(message)
         requested = int(found.group(1)) if found else None
         held = max(0, (_data() or 0) - self._base)
         if requested is not None:
-            held = max(held, self._cap - requested)
+            held = max(held, self._cap - requested + 1)
         return {
             "requested": requested,
             "allocated": held,

@@ -69,11 +69,18 @@ class Kernel:
 
     def wait_for_panel(self, cell: str, timeout: float = 60) -> None:
         """Wait until a cell shows its first frame, that is, until it follows its run."""
+        self._wait_for(cell, "display_data", timeout)
+
+    def wait_for_text(self, cell: str, timeout: float = 60) -> None:
+        """Wait until a cell prints its first words."""
+        self._wait_for(cell, "stream", timeout)
+
+    def _wait_for(self, cell: str, kind: str, timeout: float) -> None:
         end = time.monotonic() + timeout
         while True:
             message = self._message(end)
             self._seen.append(message)
-            if message["parent_header"].get("msg_id") == cell and message["msg_type"] == "display_data":
+            if message["parent_header"].get("msg_id") == cell and message["msg_type"] == kind:
                 return
 
     def _message(self, end: float) -> dict[str, Any]:
@@ -83,10 +90,15 @@ class Kernel:
     def run(self, code: str, timeout: float = 180) -> Reply:
         return self.reply(self.send(code), timeout)
 
+    def run_after_an_error(self, code: str) -> Reply:
+        """For a moment after an error a kernel drops whatever comes."""
+        while (reply := self.run(code)).status == "aborted":
+            time.sleep(0.1)
+        return reply
+
     def value(self, expression: str) -> str:
         """What an expression gives, as its `repr`."""
-        while (reply := self.run(f"print(repr(({expression})))")).status == "aborted":
-            time.sleep(0.1)  # for a moment after an error a kernel drops whatever comes
+        reply = self.run_after_an_error(f"print(repr(({expression})))")
         assert reply.status == "ok", reply.traceback
         return reply.text.strip()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +37,7 @@ class Notebook:
 
     def error(self, code: str) -> str:
         """What a cell that is refused says."""
-        while (reply := self.run(code)).status == "aborted":
-            time.sleep(0.1)
+        reply = self.kernel.run_after_an_error(code)
         assert reply.error == "ColabMagicsError", (reply.text, reply.traceback)
         return "\n".join(reply.traceback)
 
@@ -74,7 +72,7 @@ def test_the_newest_runs_result_is_asked_and_the_text_is_printed(notebook: Noteb
 def test_an_interrupt_ends_the_text_and_what_came_is_kept(notebook: Notebook) -> None:
     notebook.run("%generate --max-new-tokens 2 Hello!")  # so that the model is there, and the next cell begins to write
     cell = notebook.kernel.send("%%generate --out part --min-new-tokens 450 --max-new-tokens 450\nTell me all.")
-    time.sleep(0.8)
+    notebook.kernel.wait_for_text(cell)
     notebook.kernel.interrupt()
     reply = notebook.kernel.reply(cell)
     assert reply.error == "Interrupted", (reply.status, reply.text)

@@ -70,9 +70,11 @@ def test_the_first_phase_ends_where_it_has_converged(shown: dict[str, str], step
     assert 3 < len(moved) < 10
     assert moved[-2] - moved[-1] < 1e-3  # what the cell calls converged
     assert all(before - after > 1e-3 for before, after in pairwise(moved[:-1]))
-    # steps that were told together have their mean, and each of them
-    still = [one for event in first for one in event.get("each", {}).get("standing_still", [])]
-    still = still or [event["figures"]["standing_still"] for event in first]
+    still = [
+        value
+        for event in first
+        for value in event.get("each", {}).get("standing_still", [event["figures"]["standing_still"]])
+    ]
     assert still[-1] > 0.8 > still[0]
 
 

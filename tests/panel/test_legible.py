@@ -153,7 +153,7 @@ def test_charts_and_bars_have_a_name_with_their_numbers() -> None:
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "crowded"])
 def test_a_frame_is_about_8_kb(name: str) -> None:
-    assert len(html(*CASES[name]()).encode()) < 10_240
+    assert len(html(*CASES[name]()).encode()) < 10_000
 
 
 def test_the_readmes_picture_is_drawn_from_an_example_that_says_that_it_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,7 @@ def test_a_step_that_does_not_fit_is_done_again_smaller_and_learns_the_same(work
     assert first["in_memory"] == 8 * (max(first["tokens"]) - 1), "the last token is only predicted"
     record = first["record"]
     assert record["total"] == 100 * 2**20
-    assert record["free"] <= record["requested"], "what the error has let go of since is not called free"
+    assert record["free"] < record["requested"], "what the error has let go of since is not called free"
     assert record["allocated"] + record["free"] == record["total"]
     assert first["rss"] < first["host"]["total"]
 
