@@ -6,15 +6,17 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import Warm
 
 from colab_magics import worker
 from colab_magics.data import identity, resolve
 from colab_magics.recipe import parse
 from colab_magics.run import Run
+
+if TYPE_CHECKING:
+    from conftest import Warm
 
 SMALL = {
     "hidden_size": 64,

@@ -6,14 +6,16 @@ import json
 import re
 import shutil
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import Warm
 
 import colab_magics.__main__ as terminal
 
 from .conftest import ROWS, Home, Kernel, Reply
+
+if TYPE_CHECKING:
+    from conftest import Warm
 
 pytestmark = [pytest.mark.colab, pytest.mark.xdist_group("generate")]
 
