@@ -30,7 +30,6 @@ HERE = Path(__file__).resolve().parent
 _SHOWN_AS = "/content"
 # What whoever rehearses has set for himself: what a notebook sets is its folder's own.
 _NOT_HERE = ("COLAB_MAGICS_ROOT", "COLAB_MAGICS_REPLICA", "COLAB_MAGICS_SESSION")
-_MOST = 20_000  # characters of one output: a GitHub page shows no more of use
 
 
 def names() -> list[str]:
@@ -103,33 +102,23 @@ def tagged(notebook: Any) -> dict[str, str]:
 
 
 def without_machine(notebook: Any, folder: Path) -> Any:
-    """Ready to be saved: no path of this machine, no widget without its kernel, nothing endless."""
+    """Ready to be saved: no path of this machine, no widget without its kernel, nothing blank."""
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if data.pop("application/vnd.jupyter.widget-view+json", None) and data.keys() <= {"text/plain"}:
                 data.clear()  # a progress bar, as it stood at its beginning
-            for kind, value in data.items():
-                if isinstance(value, str):
-                    data[kind] = value.replace(str(folder), _SHOWN_AS)
-            for field in ("text", "evalue"):
-                if field in output:
-                    output[field] = output[field].replace(str(folder), _SHOWN_AS)
-            if "traceback" in output:
-                output["traceback"] = [line.replace(str(folder), _SHOWN_AS) for line in output["traceback"]]
-        cell_outputs = cell.get("outputs")
-        if cell_outputs:
-            cell.outputs = [one for one in cell_outputs if one.output_type == "error" or _shows(one)]
+        if "outputs" in cell:
+            cell.outputs = [one for one in cell.outputs if one.output_type == "error" or _shows(one)]
     notebook.metadata.pop("widgets", None)
-    return notebook
+    return nbformat.reads(nbformat.writes(notebook).replace(str(folder), _SHOWN_AS), as_version=4)
 
 
 def _shows(output: Any) -> bool:
-    """Whether it is neither blank, as a line of progress is that was cleared, nor endless."""
+    """Whether it is more than blank, as a line of progress is that was cleared."""
     shown = output.get("text") or output.get("data") or ""
-    parts = [str(part) for part in ([shown] if isinstance(shown, str) else shown.values())]
-    return any(part.strip() for part in parts) and sum(map(len, parts)) < 10 * _MOST
+    return any(str(part).strip() for part in ([shown] if isinstance(shown, str) else shown.values()))
 
 
 def main() -> None:

@@ -114,7 +114,7 @@ class Tracked(Phase):
         every = parts.saver.every.steps
         self._every = every or 0
         self._to_save = every - whole.step % every if every else math.inf
-        self._counts = False  # whether what is logged counts in the unit, or that it does not was said
+        self._unit_checked = False
         self._batch = Batch(whole, whole)
         self._batch.begin(self._clock())
 
@@ -278,9 +278,9 @@ class Tracked(Phase):
     def _check_unit(self) -> None:
         """Say so once where no figure is of the unit: no speed and no end can be told then."""
         whole = self._progress
-        if self._counts or not whole.step:
+        if self._unit_checked or not whole.step:
             return
-        self._counts = True
+        self._unit_checked = True
         if not whole.done and self.unit == "tokens":
             logged = ", ".join(whole.histories or self._open[-1]._progress.histories)
             self.tell(
