@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 # CSI/OSC sequences and every control character but tab and newline: text from data, models and logs must not
 # be able to draw on the user's terminal.
@@ -60,6 +60,8 @@ class ColabMagicsError(Exception):
         Fields that a `failed` event has besides the error, for who looks further than the sentences.
     """
 
+    says_its_name: ClassVar[bool] = False  # of most kinds the name is for code, and no word of a person's
+
     def __init__(
         self,
         what: str,
@@ -77,7 +79,7 @@ class ColabMagicsError(Exception):
 
     def lines(self) -> list[str]:
         """One to eight lines, safe to print anywhere: no ANSI, no control characters, no tokens."""
-        head = self.what if type(self) is ColabMagicsError else f"{type(self).__name__}: {self.what}"
+        head = f"{type(self).__name__}: {self.what}" if self.says_its_name else self.what
         first = [_ended(head), *([_ended(self.why)] if self.why else [])]
         last = [f"→ {step}" for step in self.next_steps]
         room = max(0, MOST_LINES - len(first) - len(last))
@@ -118,3 +120,5 @@ class ColabMagicsError(Exception):
 
 class Interrupted(ColabMagicsError):
     """The user interrupted the cell; the run was stopped in good order."""
+
+    says_its_name = True

@@ -48,6 +48,13 @@ def test_an_interruption_keeps_its_name_on_the_trip() -> None:
     assert back.lines() == ["Interrupted: at step 3."]
 
 
+def test_a_kind_that_is_told_apart_in_code_is_no_word_of_a_persons() -> None:
+    class Odd(ColabMagicsError):
+        pass
+
+    assert Odd("It cannot be saved.").lines() == ["It cannot be saved."]
+
+
 def test_clean_keeps_tabs_newlines_and_other_scripts() -> None:
     assert clean("a\tb\nčeské 漢字 العربية") == "a\tb\nčeské 漢字 العربية"
 
