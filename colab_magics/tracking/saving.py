@@ -15,7 +15,7 @@ from typing import Any
 from colab_magics.checkpoints.commit import Contents, sweep
 from colab_magics.checkpoints.files import DISK, Disk
 from colab_magics.checkpoints.interval import SHORTEST, best_interval
-from colab_magics.checkpoints.keeping import Keeper
+from colab_magics.checkpoints.keeping import Writer
 from colab_magics.checkpoints.manifest import Manifest
 from colab_magics.checkpoints.tensors import Tensor, laid_out, read_tensors
 from colab_magics.errors import ColabMagicsError
@@ -145,7 +145,7 @@ class Saver:
             )
         checkpoints.mkdir(exist_ok=True)
         sweep(checkpoints, disk=self.disk)
-        self._keeper = Keeper(self.folder, self.run, self.limit, self.on_event, self.parent, self.disk)
+        self._writer = Writer(self.folder, self.run, self.limit, self.on_event, self.parent, self.disk)
         self._copies = arrays.HostCopies()
         self._writing: threading.Thread | None = None
         self._last = self.clock()
@@ -155,7 +155,7 @@ class Saver:
     @property
     def newest(self) -> str | None:
         """The name of the newest checkpoint that was read back; None before the first."""
-        return self._keeper.parent
+        return self._writer.parent
 
     def due(self, step: int, *, asked: bool) -> str | None:
         """Why a checkpoint is to be taken now; None where it is not.
@@ -242,7 +242,7 @@ class Saver:
 
         def write() -> None:
             need = sum(map(arrays.size, copied.values()))
-            written = self._keeper.write(lambda: contents_of(told, rest[0], rest[1], copied), manifest, event, need)
+            written = self._writer.write(lambda: contents_of(told, rest[0], rest[1], copied), manifest, event, need)
             if written is None:
                 self._saved_step = -1
 

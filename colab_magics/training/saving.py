@@ -20,7 +20,7 @@ import torch
 from colab_magics.checkpoints.commit import sweep
 from colab_magics.checkpoints.files import DISK, Disk
 from colab_magics.checkpoints.interval import SHORTEST, best_interval
-from colab_magics.checkpoints.keeping import Keeper
+from colab_magics.checkpoints.keeping import Writer
 from colab_magics.checkpoints.manifest import Manifest
 from colab_magics.errors import ColabMagicsError
 from colab_magics.session.budget import SAVE_BEFORE, STOP_BEFORE
@@ -105,7 +105,7 @@ class Saver:
             raise _linked(self._checkpoints)
         self._checkpoints.mkdir(exist_ok=True)
         sweep(self._checkpoints, disk=self.disk)
-        self._keeper = Keeper(self.folder, self.run, self.limit, self.on_event, disk=self.disk)
+        self._writer = Writer(self.folder, self.run, self.limit, self.on_event, disk=self.disk)
         self._configs = configs_of(self.task.model)
         self._copies = HostCopies()
         self._writing: threading.Thread | None = None
@@ -118,11 +118,11 @@ class Saver:
     @property
     def parent(self) -> str | None:
         """The checkpoint that the next one comes after: the newest that was read back, or that the run goes on from."""
-        return self._keeper.parent
+        return self._writer.parent
 
     @parent.setter
     def parent(self, name: str | None) -> None:
-        self._keeper.parent = name
+        self._writer.parent = name
 
     # --- called by the loop ------------------------------------------------------------------------------------------
 
@@ -253,7 +253,7 @@ class Saver:
 
     def _write(self, snapshot: Snapshot, manifest: Manifest, told: Mapping[str, Any]) -> None:
         begin = time.perf_counter()
-        written = self._keeper.write(lambda: snapshot.contents(self._configs), manifest, told, snapshot.bytes)
+        written = self._writer.write(lambda: snapshot.contents(self._configs), manifest, told, snapshot.bytes)
         if written is None:
             self._saved_step = -1
         else:
