@@ -15,6 +15,7 @@ from typing import Any
 
 from colab_magics import worker
 from colab_magics.checkpoints import replica as replicas
+from colab_magics.checkpoints.interval import Every
 from colab_magics.errors import ColabMagicsError, Interrupted, clean, redact
 from colab_magics.events import EventLog, EventReader
 from colab_magics.magics import durable
@@ -28,7 +29,7 @@ from colab_magics.session.deadline import Deadline, session_told
 from colab_magics.tracking import randomness
 from colab_magics.tracking.cache import Cache
 from colab_magics.tracking.opening import MADE_BY, Hold, Opening, opened, put_aside
-from colab_magics.tracking.saving import Every, Saved, Saver
+from colab_magics.tracking.saving import Saved, Saver
 from colab_magics.tracking.state import encoded, put_back
 from colab_magics.tracking.stopping import interrupts
 from colab_magics.tracking.tracked import Parts, Tracked
