@@ -29,7 +29,7 @@ from colab_magics.magics import (
     vram_estimate_line,
     vram_line,
 )
-from colab_magics.magics.asking_line import split as asking_split
+from colab_magics.magics.asking_line import asked_words
 from colab_magics.magics.export import HELP as EXPORT_HELP
 from colab_magics.magics.line import split
 from colab_magics.magics.options import _WITH_VALUE, OWN, SUBCOMMANDS, Options, read_line
@@ -183,7 +183,7 @@ def test_every_line_that_asks_a_model_in_the_documents_can_be_read(magic: str, l
     shown = {shown for start in (magic, f"%{magic}") for _, shown in lines(start)}
     assert len(shown) > 5
     for one in shown:
-        line.read(asking_split(one.lstrip("%").removeprefix(magic.lstrip("%"))))
+        line.read(asked_words(one.lstrip("%").removeprefix(magic.lstrip("%"))))
     told = PAGES["generate.md"] + PAGES["compare.md"]
     for option in (*line.VALUES, *line.FLAGS, *OPTIONS):
         # --root and --on are the same everywhere, and told in the help alone

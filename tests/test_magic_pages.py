@@ -120,8 +120,8 @@ READS: dict[str, Callable[[str], Any]] = {
     "panel": panel.read_line,
     "session": session,
     "vram": vram,
-    "generate": lambda line: generate_line.read(asking_line.split(line)),
-    "compare": lambda line: compare_line.read(asking_line.split(line)),
+    "generate": lambda line: generate_line.read(asking_line.asked_words(line)),
+    "compare": lambda line: compare_line.read(asking_line.asked_words(line)),
     "export": lambda line: export_line.read(split(line)),
     "report": lambda line: report_line.read(split(line)),
 }

@@ -25,7 +25,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass
-class Keeper:
+class Writer:
     """Writes the checkpoints of one attempt.
 
     Parameters

@@ -67,13 +67,13 @@ class Lease:
         except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
             return None
 
-    def is_living(self, now: float | None = None) -> bool:
+    def is_living(self) -> bool:
         """Whether its holder may still be at work.
 
         Not if it was not renewed for ten minutes, nor if it is of a time that is yet to come, nor if its process was
         one of this machine and is gone.
         """
-        age = (time.time() if now is None else now) - self.time
+        age = time.time() - self.time
         if not -STALE <= age <= STALE:
             return False
         if self.is_of_this_machine:

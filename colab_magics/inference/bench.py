@@ -115,7 +115,7 @@ def bench(
     drawn = _drawn(tokenizer, max(lengths))
     shortest = [Question("", drawn[: min(lengths)])] * min(batches)
     sampling = Sampling({"max_new_tokens": new_tokens, "min_new_tokens": new_tokens})
-    ready = get_ready([subject], tokenizer, shortest, set(), sampling, where)
+    ready = get_ready([subject], shortest, sampling, where)
     shape = subject.shape()
     bandwidth, name = _bandwidth(ready.loaded.model)
     rows, skipped = [], []

@@ -103,7 +103,7 @@ def compare(
     sides: dict[int, Side] = {}
     for subject in order:
         tell(f"asking {subject.label}")
-        ready = get_ready(subjects if shared else [subject], tokenizer, questions, stops, sampling, where)
+        ready = get_ready(subjects if shared else [subject], questions, sampling, where)
         with ready.loaded.as_subject(subject) as model:
             found = answer(model, tokenizer, questions, sampling, batch=ready.batch, stops=stops)
             if found.interrupted:

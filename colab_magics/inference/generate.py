@@ -88,12 +88,9 @@ class Generated:
 
 @dataclass(frozen=True)
 class Ready:
-    """A loaded model, and the questions in its tokens."""
+    """A loaded model, and how many texts it makes at once."""
 
     loaded: Loaded
-    tokenizer: Any
-    questions: tuple[Question, ...]
-    stops: frozenset[int]
     batch: int
 
 
@@ -127,10 +124,10 @@ def generate(
     questions = questions_of(said, (lambda one: asker.raw(_text(one))) if raw else asker)
     if not questions:
         raise ColabMagicsError("There is no prompt.", "The list of prompts is empty.", "Give one at least.")
-    ready = get_ready([subject], tokenizer, questions, asker.stops, sampling, where)
+    ready = get_ready([subject], questions, sampling, where)
     begin = time.perf_counter()
     with ready.loaded.as_subject(subject) as model:
-        found = answer(model, tokenizer, questions, sampling, batch=ready.batch, stops=set(ready.stops), tell=tell)
+        found = answer(model, tokenizer, questions, sampling, batch=ready.batch, stops=asker.stops, tell=tell)
     each = [question for question in questions for _ in range(sampling.copies)]
     return Generated(
         subject.label,
@@ -173,14 +170,7 @@ def questions_of(said: Sequence[Said], ask: Callable[[Said], Question]) -> list[
     return questions
 
 
-def get_ready(
-    subjects: Sequence[Subject],
-    tokenizer: Any,
-    questions: Sequence[Question],
-    stops: set[int],
-    sampling: Sampling,
-    where: Where,
-) -> Ready:
+def get_ready(subjects: Sequence[Subject], questions: Sequence[Question], sampling: Sampling, where: Where) -> Ready:
     """Everything that can be wrong is wrong before a weight is loaded; then the model is.
 
     Parameters
@@ -212,8 +202,7 @@ def get_ready(
         context=context,
         label=subject.label,
     )
-    model = load(subjects, device, where.say, where.progress, source)
-    return Ready(model, tokenizer, tuple(questions), frozenset(stops), where.batch or fits)
+    return Ready(load(subjects, device, where.say, where.progress, source), where.batch or fits)
 
 
 def forget_other() -> None:

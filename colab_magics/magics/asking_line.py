@@ -16,8 +16,8 @@ _OPTION = re.compile(r"--(?P<name>[A-Za-z][\w-]*)(?:=(?P<value>.*))?", re.DOTALL
 Read = Callable[[str], Any]
 
 
-def split(line: str) -> list[str]:
-    """The words of a line; one in quotes is a word."""
+def asked_words(line: str) -> list[str]:
+    """The words of a line; one in quotes is a word, and no quote has to be closed, unlike in `line.split`."""
     return [_bare(found[0]) for found in _WORD.finditer(line)]
 
 

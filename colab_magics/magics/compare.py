@@ -48,10 +48,10 @@ class CompareMagics(Magics):  # type: ignore[misc]
     @helped(HELP)
     def compare(self, line: str, cell: str | None = None) -> None:
         """A run against its base, side by side."""
-        from colab_magics.magics.asking_line import split
+        from colab_magics.magics.asking_line import asked_words
         from colab_magics.magics.compare_line import read
 
-        asked = read(split(line))
+        asked = read(asked_words(line))
         if asked.help:
             print(HELP, end="")
             return

@@ -206,29 +206,24 @@ def _table() -> Any:
 
 def _trials(shell: Any) -> list[str]:
     from colab_magics.magics.trials_kept import kept_names
+    from colab_magics.magics.vram import runs_of
 
-    return kept_names(_root(shell))
+    return kept_names(runs_of(shell))
 
 
 def _runs(shell: Any) -> list[str]:
+    from colab_magics.magics.vram import runs_of
     from colab_magics.run import list_runs
 
-    return [run.name for run in list_runs(_root(shell))]
+    return [run.name for run in list_runs(runs_of(shell))]
 
 
 def _steps(shell: Any, before: list[str]) -> list[str]:
     """Steps of the run that the line names, else of the one that is meant without a name."""
     from colab_magics.checkpoints.verify import entries
+    from colab_magics.magics.vram import runs_of
     from colab_magics.run import find_run
 
     runs = set(_runs(shell))
     named = next((word for word in before[1:] if word in runs), None)
-    return [str(entry.step) for entry in entries(find_run(named, _root(shell)).folder / "checkpoints")]
-
-
-def _root(shell: Any) -> Any:
-    from colab_magics.magics.durable import rooms
-    from colab_magics.magics.finetune import configured_root
-    from colab_magics.run import runs_root
-
-    return rooms(runs_root(configured_root(shell))).root
+    return [str(entry.step) for entry in entries(find_run(named, runs_of(shell)).folder / "checkpoints")]

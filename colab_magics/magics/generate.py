@@ -51,10 +51,10 @@ class GenerateMagics(Magics):  # type: ignore[misc]
     @helped(HELP)
     def generate(self, line: str, cell: str | None = None) -> None:
         """Ask a run's model."""
-        from colab_magics.magics.asking_line import split
+        from colab_magics.magics.asking_line import asked_words
         from colab_magics.magics.generate_line import read
 
-        asked = read(split(line))
+        asked = read(asked_words(line))
         if asked.help or (not line.strip() and cell is None):
             print(HELP, end="")
             return

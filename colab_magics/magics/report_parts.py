@@ -79,3 +79,8 @@ class Report:
     title: str
     lines: Sequence[str]
     sections: Sequence[Section]
+
+
+def pairs(rows: Sequence[tuple[str, str]], title: str = "") -> Grid:
+    """What is known by its name; rows without a value are left out."""
+    return Grid(("", ""), tuple((label, value) for label, value in rows if value), title=title)

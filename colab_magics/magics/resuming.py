@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -217,7 +216,7 @@ def _fork(cell: Cell, run: Run, origin: Entry | None, name: str, *, exactly: boo
         return follow_worker(cell, new, 1, arguments, panel, token_environment(), where, temporary.folder)
 
 
-def copy_to_start(run: Run, folder: Path, linked: Callable[[str, str], object] = os.link) -> None:
+def copy_to_start(run: Run, folder: Path) -> None:
     """Give a new run what the old one was started with: recipe, inputs, and the data as it was prepared."""
     try:
         shutil.copyfile(run.folder / "recipe.yaml", folder / "recipe.yaml")
@@ -230,11 +229,11 @@ def copy_to_start(run: Run, folder: Path, linked: Callable[[str, str], object] =
         ) from None
     (folder / INPUTS).write_text(json.dumps(inputs, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    def take(source: str, target: str) -> object:
+    def take(source: str, target: str) -> None:
         try:
-            return linked(source, target)
+            os.link(source, target)
         except OSError:  # another disk: /kaggle/input, say
-            return shutil.copyfile(source, target)
+            shutil.copyfile(source, target)
 
     for part in ("data", "prepared"):
         if (run.folder / part).is_dir():

@@ -9,26 +9,26 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 from colab_magics import worker
 from colab_magics.checkpoints import replica as replicas
+from colab_magics.checkpoints.interval import Every
 from colab_magics.errors import ColabMagicsError, Interrupted, clean, redact
-from colab_magics.events import EventLog, EventReader
+from colab_magics.events import EventLog
 from colab_magics.magics import durable
-from colab_magics.magics.display import Nowhere, Panel, Screen, screen_for
+from colab_magics.magics.display import Screen, screen_for
 from colab_magics.magics.options import check_panel
 from colab_magics.magics.starting import written_in
+from colab_magics.magics.track_panel import PanelView
 from colab_magics.memory.sampling import Sampler
-from colab_magics.panel.state import PanelState
-from colab_magics.run import Run, cache_folder, check_name, runs_root
+from colab_magics.run import cache_folder, check_name, runs_root
 from colab_magics.session.deadline import Deadline, session_told
 from colab_magics.tracking import randomness
 from colab_magics.tracking.cache import Cache
 from colab_magics.tracking.opening import MADE_BY, Hold, Opening, opened, put_aside
-from colab_magics.tracking.saving import Every, Saved, Saver
+from colab_magics.tracking.saving import Saved, Saver
 from colab_magics.tracking.state import encoded, put_back
 from colab_magics.tracking.stopping import interrupts
 from colab_magics.tracking.tracked import Parts, Tracked
@@ -285,39 +285,6 @@ class Track:
     def _say(self, line: str) -> None:
         if line and not self._quiet:
             print(redact(clean(line)))
-
-
-class PanelView:
-    """The run's panel, drawn in the loop's own thread."""
-
-    def __init__(self, run: Run, screen: Screen, attempt: int) -> None:
-        self._state = PanelState(name=run.name).fold_all(run.events())  # of the attempts before
-        self._panel = Panel(screen)
-        self._is_seen = not isinstance(screen, Nowhere)
-        self._attempt = attempt
-        self._replica = EventReader(run.folder / replicas.LOG)
-
-    def fold(self, event: Mapping[str, Any]) -> None:
-        if self._is_seen:
-            self._state = self._state.fold(event)
-
-    def draw(self) -> None:
-        if not self._is_seen:
-            return
-        self._hear_of_the_copy()
-        self._panel.update(self._state)
-
-    def _hear_of_the_copy(self) -> None:
-        for event in self._replica.read():
-            if event.get("attempt") == self._attempt:
-                self._state = self._state.fold(event)
-
-    def finish(self) -> None:
-        if self._is_seen:
-            self._hear_of_the_copy()
-        # the error itself is shown below the panel, which need not say it too
-        self._panel.finish(replace(self._state, failure=()))
-        self._replica.close()
 
 
 def track(

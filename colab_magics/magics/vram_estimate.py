@@ -19,7 +19,7 @@ from colab_magics.magics.vram_estimate_show import Estimated
 from colab_magics.memory.architecture import UnknownArchitecture, positions_of, shape_of, usual_verdict
 from colab_magics.memory.correction import corrected
 from colab_magics.memory.estimate import Estimate
-from colab_magics.memory.estimate import estimate as by_formula
+from colab_magics.memory.estimate import estimate as parts_of
 from colab_magics.memory.inference import generating, weights_for
 from colab_magics.memory.measured import Measured, measured
 from colab_magics.memory.prediction import Prediction, fixed_lengths, peers, predict
@@ -87,12 +87,12 @@ def estimate(
     if asked.inference:
         return _inference(asked, subject, made, targets)
     others = [] if asked.gpus else [card(key, table) for key in OTHERS if card(key, table).name != targets[0].name]
-    rough = tuple(_by_formula(made.shape, made.verdict, subject, device) for device in others)
+    elsewhere = tuple(_elsewhere(made.shape, made.verdict, subject, device) for device in others)
     title = subject.title or subject.recipe.model
     return replace(
         made,
         title=title,
-        others=tuple(one for one in rough if one is not None),
+        others=tuple(one for one in elsewhere if one is not None),
         note=subject.note,
         lengths=None if "model" in asked.recipe and body is None else subject.lengths,
     )
@@ -323,10 +323,10 @@ def _trace(asked: Asked, subject: _Subject, targets: Sequence[Device], *, known:
 
 
 def _peers(made: Prediction, shape: ModelShape) -> dict[str, Estimate]:
-    return {name: by_formula(shape, setup) for name, setup in peers(made.setup, shape, made.device).items()}
+    return {name: parts_of(shape, setup) for name, setup in peers(made.setup, shape, made.device).items()}
 
 
-def _by_formula(shape: ModelShape, verdict: Verdict, subject: _Subject, device: Device) -> Prediction | None:
+def _elsewhere(shape: ModelShape, verdict: Verdict, subject: _Subject, device: Device) -> Prediction | None:
     """On another card; None where the recipe asks for what it cannot do."""
     try:
         return predict(shape, verdict, subject.recipe, device, subject.lengths)

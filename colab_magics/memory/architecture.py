@@ -6,7 +6,7 @@ Of any other the worker builds the model without memory and counts; what both co
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -117,7 +117,8 @@ def shape_of(
     read = _Fields(text)
     sizes = _sizes(read, kind)
     layout = _layout(read, kind, sizes)
-    adapted = _adapted(layout.linears, "all-linear" if full else target_modules)
+    names = adapted_names([one.name for one in layout.linears], "all-linear" if full else target_modules)
+    adapted = [one for one in layout.linears if one.name in names]
     layers = sizes["layers"]
     parameters = layers * (sum(map(_weights_of, layout.linears)) + layout.norms) + layout.outside + layout.head
     linear = [one.inputs * one.outputs for one in layout.linears]
@@ -363,15 +364,20 @@ def _activation(read: _Fields, kind: str) -> str:
     return str(named or usual.get(kind, "gelu_pytorch_tanh" if kind.startswith("gemma") else "silu"))
 
 
-def _adapted(linears: Sequence[Linear], wanted: str | Sequence[str]) -> list[Linear]:
-    """Those that get an adapter, as peft matches names."""
+def adapted_names(linears: Collection[str], wanted: str | Sequence[str]) -> list[str]:
+    """The names of the linear layers that get an adapter, as peft matches them.
+
+    Raises
+    ------
+    ColabMagicsError
+        `wanted` names what the model does not have; says what it has, and the nearest.
+    """
     if wanted == "all-linear":
         return list(linears)
-    names = [wanted] if isinstance(wanted, str) else list(wanted)
-    known = sorted({one.name.rpartition(".")[2] for one in linears})
-    found = [one for one in linears if any(one.name == name or one.name.endswith(f".{name}") for name in names)]
-    missing = [name for name in names if not any(one.name == name or one.name.endswith(f".{name}") for one in linears)]
+    ends = [wanted] if isinstance(wanted, str) else list(wanted)
+    missing = [end for end in ends if not any(_ends_with(name, end) for name in linears)]
     if missing:
+        known = sorted({name.rpartition(".")[2] for name in linears})
         close = nearest(missing[0], known)
         raise ColabMagicsError(
             f"target_modules: this model has no {', '.join(missing)}.",
@@ -379,4 +385,8 @@ def _adapted(linears: Sequence[Linear], wanted: str | Sequence[str]) -> list[Lin
             f"Did you mean {close}?" if close else "",
             "target_modules: all-linear takes them all.",
         )
-    return found
+    return [name for name in linears if any(_ends_with(name, end) for end in ends)]
+
+
+def _ends_with(name: str, end: str) -> bool:
+    return name == end or name.endswith(f".{end}")

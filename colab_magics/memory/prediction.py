@@ -45,6 +45,8 @@ class Prediction:
         When the peak is, of a trace.
     cap : int, optional
         `max_memory` in bytes.
+    rough : bool
+        Whether the formula knows the adapters but roughly.
     """
 
     device: Device
@@ -98,13 +100,16 @@ def predict(
     cut = choose_max_length(recipe, lengths, shape.positions)
     held = np.minimum(lengths, cut.value).astype(np.int32)
     plan = make_plan(recipe, shape, device, DataFacts(held, 0, cut), verdict, peak)
-    setup = setup_of(plan, recipe, shape, held, device)
-    return Prediction(device, plan, setup, estimate(shape, setup), cap=recipe.max_memory_bytes, rough=is_rough(shape))
+    return by_formula(plan, shape, recipe, device, held)
 
 
-def is_rough(shape: ModelShape) -> bool:
-    """Whether the formula knows the adapters but roughly: DoRA, and modules that are trained whole beside them."""
-    return shape.dora or shape.saved_parameters > 0
+def by_formula(
+    plan: Plan, shape: ModelShape, recipe: Recipe, device: Device, lengths: npt.NDArray[np.int32]
+) -> Prediction:
+    """What a plan that is made already takes, with documents of the lengths that it was made for."""
+    setup = setup_of(plan, recipe, shape, lengths, device)
+    rough = shape.dora or shape.saved_parameters > 0  # DoRA, and modules that are trained whole beside adapters
+    return Prediction(device, plan, setup, estimate(shape, setup), cap=recipe.max_memory_bytes, rough=rough)
 
 
 def peers(setup: Setup, shape: ModelShape, device: Device) -> dict[str, Setup]:

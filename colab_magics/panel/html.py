@@ -19,7 +19,6 @@ __all__ = ["MOST_BYTES", "bar_html", "html", "legend_html"]
 
 _NOWHEN = Moment()
 _DOTS = {"finished": "cm-ok", "failed": "cm-bad", "stopped": "cm-mind", "stopping": "cm-mind", "unfinished": "cm-mind"}
-_BANDS = ("", "k-b", "k-o")
 
 
 def html(state: PanelState, moment: Moment = _NOWHEN) -> str:

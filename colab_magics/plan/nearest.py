@@ -18,7 +18,7 @@ from colab_magics.recipe import Recipe
 _SHORTEST = 64  # tokens
 _RANK = 16  # of adapters: the usual one
 _MICRO = "per_device_train_batch_size"
-_Fits = Callable[[int], bool]
+_Fits = Callable[[Mapping[str, Any]], bool]  # whether the recipe fits with these keys
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ def nearest_change(
     data : the documents, at their length under the recipe as it stands
     """
 
-    def fits(changed: Recipe) -> bool:
+    def fits(keys: Mapping[str, Any]) -> bool:
+        changed = replace(recipe, **keys)
         try:
             cut = choose_max_length(changed, data.lengths, shape.positions)
             held = replace(data, lengths=np.minimum(data.lengths, cut.value).astype(np.int32), max_length=cut)
@@ -86,23 +87,20 @@ def nearest_change(
         setup = setup_of(plan, changed, sized, held.lengths, device)
         return fit(estimate(sized, setup), device, cap=changed.max_memory_bytes).colour != "red"
 
-    def with_keys(keys: Mapping[str, Any]) -> Recipe:
-        return replace(recipe, **keys)
-
     effective = recipe.effective_batch_size if isinstance(recipe.effective_batch_size, int) else 1
     steps = list(_steps(recipe, shape, device))
     for keys in steps:
-        if fits(with_keys(keys)):
+        if fits(keys):
             return Change(keys, effective=effective)
-    short = _shorter(recipe, data, fits, {})
+    short = _shorter(data, fits, {})
     if short is not None and short.cut * 100 <= len(data.lengths):
         return short
     together: dict[str, Any] = {}
     for keys in steps:
         together |= keys
-        if fits(with_keys(together)):
-            return Change(_least(together, steps, lambda keys: fits(with_keys(keys))), effective=effective)
-    last = short or _shorter(recipe, data, fits, together)
+        if fits(together):
+            return Change(_least(together, steps, fits), effective=effective)
+    last = short or _shorter(data, fits, together)
     return replace(last, effective=effective) if last is not None else None
 
 
@@ -166,16 +164,16 @@ def length_that_fits(
     )
 
 
-def _shorter(recipe: Recipe, data: DataFacts, fits: Callable[[Recipe], bool], keys: dict[str, Any]) -> Change | None:
+def _shorter(data: DataFacts, fits: _Fits, keys: dict[str, Any]) -> Change | None:
     """The longest `max_length` that fits, in steps of 64."""
     longest = int(data.lengths.max()) if len(data.lengths) else 0
-    best = _longest(longest, lambda length: fits(replace(recipe, **{**keys, "max_length": length})))
+    best = _longest(longest, lambda length: fits({**keys, "max_length": length}))
     if best is None:
         return None
     return Change({**keys, "max_length": best}, int((data.lengths > best).sum()))
 
 
-def _longest(below: int, fits: _Fits) -> int | None:
+def _longest(below: int, fits: Callable[[int], bool]) -> int | None:
     """Of the multiples of 64 below a length, the greatest that fits."""
     low, high, best = 1, max(0, (below - 1) // _SHORTEST), None
     while low <= high:
@@ -187,7 +185,7 @@ def _longest(below: int, fits: _Fits) -> int | None:
     return best
 
 
-def _least(keys: dict[str, Any], steps: list[dict[str, Any]], fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+def _least(keys: dict[str, Any], steps: list[dict[str, Any]], fits: _Fits) -> dict[str, Any]:
     """Without the keys that are not needed beside the others, and each of the others changed as little as will do."""
     kept = dict(keys)
     for key in keys:

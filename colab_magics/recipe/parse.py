@@ -151,7 +151,6 @@ def _search(
     return Search(
         {key: axis.values for key, axis in axes.items()},
         different,
-        combinations,
         settings.get("trial_steps"),
         settings.get("trial_samples"),
         _best_by(settings, different[0]),

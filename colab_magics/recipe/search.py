@@ -104,8 +104,6 @@ class Search:
         The values that are tried, by key.
     recipes : tuple of Recipe
         One a trial: the full training that the trial stands for.
-    combinations : int, optional
-        How many there are; None where a range has no end of them.
     steps, samples : int, optional
         How long a trial is, where the cell says it.
     best_by : str
@@ -114,7 +112,6 @@ class Search:
 
     varied: Mapping[str, tuple[Any, ...] | Range]
     recipes: tuple[Recipe, ...]
-    combinations: int | None = None
     steps: int | None = None
     samples: int | None = None
     best_by: str = "loss"

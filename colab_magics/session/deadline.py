@@ -30,6 +30,19 @@ def session_told() -> dict[str, Any]:
     return {"platform": here.platform.key, "session_age": here.age, "session_limit": here.limit}
 
 
+class EarlySave:
+    """The save before the session's end: due once, and again where the end was put off and comes near once more."""
+
+    def __init__(self) -> None:
+        self._done = False
+
+    def is_due(self, left: float | None) -> bool:
+        """Whether it is to be taken now, with so many seconds left (None: nobody knows); asking counts as taken."""
+        near = left is not None and left <= SAVE_BEFORE
+        due, self._done = near and not self._done, near
+        return due
+
+
 class Deadline:
     """How long this session still lives. Asked again and again, because the limit may be set while the worker trains.
 

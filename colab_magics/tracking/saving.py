@@ -14,48 +14,18 @@ from typing import Any
 
 from colab_magics.checkpoints.commit import Contents, sweep
 from colab_magics.checkpoints.files import DISK, Disk
-from colab_magics.checkpoints.interval import SHORTEST, best_interval
-from colab_magics.checkpoints.keeping import Keeper
+from colab_magics.checkpoints.interval import Every
+from colab_magics.checkpoints.keeping import Writer
 from colab_magics.checkpoints.manifest import Manifest
 from colab_magics.checkpoints.tensors import Tensor, laid_out, read_tensors
 from colab_magics.errors import ColabMagicsError
-from colab_magics.session.budget import SAVE_BEFORE
+from colab_magics.session.deadline import EarlySave
 from colab_magics.tracking import arrays
 from colab_magics.tracking.state import encoded
 from colab_magics.tracking.values import MARK, Encoder, decode
 
 STATE, REST = "state.json", "state.safetensors"
 _OWN_FILE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,60}")
-_STEPS = re.compile(r"([1-9][0-9]*)\s*steps?")
-
-
-@dataclass(frozen=True)
-class Every:
-    """When a save is due: after so many seconds (None: what the measured stall says), or at every so many steps."""
-
-    seconds: float | None = None
-    steps: int | None = None
-
-    @staticmethod
-    def of(save_every: float | str) -> Every:
-        """What `save_every` says: "auto", seconds, or "25 steps".
-
-        Raises
-        ------
-        ColabMagicsError
-            It says none of these.
-        """
-        if save_every == "auto":
-            return Every()
-        if isinstance(save_every, str) and (found := _STEPS.fullmatch(save_every.strip())):
-            return Every(steps=int(found[1]))
-        if isinstance(save_every, int | float) and not isinstance(save_every, bool) and save_every > 0:
-            return Every(seconds=float(save_every))
-        raise ColabMagicsError(
-            f"save_every={save_every!r} says no time.",
-            'It can be "auto", a number of seconds, or "25 steps".',
-            'Leave it out: "auto" saves every 1 to 15 minutes, by what a save costs.',
-        )
 
 
 def contents_of(state: Mapping[str, Any], progress: Any, random: Any, tensors: Mapping[str, Any]) -> Contents:
@@ -145,17 +115,17 @@ class Saver:
             )
         checkpoints.mkdir(exist_ok=True)
         sweep(checkpoints, disk=self.disk)
-        self._keeper = Keeper(self.folder, self.run, self.limit, self.on_event, self.parent, self.disk)
+        self._writer = Writer(self.folder, self.run, self.limit, self.on_event, self.parent, self.disk)
         self._copies = arrays.HostCopies()
         self._writing: threading.Thread | None = None
         self._last = self.clock()
-        self._early_done = False
+        self._early = EarlySave()
         self._saved_step = -1
 
     @property
     def newest(self) -> str | None:
         """The name of the newest checkpoint that was read back; None before the first."""
-        return self._keeper.parent
+        return self._writer.parent
 
     def due(self, step: int, *, asked: bool) -> str | None:
         """Why a checkpoint is to be taken now; None where it is not.
@@ -167,26 +137,17 @@ class Saver:
         """
         if asked:
             return "save"
-        if self._end_is_near():
+        if self._early.is_due(self.left()):
             return "deadline"
         if self.every.steps is not None:
             return "steps" if step % self.every.steps == 0 and step != self._saved_step else None
         busy = self._writing is not None and self._writing.is_alive()
         return "interval" if not busy and self.clock() - self._last >= self.interval else None
 
-    def _end_is_near(self) -> bool:
-        """Whether the early save is due: once, and again where the end was put off and comes near once more."""
-        left = self.left()
-        near = left is not None and left <= SAVE_BEFORE
-        due, self._early_done = near and not self._early_done, near
-        return due
-
     @property
     def interval(self) -> float:
         """Seconds between two saves, where none are given in steps."""
-        if self.every.seconds is not None:
-            return self.every.seconds
-        return best_interval(max(self.stalls[-5:])) if self.stalls else SHORTEST
+        return self.every.interval(self.stalls)
 
     def save(
         self, reason: str, step: int, state: Mapping[str, Any], progress: Any, random: Any, facts: Mapping[str, Any]
@@ -242,7 +203,7 @@ class Saver:
 
         def write() -> None:
             need = sum(map(arrays.size, copied.values()))
-            written = self._keeper.write(lambda: contents_of(told, rest[0], rest[1], copied), manifest, event, need)
+            written = self._writer.write(lambda: contents_of(told, rest[0], rest[1], copied), manifest, event, need)
             if written is None:
                 self._saved_step = -1
 

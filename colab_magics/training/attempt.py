@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from colab_magics.checkpoints.interval import Every
 from colab_magics.checkpoints.linked import commit_linked
 from colab_magics.checkpoints.manifest import Manifest
 from colab_magics.checkpoints.replica import start as start_replica
@@ -40,7 +41,7 @@ from colab_magics.training.resume import (
     same_device,
     take_over,
 )
-from colab_magics.training.saving import Every, Saver
+from colab_magics.training.saving import Saver
 from colab_magics.training.settle import settle
 from colab_magics.training.source import (
     fetch_weights,

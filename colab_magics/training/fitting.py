@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import replace
 
 from colab_magics.errors import ColabMagicsError
-from colab_magics.memory.estimate import estimate, peak
-from colab_magics.memory.prediction import Prediction, is_rough
-from colab_magics.plan import GIB, DataFacts, Device, Fit, ModelShape, Plan, Verdict, nearest_change, setup_of
+from colab_magics.memory.estimate import peak
+from colab_magics.memory.prediction import Prediction, by_formula
+from colab_magics.plan import GIB, DataFacts, Device, Fit, ModelShape, Plan, Verdict, nearest_change
 from colab_magics.recipe import Recipe
 from colab_magics.sizes import size
 from colab_magics.training.source import ModelSource
@@ -41,8 +41,7 @@ def check_fit(
     ColabMagicsError
         Even at the lower end of what the estimate may be off by, it does not fit; names the nearest change that does.
     """
-    setup = setup_of(plan, recipe, shape, data.lengths, device)
-    made = Prediction(device, plan, setup, estimate(shape, setup), cap=recipe.max_memory_bytes, rough=is_rough(shape))
+    made = by_formula(plan, shape, recipe, device, data.lengths)
     if made.fit.colour == "green":
         return None
     if not recipe.compares:  # the traces are of our own loop

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from colab_magics.errors import ColabMagicsError, nearest
-from colab_magics.memory.architecture import ATTENTION_DROPOUTS, DROPOUTS, role_of, roles, window_of
+from colab_magics.errors import ColabMagicsError
+from colab_magics.memory.architecture import ATTENTION_DROPOUTS, DROPOUTS, adapted_names, role_of, roles, window_of
 from colab_magics.plan import ModelShape, Plan
 from colab_magics.recipe import Recipe
 from colab_magics.training import attention
@@ -123,20 +123,7 @@ def _linears(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _adapted(linears: dict[str, nn.Module], recipe: Recipe) -> list[str]:
     """The names of the modules that get an adapter."""
-    if recipe.method == "full" or recipe.target_modules == "all-linear":
-        return list(linears)
-    wanted = [recipe.target_modules] if isinstance(recipe.target_modules, str) else recipe.target_modules
-    known = sorted({name.rpartition(".")[2] for name in linears})
-    missing = [want for want in wanted if not any(name == want or name.endswith(f".{want}") for name in linears)]
-    if missing:
-        close = nearest(missing[0], known)
-        raise ColabMagicsError(
-            f"target_modules: this model has no {', '.join(missing)}.",
-            f"It has: {', '.join(known)}.",
-            f"Did you mean {close}?" if close else "",
-            "target_modules: all-linear takes them all.",
-        )
-    return [name for name in linears if any(name == want or name.endswith(f".{want}") for want in wanted)]
+    return list(linears) if recipe.method == "full" else adapted_names(linears, recipe.target_modules)
 
 
 def load_model(source: ModelSource, recipe: Recipe, plan: Plan, device: torch.device) -> nn.Module:

@@ -19,11 +19,12 @@ import torch
 
 from colab_magics.checkpoints.commit import sweep
 from colab_magics.checkpoints.files import DISK, Disk
-from colab_magics.checkpoints.interval import SHORTEST, best_interval
-from colab_magics.checkpoints.keeping import Keeper
+from colab_magics.checkpoints.interval import Every
+from colab_magics.checkpoints.keeping import Writer
 from colab_magics.checkpoints.manifest import Manifest
 from colab_magics.errors import ColabMagicsError
-from colab_magics.session.budget import SAVE_BEFORE, STOP_BEFORE
+from colab_magics.session.budget import STOP_BEFORE
+from colab_magics.session.deadline import EarlySave
 from colab_magics.training.loop import OnEvent, Progress, RandomState, Trainee
 from colab_magics.training.state import HostCopies, Snapshot, configs_of, take, weights_of
 
@@ -34,23 +35,6 @@ Reason = Literal[
 # What a kernel gives a process between SIGTERM and SIGKILL is 2.5 seconds (jupyter_client 8).
 GRACE = 2.0
 _SLOW_DISK = 100e6  # bytes a second, until a save has shown what it is
-
-
-@dataclass(frozen=True)
-class Every:
-    """When a save is due: after so many seconds (None: what the measured stall says), or at every so many steps."""
-
-    seconds: float | None = None
-    steps: int | None = None
-
-    @staticmethod
-    def of(save_every: int | str) -> Every:
-        """What the recipe's `save_every` says: auto, seconds, or "25 steps"."""
-        if save_every == "auto":
-            return Every()
-        if isinstance(save_every, str):
-            return Every(steps=int(save_every.split()[0]))
-        return Every(seconds=float(save_every))
 
 
 @dataclass
@@ -105,24 +89,24 @@ class Saver:
             raise _linked(self._checkpoints)
         self._checkpoints.mkdir(exist_ok=True)
         sweep(self._checkpoints, disk=self.disk)
-        self._keeper = Keeper(self.folder, self.run, self.limit, self.on_event, disk=self.disk)
+        self._writer = Writer(self.folder, self.run, self.limit, self.on_event, disk=self.disk)
         self._configs = configs_of(self.task.model)
         self._copies = HostCopies()
         self._writing: threading.Thread | None = None
         self._drawn: RandomState | None = None
         self._saved_step = -1
         self._last = self.clock()
-        self._early_done = False
+        self._early = EarlySave()
         self._speed = _SLOW_DISK
 
     @property
     def parent(self) -> str | None:
         """The checkpoint that the next one comes after: the newest that was read back, or that the run goes on from."""
-        return self._keeper.parent
+        return self._writer.parent
 
     @parent.setter
     def parent(self, name: str | None) -> None:
-        self._keeper.parent = name
+        self._writer.parent = name
 
     # --- called by the loop ------------------------------------------------------------------------------------------
 
@@ -146,26 +130,17 @@ class Saver:
             return "save"
         if best:
             return "best"
-        if self._end_is_near():
+        if self._early.is_due(self.left()):
             return "deadline"
         if self.every.steps is not None:
             return "steps" if self.progress.step % self.every.steps == 0 else None
         busy = self._writing is not None and self._writing.is_alive()
         return "interval" if not busy and self.clock() - self._last >= self.interval else None
 
-    def _end_is_near(self) -> bool:
-        """Whether the early save is due: once, and again where the end was put off and comes near once more."""
-        left = self.left()
-        near = left is not None and left <= SAVE_BEFORE
-        due, self._early_done = near and not self._early_done, near
-        return due
-
     @property
     def interval(self) -> float:
         """Seconds between two saves, where none are given in steps."""
-        if self.every.seconds is not None:
-            return self.every.seconds
-        return best_interval(max(self.stalls[-5:])) if self.stalls else SHORTEST
+        return self.every.interval(self.stalls)
 
     # --- taking ------------------------------------------------------------------------------------------------------
 
@@ -253,7 +228,7 @@ class Saver:
 
     def _write(self, snapshot: Snapshot, manifest: Manifest, told: Mapping[str, Any]) -> None:
         begin = time.perf_counter()
-        written = self._keeper.write(lambda: snapshot.contents(self._configs), manifest, told, snapshot.bytes)
+        written = self._writer.write(lambda: snapshot.contents(self._configs), manifest, told, snapshot.bytes)
         if written is None:
             self._saved_step = -1
         else:

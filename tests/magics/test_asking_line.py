@@ -9,14 +9,14 @@ import pytest
 from colab_magics.errors import ColabMagicsError
 from colab_magics.inference.sampling import Sampling
 from colab_magics.magics import compare_line, generate_line
-from colab_magics.magics.asking_line import split
+from colab_magics.magics.asking_line import asked_words
 from colab_magics.magics.prompts import prompts_of
 
 pytestmark = [pytest.mark.face, pytest.mark.colab]
 
 
 def generate(line: str) -> generate_line.Asked:
-    return generate_line.read(split(line))
+    return generate_line.read(asked_words(line))
 
 
 def test_what_is_no_option_is_the_prompt_with_its_apostrophes() -> None:
@@ -86,12 +86,12 @@ def test_a_line_that_cannot_be_meant_is_refused(line: str, said: str) -> None:
 )
 def test_a_comparison_that_cannot_be_meant_is_refused(line: str, said: str) -> None:
     with pytest.raises(ColabMagicsError) as refused:
-        compare_line.read(split(line))
+        compare_line.read(asked_words(line))
     assert said in str(refused.value)
 
 
 def test_a_comparison_is_read() -> None:
-    asked = compare_line.read(split("--run a --with b --rows all --score f --threshold 0.7"))
+    asked = compare_line.read(asked_words("--run a --with b --rows all --score f --threshold 0.7"))
     assert (asked.run, asked.other, asked.rows, asked.score, asked.threshold) == ("a", "b", 0, "f", 0.7)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from conftest import CPU, PLAIN
 
+from colab_magics.checkpoints.interval import Every
 from colab_magics.data import Prepared, Source, prepare
 from colab_magics.memory.estimate import peak
 from colab_magics.plan import Choice, DataFacts, Plan, make_plan
@@ -21,7 +22,7 @@ from colab_magics.training.loop import Outcome
 from colab_magics.training.model import describe, load_model, load_reference
 from colab_magics.training.preferences.compare import compare
 from colab_magics.training.preferences.tuning import make_tuning
-from colab_magics.training.saving import Every, Saver
+from colab_magics.training.saving import Saver
 from colab_magics.training.source import ModelSource, load_tokenizer, open_model
 
 NOW = datetime(2025, 3, 4, 5, 6, 7, tzinfo=timezone.utc)

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from conftest import Trained
 
+from colab_magics.checkpoints.interval import Every
 from colab_magics.checkpoints.verify import newest_verified
 from colab_magics.training.loop import train
-from colab_magics.training.saving import Every, Saver
+from colab_magics.training.saving import Saver
 from colab_magics.training.state import Saved, arrangement_of, put_back, read_saved
 
 RUN = "0123456789abcdef"

@@ -24,10 +24,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colab_magics.checkpoints.files import Disk
+from colab_magics.checkpoints.interval import Every
 from colab_magics.checkpoints.verify import entries
 from colab_magics.errors import ColabMagicsError
 from colab_magics.training.batches import Order
-from colab_magics.training.saving import Every
 from colab_magics.training.state import read_saved
 
 pytestmark = pytest.mark.colab  # libraries differ in what they keep of a state

@@ -14,6 +14,7 @@ from continued import RUN, newest, saver_of, stopped_after, train_with
 from hypothesis import given
 from hypothesis import strategies as st
 
+from colab_magics.checkpoints.interval import Every
 from colab_magics.checkpoints.verify import entries, verify
 from colab_magics.errors import ColabMagicsError
 from colab_magics.plan import Choice, Device, Plan
@@ -31,7 +32,6 @@ from colab_magics.training.resume import (
     same_device,
     take_over,
 )
-from colab_magics.training.saving import Every
 from colab_magics.training.state import Saved, put_back
 
 DOCS = documents(20, longest=32)

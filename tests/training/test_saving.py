@@ -26,12 +26,12 @@ from continued import (
 )
 
 from colab_magics.checkpoints.files import Disk
-from colab_magics.checkpoints.interval import best_interval
+from colab_magics.checkpoints.interval import Every, best_interval
 from colab_magics.checkpoints.verify import entries, newest_verified
 from colab_magics.errors import ColabMagicsError
 from colab_magics.events import EventLog
 from colab_magics.training.orders import Orders
-from colab_magics.training.saving import Every, Saver
+from colab_magics.training.saving import Saver
 
 pytestmark = pytest.mark.colab  # libraries differ in what they keep of a state
 

@@ -14,9 +14,9 @@ from conftest import Trained, documents
 from continued import assert_same_tensors, newest, saver_of, stopped_after, tensors_of, train_with
 from safetensors import safe_open
 
+from colab_magics.checkpoints.interval import Every
 from colab_magics.errors import ColabMagicsError
 from colab_magics.plan import Verdict
-from colab_magics.training.saving import Every
 from colab_magics.training.state import HostCopies, configs_of, put_back, read_saved, take, weights_of
 
 pytestmark = pytest.mark.colab  # libraries differ in what they keep of a state

@@ -70,6 +70,11 @@ class Ledger(TorchDispatchMode):  # type: ignore[misc]
         self._count(tensor, part)
         self._note()
 
+    def take_gradient(self, parameter: torch.Tensor) -> None:
+        """Count the gradient that a parameter has now: a hook for when it is accumulated."""
+        assert parameter.grad is not None
+        self.take(parameter.grad, "gradients")
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):

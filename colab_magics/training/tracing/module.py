@@ -73,7 +73,7 @@ def trace_module(step: Step, capability: tuple[int, int] | None) -> dict[str, Pa
             tensors = _fake_tensors(step.module)
         trained = [tensor for tensor in tensors.values() if isinstance(tensor, nn.Parameter) and tensor.requires_grad]
         for parameter in trained:
-            parameter.register_post_accumulate_grad_hook(_counts_gradient(ledger))
+            parameter.register_post_accumulate_grad_hook(ledger.take_gradient)
         with ledger.part("batch"):
             batch = tree_map(lambda leaf: _fake(leaf) if isinstance(leaf, torch.Tensor) else leaf, step.batch)
         assert fake is not None
@@ -160,14 +160,6 @@ def _fake_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
             made[id(buffer)] = _fake(buffer)
         named[name] = made[id(buffer)]
     return named
-
-
-def _counts_gradient(ledger: Ledger) -> Callable[[torch.Tensor], None]:
-    def count(parameter: torch.Tensor) -> None:
-        assert parameter.grad is not None
-        ledger.take(parameter.grad, "gradients")
-
-    return count
 
 
 def _optimizer(step: Step, tensors: Mapping[str, torch.Tensor], trained: list[nn.Parameter]) -> Any:

@@ -190,13 +190,9 @@ def _make_fake(model: nn.Module, ledger: Ledger) -> None:
             if parameter.requires_grad:
                 ledger.take(parameter, "adapters")
 
-    def count(parameter: torch.Tensor) -> None:
-        assert parameter.grad is not None
-        ledger.take(parameter.grad, "gradients")
-
     for parameter in model.parameters():
         if parameter.requires_grad:
-            parameter.register_post_accumulate_grad_hook(count)
+            parameter.register_post_accumulate_grad_hook(ledger.take_gradient)
 
 
 def _batch(fake: FakeTensorMode, setup: Setup) -> MicroBatch:
