@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from colab_magics.tracking import arrays
 from colab_magics.tracking.saving import Saved, contents_of
 from colab_magics.tracking.state import encoded, put_back
 from colab_magics.tracking.values import Unsaveable
+
+from .conftest import Died, Root
 
 pytestmark = pytest.mark.colab
 
@@ -145,6 +147,40 @@ def test_generators_draw_on_where_they_stood(restored: Restored) -> None:
     draw(was)
     restored(was, now)
     assert draw(now) == draw(was)
+
+
+DRAWS: dict[str, tuple[Callable[[int], Any], Callable[[], float]]] = {
+    "python": (random.seed, random.random),
+    "numpy": (np.random.seed, lambda: float(np.random.random())),
+    "torch": (torch.manual_seed, lambda: torch.rand(()).item()),
+}
+
+
+@pytest.mark.parametrize("library", DRAWS)
+def test_random_numbers_of_each_library_fall_after_a_resume_as_they_would_have(root: Root, library: str) -> None:
+    seed, draw = DRAWS[library]
+
+    def loader() -> Iterator[float]:
+        """Draws once as a pass begins, as a shuffled one does."""
+        first = draw()
+        yield from (first + number for number in range(4))
+
+    def drawn(name: str, dies_at: int | None = None) -> list[float]:
+        seed(5)
+        state: dict[str, Any] = {"drawn": []}
+        with root.track(name, state, save_every="1 steps") as run:
+            for value in run.rest(loader()):
+                state["drawn"] += [value, draw()]
+                run.log(loss=value)
+                run.saver.wait()
+                if run.step == dies_at:
+                    raise Died
+        return list(state["drawn"])
+
+    whole = drawn("whole")
+    with pytest.raises(Died):
+        drawn("cut", 2)
+    assert drawn("cut") == whole
 
 
 def test_numbers_lists_and_nested_modules_are_put_back(restored: Restored) -> None:
