@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,16 @@ def test_a_file_that_was_written_again_is_read_again_though_its_size_or_its_time
         os.utime(file, (time, time))
         cache.get("tokens", make, (file,))
     assert make.times == 2
+
+
+def test_an_entry_that_lies_in_anothers_place_is_not_taken_for_it(cache: Cache) -> None:
+    cache.get("tokens", Made(1), (1,))
+    (first,) = cache.folder.iterdir()
+    cache.get("tokens", Made(2), (2,))
+    (second,) = set(cache.folder.iterdir()) - {first}
+    shutil.rmtree(second)
+    first.rename(second)
+    assert cache.get("tokens", Made(3), (2,)) == 3
 
 
 @pytest.mark.parametrize("harm", ["cut", "flipped", "missing", "manifest"])
