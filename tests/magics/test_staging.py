@@ -12,6 +12,7 @@ import pytest
 
 from colab_magics.magics.parcel import Part, pack
 from colab_magics.magics.staging import beside, sweep
+from colab_magics.worker import start_time
 
 pytestmark = [pytest.mark.colab, pytest.mark.face]
 
@@ -72,3 +73,13 @@ def test_a_number_that_went_to_another_process_keeps_nothing(tmp_path: Path) -> 
     os.utime(path, (1, 1))  # long before this process began
     sweep(tmp_path)
     assert not path.exists()
+
+
+def test_a_disk_whose_clock_is_behind_loses_nothing_of_the_living(tmp_path: Path) -> None:
+    path = beside(tmp_path / "out.zip")
+    path.write_bytes(b"half")
+    began = start_time(os.getpid())
+    assert began is not None
+    os.utime(path, (began - 30,) * 2)
+    sweep(tmp_path)
+    assert path.exists()
