@@ -13,9 +13,14 @@ from typing import Any
 import pytest
 
 from colab_magics import demo
+from colab_magics.data.asking import Question
 from colab_magics.errors import ColabMagicsError
 from colab_magics.inference import loaded
+from colab_magics.inference.cases import Case
+from colab_magics.inference.compare import _failures, _side
+from colab_magics.inference.decoding import Answer
 from colab_magics.inference.loaded import kept
+from colab_magics.inference.subject import of_model
 from colab_magics.magics import compare as face
 from colab_magics.magics import generate as ask
 from colab_magics.magics.compare_line import read
@@ -54,6 +59,29 @@ def test_a_score_of_ones_own_is_called_with_prompt_text_and_reference(a_run: Lea
     assert [row["asked"] for row in made.failures] == ["What is a list?"]
     assert made.failures[0]["completion"] == "a list"
     assert made.after.loss is None
+
+
+@pytest.mark.parametrize("text", ["a", "A list", "a list.", "", "a  list"])
+def test_what_is_nearly_the_reference_is_no_exact_match_and_white_space_around_it_is_nothing(text: str) -> None:
+    case = Case(Question("What is it?", (1,), "a list"))
+    texts = [Answer(text, 1, "end"), Answer(" a list\n", 2, "end")]
+    assert _side("run pirate", [case, case], texts, [None, None], None).exact == 0.5
+
+
+def test_a_score_at_the_threshold_has_not_failed() -> None:
+    tokenizer = loaded.open_tokenizer(of_model("demo"))
+    case = Case(Question("What is it?", (1,), "a list"))
+    texts = [Answer("x", 1, "end")] * 2
+    scores = iter([0.7, 0.69])
+    side = _side("run pirate", [case] * 2, texts, [None] * 2, lambda *_: next(scores))
+    failed = _failures([case] * 2, side, side, tokenizer, 0.7)
+    assert [row["score"] for row in failed] == [0.69]
+
+
+def test_the_loss_is_that_of_all_tokens_so_that_a_long_answer_weighs_more() -> None:
+    texts = [Answer("", 0, "end")] * 2
+    side = _side("run pirate", [Case(None)] * 2, texts, [(4.0, 1), (1.0, 9)], None)
+    assert (side.losses, side.loss) == ((4.0, 1.0), 1.3)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from colab_magics.inference import decoding
 from colab_magics.inference import generate as generating
 from colab_magics.inference.decoding import Answers, answer, in_batches
 from colab_magics.inference.loaded import open_tokenizer
-from colab_magics.inference.sampling import Sampling
+from colab_magics.inference.sampling import OPTIONS, Sampling
 from colab_magics.inference.subject import of_model
 
 pytestmark = pytest.mark.colab
@@ -108,6 +110,34 @@ def test_an_answer_ends_with_the_token_that_closed_it_in_training_whatever_the_c
     stop = tokenizer(" number", add_special_tokens=False)["input_ids"][0]
     found = answer(model, tokenizer, questions[1:2], Sampling({}), batch=1, stops={stop})
     assert found.answers[0].text == "len returns the"
+
+
+def test_a_token_that_closed_answers_in_training_is_one_more_and_the_models_own_still_ends_them(
+    model: Any, tokenizer: Any, questions: list[Question]
+) -> None:
+    never = tokenizer.convert_tokens_to_ids("<|im_start|>")
+    found = answer(model, tokenizer, questions[1:2], Sampling({}), batch=1, stops={never})
+    assert found == answer(model, tokenizer, questions[1:2], Sampling({}), batch=1, stops=set())
+    assert found.answers[0].end == "end"
+
+
+def test_every_option_of_a_line_reaches_transformers(model: Any) -> None:
+    given = {name: kind(max(low, 3)) for name, (kind, low, high) in OPTIONS.items() if high > 3}
+    given |= {"top_p": 0.9, "min_p": 0.05, "typical_p": 0.8}
+    assert given.keys() == OPTIONS.keys()
+    config = Sampling(given).config(model, new_tokens=2, stops={5}, pad=7)
+    expected = {**given, "max_new_tokens": 2, "min_new_tokens": 2, "do_sample": True, "pad_token_id": 7}  # what is left
+    del expected["seed"]
+    assert {name: getattr(config, name) for name in expected} == expected
+    assert 5 in config.eos_token_id
+
+
+def test_a_model_whose_own_configuration_draws_is_asked_for_the_likeliest(model: Any) -> None:
+    own = SimpleNamespace(generation_config=copy.deepcopy(model.generation_config))
+    own.generation_config.update(do_sample=True, temperature=0.6, top_k=20, top_p=0.95)
+    config = Sampling({}).config(own, new_tokens=2, stops=set(), pad=0)
+    assert (config.do_sample, config.temperature, config.top_k, config.top_p) == (False, None, None, None)
+    assert own.generation_config.temperature == 0.6
 
 
 def test_out_of_memory_halves_the_batch_and_loses_no_text(

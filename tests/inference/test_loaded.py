@@ -63,6 +63,25 @@ def test_adapters_are_exchanged_and_each_says_what_plain_peft_has_it_say(a_run: 
         assert tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True) == text
 
 
+def test_of_two_adapters_on_one_base_the_one_that_is_asked_speaks(a_run: Leave, tmp_path: Path) -> None:
+    import torch
+
+    for name, seed in (("one", 1), ("two", 2)):
+        a_run(name, seed=seed)
+    both = [of_run(name, tmp_path) for name in ("one", "two")]
+    tokens = torch.arange(1, 9)[None]
+
+    def said(together: list[Subject], one: Subject) -> torch.Tensor:
+        model = loaded.load(together, "cpu", lambda _: None, lambda *_: None)
+        with model.as_subject(one) as asked, torch.no_grad():
+            return asked(tokens).logits
+
+    alone = [said([one], one) for one in both]
+    for one, expected in (*zip(both, alone, strict=True), (both[0], alone[0])):
+        assert torch.equal(said(both, one), expected)
+    assert not torch.equal(*alone)
+
+
 def test_a_result_that_was_written_again_is_read_again(a_run: Leave, tmp_path: Path, adapters: Any) -> None:
     folder = a_run("one", seed=1)
     before = ask(of_run("one", tmp_path), tmp_path)

@@ -12,6 +12,7 @@ import pytest
 
 from colab_magics.magics.parcel import Part, pack
 from colab_magics.magics.staging import beside, sweep
+from colab_magics.worker import start_time
 
 pytestmark = [pytest.mark.colab, pytest.mark.face]
 
@@ -55,7 +56,9 @@ def test_what_the_living_write_stays_and_so_do_files_of_others(tmp_path: Path) -
 
 
 def test_what_another_machine_writes_stays_for_a_day(tmp_path: Path) -> None:
-    path = tmp_path / ".out.zip.0000abcd-17-ab12"
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()  # its number says nothing of who lives elsewhere
+    path = tmp_path / f".out.zip.0000abcd-{ended.pid}-ab12"
     path.write_bytes(b"half")
     sweep(tmp_path)
     assert path.exists()
@@ -70,3 +73,13 @@ def test_a_number_that_went_to_another_process_keeps_nothing(tmp_path: Path) -> 
     os.utime(path, (1, 1))  # long before this process began
     sweep(tmp_path)
     assert not path.exists()
+
+
+def test_a_disk_whose_clock_is_behind_loses_nothing_of_the_living(tmp_path: Path) -> None:
+    path = beside(tmp_path / "out.zip")
+    path.write_bytes(b"half")
+    began = start_time(os.getpid())
+    assert began is not None
+    os.utime(path, (began - 30,) * 2)
+    sweep(tmp_path)
+    assert path.exists()

@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -361,6 +361,15 @@ def test_without_evaluation_the_best_has_the_lowest_mean_of_its_last_quarter() -
     assert best_of([trial("a", [1], "stopped", r=8), steady], "loss") == 1
     assert best_of([trial("a", [4, float("nan")], evaluation=float("nan"), r=8)], "eval_loss") is None
     assert best_of([], "loss") is None
+
+
+def test_a_trial_counts_by_its_last_evaluation_and_only_when_it_is_finished() -> None:
+    begun, ended = trial("a", [4, 3], evaluation=1.0), trial("b", [4, 3], evaluation=2.0)
+    assert begun.state is not None
+    worse = replace(begun.state, evals=(*begun.state.evals, Eval(4, 3.0, None, None)))
+    assert best_of([replace(begun, state=worse), ended], "eval_loss") == 1
+    assert best_of([replace(begun, standing="training"), ended], "eval_loss") == 1
+    assert best_of([begun, ended], "eval_loss") == 0
 
 
 TOLD = Told("kwanzaa", "loss", "3 trials of 8 steps (trial_steps says so).", 120)

@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from colab_magics.memory.culprit import Cause
 from colab_magics.memory.diagnosis import diagnose, lost_context
 from colab_magics.memory.facts import Facts, Sizes
 from colab_magics.memory.messages import Told, is_sticky, read, tells_of_memory
+from colab_magics.plan import GIB, Device
+from colab_magics.plan.fit import context_of
 
 RECORDED: list[dict[str, Any]] = json.loads(Path(__file__).with_name("recorded_messages.json").read_text())
 OF_MEMORY = [one for one in RECORDED if one["kind"] not in ("lost context", "other")]
@@ -116,6 +119,17 @@ def test_the_collection_is_large_and_of_all_kinds() -> None:
     assert all(one["from"].startswith("https://") for one in RECORDED)
     # facts, and nobody's name or folder
     assert not re.search(r"/home/|/Users/|C:\\|/root/", json.dumps(RECORDED))
+
+
+def test_the_context_that_is_counted_for_a_t4_is_the_one_that_messages_tell_of() -> None:
+    told = [read(one["message"]) for one in OF_MEMORY if one.get("t4")]
+    beside = [one.used - one.reserved for one in told if one and one.used and one.reserved]
+    alone = sorted(size / GIB for size in beside if size < GIB / 2)  # above it another process is on the card
+    print(f"CUDA beside the allocator on a T4: {alone[0]:.2f} to {alone[-1]:.2f} GiB, "
+          f"median {median(alone):.2f} of {len(alone)} messages")  # fmt: skip
+    t4 = Device("cuda", "Tesla T4", 15 * GIB, 15 * GIB, 12 * GIB, (7, 5))
+    assert len(alone) >= 5
+    assert context_of(t4) / GIB == pytest.approx(median(alone), abs=0.01)
 
 
 _KINDS = ("cuda", "cuda error", "driver", "cublas", "cudnn", "nccl", "mps", "cpu", "host")

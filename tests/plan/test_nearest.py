@@ -22,6 +22,7 @@ from colab_magics.plan import (
     Verdict,
     choose_max_length,
     fit,
+    length_that_fits,
     make_plan,
     nearest_change,
     setup_of,
@@ -132,6 +133,30 @@ def test_length_is_the_longest_that_fits_and_says_how_many_documents_it_cuts():
     assert str(change) == f"max_length: {longest} (it cuts 20 documents)"
     longer = Recipe(model="m", data="d", method="qlora", max_length=longest + 64)
     assert _colour(longer, QWEN3_14B, _card(14.5), np.array(lengths)) == "red"
+
+
+@pytest.mark.parametrize(("max_length", "gib"), [("auto", 4.4), (2048, 4.4), ("auto", 24), ("auto", 2)])
+def test_a_length_that_nobody_has_given_is_the_longest_that_is_green(max_length: int | str, gib: float):
+    lengths = np.array([*[8000] * 60, *[100] * 4], np.int32)
+    asked = Recipe(model="m", data="d", method="qlora", per_device_train_batch_size=1, max_length=max_length)
+    facts = _facts(asked, QWEN3_4B, lengths)
+    chosen = length_that_fits(asked, QWEN3_4B, _card(gib), facts, FREE, peak)
+    if (max_length, gib) != ("auto", 4.4):  # it is given, or fits as it is, or nothing fits
+        assert chosen == facts.max_length
+        return
+    at, longer = (
+        _colour(replace(asked, max_length=chosen.value + more), QWEN3_4B, _card(gib), lengths) for more in (0, 64)
+    )
+    assert (at, longer) == ("green", "amber")
+    assert chosen.value < facts.max_length.value
+    assert "60 of 64 documents lose their end" in chosen.reason
+
+
+def test_without_modules_that_are_trained_whole_no_head_is_kept_beside_the_models():
+    shape = replace(QWEN3_4B, saved_parameters=1000, saves_head=True)
+    whole = Recipe(model="m", data="d", modules_to_save=["lm_head"])
+    assert resized(shape, whole, replace(whole, modules_to_save=None)) == QWEN3_4B
+    assert resized(shape, whole, whole) == shape
 
 
 def test_cutting_one_document_of_a_hundred_is_nearer_than_several_changes():

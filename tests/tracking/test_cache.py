@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,28 @@ def test_other_arguments_are_another_entry(cache: Cache, tmp_path: Path) -> None
     file.write_text("ab")
     cache.get("tokens", make, (file,))
     assert make.times == 6
+
+
+@pytest.mark.parametrize("changed", ["time", "size"])
+def test_a_file_that_was_written_again_is_read_again_though_its_size_or_its_time_is_the_same(
+    cache: Cache, tmp_path: Path, changed: str
+) -> None:
+    make, file = Made(), tmp_path / "rows.txt"
+    for text, time in (("a", 1), ("b", 2) if changed == "time" else ("bb", 1)):
+        file.write_text(text)
+        os.utime(file, (time, time))
+        cache.get("tokens", make, (file,))
+    assert make.times == 2
+
+
+def test_an_entry_that_lies_in_anothers_place_is_not_taken_for_it(cache: Cache) -> None:
+    cache.get("tokens", Made(1), (1,))
+    (first,) = cache.folder.iterdir()
+    cache.get("tokens", Made(2), (2,))
+    (second,) = set(cache.folder.iterdir()) - {first}
+    shutil.rmtree(second)
+    first.rename(second)
+    assert cache.get("tokens", Made(3), (2,)) == 3
 
 
 @pytest.mark.parametrize("harm", ["cut", "flipped", "missing", "manifest"])

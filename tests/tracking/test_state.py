@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,12 @@ import torch
 from torch import nn
 
 from colab_magics.errors import ColabMagicsError
-from colab_magics.tracking import arrays
+from colab_magics.tracking import arrays, randomness
 from colab_magics.tracking.saving import Saved, contents_of
 from colab_magics.tracking.state import encoded, put_back
 from colab_magics.tracking.values import Unsaveable
+
+from .conftest import Died, Root
 
 pytestmark = pytest.mark.colab
 
@@ -145,6 +148,78 @@ def test_generators_draw_on_where_they_stood(restored: Restored) -> None:
     draw(was)
     restored(was, now)
     assert draw(now) == draw(was)
+
+
+DRAWS: dict[str, tuple[Callable[[int], Any], Callable[[], float]]] = {
+    "python": (random.seed, random.random),
+    "numpy": (np.random.seed, lambda: float(np.random.random())),
+    "torch": (torch.manual_seed, lambda: torch.rand(()).item()),
+}
+
+
+@pytest.mark.parametrize("library", DRAWS)
+def test_random_numbers_of_each_library_fall_after_a_resume_as_they_would_have(root: Root, library: str) -> None:
+    seed, draw = DRAWS[library]
+
+    def loader() -> Iterator[float]:
+        """Draws once as a pass begins, as a shuffled one does."""
+        first = draw()
+        yield from (first + number for number in range(4))
+
+    def drawn(name: str, dies_at: int | None = None) -> list[float]:
+        seed(5)
+        state: dict[str, Any] = {"drawn": []}
+        with root.track(name, state, save_every="1 steps") as run:
+            for value in run.rest(loader()):
+                state["drawn"] += [value, draw()]
+                run.log(loss=value)
+                run.saver.wait()
+                if run.step == dies_at:
+                    raise Died
+        return list(state["drawn"])
+
+    whole = drawn("whole")
+    with pytest.raises(Died):
+        drawn("cut", 2)
+    assert drawn("cut") == whole
+
+
+class PretendedCuda:
+    """Cards whose generators are given a state."""
+
+    def __init__(self, cards: int) -> None:
+        self.cards, self.drawn = cards, dict[int, str]()
+
+    def is_available(self) -> bool:
+        return self.cards > 0
+
+    def is_initialized(self) -> bool:
+        return self.cards > 0
+
+    def device_count(self) -> int:
+        return self.cards
+
+    def set_rng_state(self, state: str, card: int) -> None:
+        self.drawn[card] = state
+
+
+@pytest.mark.parametrize(
+    ("cards", "states", "drawn", "said"),
+    [
+        (2, ["a", "b"], {0: "a", 1: "b"}, []),
+        (1, ["a", "b"], {0: "a"}, ["2 GPUs drew random numbers, and 1 are here"]),
+        (3, ["a", "b"], {0: "a", 1: "b"}, ["2 GPUs drew random numbers, and 3 are here"]),
+        (0, ["a"], {}, ["the GPU is gone: random numbers fall otherwise"]),
+        (1, None, {}, ["it was computed without a GPU: random numbers fall otherwise"]),
+        (0, None, {}, []),
+    ],
+)
+def test_each_gpu_draws_on_where_it_stood_and_another_number_of_them_is_said(
+    cards: int, states: list[str] | None, drawn: dict[int, str], said: list[str]
+) -> None:
+    cuda = PretendedCuda(cards)
+    assert randomness._on_gpus(SimpleNamespace(cuda=cuda), states) == said
+    assert cuda.drawn == drawn
 
 
 def test_numbers_lists_and_nested_modules_are_put_back(restored: Restored) -> None:

@@ -20,8 +20,10 @@ from disks import small_disk
 from colab_magics import worker
 from colab_magics.errors import ColabMagicsError, Interrupted
 from colab_magics.magics import track as face
+from colab_magics.session.budget import SAVE_BEFORE
 from colab_magics.session.deadline import Deadline
 from colab_magics.tracking.figures import EVERY
+from colab_magics.tracking.saving import Every, Saver
 
 from .conftest import Died, Root
 
@@ -356,6 +358,31 @@ def test_retention_keeps_the_newest_and_the_best(root: Root) -> None:
             run.log(eval_loss=loss)
             run.saver.wait()
     assert root.checkpoints() == ["00000002-a1", "00000005-a1", "00000006-a1"]
+
+
+def test_the_early_save_comes_once_and_again_where_the_end_was_put_off(tmp_path: Path) -> None:
+    left = [3600.0, SAVE_BEFORE, SAVE_BEFORE - 9, 3600.0, SAVE_BEFORE - 1, 1.0]
+    now = iter(left)
+    saver = Saver(tmp_path, "run", 1, Every(seconds=1e6), 3, {}, lambda *_, **__: None, left=lambda: next(now))
+    assert [saver.due(step, asked=False) for step, _ in enumerate(left)] == [
+        None, "deadline", None, None, "deadline", None
+    ]  # fmt: skip
+
+
+def test_a_save_that_failed_is_not_called_saved_when_it_is_asked_for_again(root: Root) -> None:
+    with root.track(save_every=1e6) as run:
+        run.log(loss=1)
+        checkpoints = root.folder / "loop" / "checkpoints"
+        checkpoints.rmdir()
+        checkpoints.write_text("no folder")
+        run.save()
+        run.saver.wait()
+        checkpoints.unlink()
+        checkpoints.mkdir()
+        run.save()
+        run.saver.wait()
+        assert len(root.checkpoints()) == 1
+    assert [event["action"] for event in root.events(kind="checkpoint")][:2] == ["failed", "saved"]
 
 
 def test_a_full_disk_ends_no_loop_and_is_told(tmp_path: Path, root: Root) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from colab_magics.training.merging import arithmetic, layout
 from colab_magics.training.merging.base import Base
 from colab_magics.training.merging.changes import read_adapter
 from colab_magics.training.merging.layout import lay_out
-from colab_magics.training.merging.writing import merged_config
+from colab_magics.training.merging.writing import MARGIN, check_disk, merged_config
 
 pytestmark = pytest.mark.colab
 
@@ -181,3 +182,12 @@ def test_code_of_a_models_own_is_referred_to_where_it_is(tmp_path: Path) -> None
     assert made == {"auto_map": {"AutoConfig": "org/own--own.Config"}, "torch_dtype": "float16"}
     with pytest.raises(ColabMagicsError, match="its own code"):
         merged_config(Base("own", tmp_path, None, config, ()), plan)
+
+
+def test_a_merge_that_becomes_an_archive_needs_room_for_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    merged = layout.Layout((layout.Shard("model.safetensors", ()),), "F16", untied=False)
+    free = int(1.5 * merged.size) + MARGIN
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    check_disk(merged, tmp_path, 1.0)
+    with pytest.raises(ColabMagicsError, match=f"It needs {2 * merged.size + MARGIN:,} bytes .* and {free:,} "):
+        check_disk(merged, tmp_path, 2.0)

@@ -49,6 +49,14 @@ def compared(make_model: Callable[..., Path], tmp_path: Path) -> Make:
     return make
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_recipes_own_numbers_reach_trls_loss(compared: Make, objective: str) -> None:
+    keys = {"dpo": {"label_smoothing": 0.2}, "kto": {"desirable_weight": 1.5, "undesirable_weight": 0.5}, "orpo": {}}
+    trainer = compared(objective=objective, beta=0.37, **keys[objective]).task.trainer
+    told = {name: getattr(trainer, name) for name in ("beta", *keys[objective])}
+    assert told == {"beta": 0.37, **keys[objective]}
+
+
 # --- learning -----------------------------------------------------------------------------------------------------
 
 
