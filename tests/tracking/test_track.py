@@ -18,12 +18,13 @@ import pytest
 from disks import small_disk
 
 from colab_magics import worker
+from colab_magics.checkpoints.interval import Every
 from colab_magics.errors import ColabMagicsError, Interrupted
 from colab_magics.magics import track as face
 from colab_magics.session.budget import SAVE_BEFORE
 from colab_magics.session.deadline import Deadline
 from colab_magics.tracking.figures import EVERY
-from colab_magics.tracking.saving import Every, Saver
+from colab_magics.tracking.saving import Saver
 
 from .conftest import Died, Root
 
@@ -442,16 +443,21 @@ def test_a_kernel_without_torch_gets_none(tmp_path: Path) -> None:
 
 
 def test_the_lock_is_not_held_on_by_what_was_forked(root: Root) -> None:
+    begun, begins = os.pipe()
     with root.track() as run:
         child = os.fork()
         if not child:
+            os.write(begins, b"!")
             signal.pause()
+        os.read(begun, 1)  # until it has run at all, what it let go of is still its own
         run.log(loss=1)
     try:
         assert not worker.is_alive(root.folder / "loop")
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+        os.close(begun)
+        os.close(begins)
 
 
 def test_the_copy_in_a_replica_is_found_on_a_new_machine(root: Root, tmp_path: Path) -> None:
