@@ -12,6 +12,7 @@ from colab_magics.errors import ColabMagicsError, redact
 from colab_magics.magics.checkpoint_line import Line
 from colab_magics.magics.checkpoint_show import ADAPTER, MODEL, loading, told
 from colab_magics.magics.checkpoint_survey import chosen, no_checkpoint, survey
+from colab_magics.magics.export_card import without_folders
 from colab_magics.magics.parcel import MARK, README, Part, free_place, pack
 from colab_magics.panel import words
 from colab_magics.run import Run
@@ -124,7 +125,7 @@ def _readme(run: Run, entry: Entry, manifest: Manifest) -> str:
     body += ["", "```python", *loading("path/of/this/folder", adapter=adapter), "```"]
     if recipe is not None:
         body += ["", "## Recipe", "", "```yaml", recipe.to_yaml().rstrip(), "```"]
-    return redact("\n".join(body) + "\n")
+    return without_folders(redact("\n".join(body) + "\n"))
 
 
 def _said(run: Run, entry: Entry, target: Path, parts: list[Part], size: int, *, named: bool) -> Iterator[str]:

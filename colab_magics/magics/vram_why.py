@@ -22,6 +22,7 @@ from colab_magics.run import Run, list_runs
 from colab_magics.sizes import size
 
 _MOST_RUNS = 20  # the newest that are looked into
+_CAUGHT = "An error that a cell caught itself is not seen here."
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def why(words: Sequence[str], shell: Any, root: Path) -> dict[str, str]:
     Parameters
     ----------
     words : of the line after `why`: none, or the name of a run
-    shell : the notebook's; its namespace is not looked at
+    shell : the notebook's, for the number of this cell; its namespace is not looked at
     root : where runs are kept
 
     Raises
@@ -48,12 +49,12 @@ def why(words: Sequence[str], shell: Any, root: Path) -> dict[str, str]:
     ColabMagicsError
         More than one word, an option, or a run that is not there.
     """
-    del shell  # the hook has written down all that this kernel knows
-    found = _named(_one(words), root) if words else _newest(root)
+    found = _named(_one(words), root) if words else _newest(root, int(getattr(shell, "execution_count", 0) or 0))
     if found is None:
+        looked = [f"No cell of this kernel since %load_ext, and none of the runs here. {_CAUGHT}"]
         return Page(
             "Nothing has run out of memory.",
-            ["No cell of this kernel since %load_ext, and none of the runs here." if not words else "Not this run."],
+            ["Not this run."] if words else looked,
             foot=["%vram shows what fills the GPU now."],
         ).bundle()
     return _page(found).bundle()
@@ -79,21 +80,22 @@ def _named(name: str, root: Path) -> _Found | None:
     return _of_run(find(name, root, "%vram why").run)
 
 
-def _newest(root: Path) -> _Found | None:
+def _newest(root: Path, this_cell: int) -> _Found | None:
     cell = FAILURES.last
     runs = (found for run in list_runs(root)[:_MOST_RUNS] if (found := _of_run(run)) is not None)
-    both = [*([_of_cell(cell)] if cell is not None else []), *runs]
+    both = [*([_of_cell(cell, this_cell)] if cell is not None else []), *runs]
     return max(both, key=lambda found: found.at, default=None)
 
 
-def _of_cell(cell: FailedCell) -> _Found:
+def _of_cell(cell: FailedCell, this_cell: int) -> _Found:
     where = f"Cell [{cell.cell}] of this notebook" if cell.cell else "A cell of this notebook"
+    since = [f"No cell has ended by such an error since. {_CAUGHT}"] if 0 < cell.cell < this_cell - 1 else []
     if cell.lost_context:
-        return _Found(where, cell.at, lost_context(cell.message))
+        return _Found(where, cell.at, lost_context(cell.message), tuple(since))
     diagnosis = diagnose(cell.facts())
     unknown = diagnosis.cause is Cause.FULL and not cell.config
-    foot = ("No transformers model was found in the cell's frames: its sizes are not known.",) if unknown else ()
-    return _Found(where, cell.at, diagnosis, foot)
+    foot = ["No transformers model was found in the cell's frames: its sizes are not known."] if unknown else []
+    return _Found(where, cell.at, diagnosis, (*foot, *since))
 
 
 def _of_run(run: Run) -> _Found | None:

@@ -80,6 +80,16 @@ def test_the_readme_tells_step_metrics_and_recipe_and_how_to_load_it(left: Left,
     assert str(tmp_path) not in readme, "where it lay is nobody's business"
 
 
+def test_a_base_that_lay_in_a_folder_is_called_by_the_folders_name(left: Left, tmp_path: Path) -> None:
+    recipe = left.run.folder / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("model: demo", f"model: {tmp_path}/my-base"))
+    export(left, str(tmp_path / "out"))
+    told, _, written = (tmp_path / "out" / "README.md").read_text().partition("## Recipe")
+    assert "An adapter for `my-base`" in told
+    assert str(tmp_path) not in told
+    assert f"model: {tmp_path}/my-base" in written
+
+
 def test_a_step_that_is_named_is_exported_without_a_word_on_better_ones(left: Left, tmp_path: Path) -> None:
     (said, tokenizer) = export(left, f"{tmp_path / 'out'} --step 40")
     assert said.startswith("Exported step 40")

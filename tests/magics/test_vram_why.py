@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -116,6 +117,16 @@ def test_a_run_that_ended_of_it_says_how_to_go_on(tmp_path: Path) -> None:
     failed = {"kind": "failed", "error": {"what": "Out of memory."}, "oom": an_oom(tokens=[2000], in_memory=2000)}
     a_run(tmp_path, "tune", failed)
     assert "Change the recipe, then run the cell again with --override." in text(tmp_path)
+
+
+@pytest.mark.parametrize(("this_cell", "told"), [(8, False), (9, True), (12, True)])
+def test_an_older_cell_is_not_taken_for_one_that_caught_its_error_itself(
+    tmp_path: Path, this_cell: int, told: bool
+) -> None:
+    FAILURES.last = a_cell()
+    said = why([], SimpleNamespace(execution_count=this_cell), tmp_path)["text/plain"]
+    assert "Cell [7] of this notebook" in said
+    assert ("An error that a cell caught itself is not seen here." in said) is told
 
 
 def test_a_lost_context_is_not_called_memory(tmp_path: Path) -> None:
