@@ -149,6 +149,12 @@ class Run:
                 return self.folder / name
         return None
 
+    @property
+    def result_step(self) -> int | None:
+        """The step of the result that is there: an attempt writes it when it ends; None where nobody has noted it."""
+        told = [event.get("step") for event in self.events() if event["kind"] == "finished" and event.get("path")]
+        return int(told[-1]) if told and told[-1] is not None else None
+
     def load(self) -> tuple[Any, Any]:
         """The tuned model, ready for inference, and its tokenizer.
 

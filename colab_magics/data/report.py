@@ -78,7 +78,7 @@ def report_lines(fields: Mapping[str, Any]) -> list[str]:
         lines.append("  lengths     " + ", ".join(f"{name} {value:,}" for name, value in lengths.items()))
     if fields.get("max_length"):
         lines.append(f"  max_length  {fields['max_length']:,}: {_at_the_end(fields)}")
-    lines += [f"  dropped     {_drop(drop)}" for drop in fields.get("dropped", ())]
+    lines += [f"  dropped     {dropped(drop)}" for drop in fields.get("dropped", ())]
     lines += [f"  note        {note}" for note in fields.get("notes", ())]
     if fields.get("cached"):
         lines.append("  tokens were found in the cache")
@@ -112,7 +112,8 @@ def _at_the_end(fields: Mapping[str, Any]) -> str:
     return f"{truncated:,} {what} lose their end" if truncated else "nothing is truncated"
 
 
-def _drop(drop: Mapping[str, Any]) -> str:
+def dropped(drop: Mapping[str, Any]) -> str:
+    """How many rows were left out, why, and where the first of them stands."""
     example = f" (first: {drop['example']})" if drop.get("example") else ""
     return f"{int(drop.get('count', 0)):,} × {drop.get('reason', '?')}{example}"
 

@@ -10,11 +10,13 @@ from typing import Any
 from colab_magics.data import Documents, Prepared, load_prepared, prepare
 from colab_magics.data.asking import Asker, Question, last_answer
 from colab_magics.data.judgements import NotJudged
+from colab_magics.data.overlap import among
+from colab_magics.data.report import dropped
 from colab_magics.data.sources import Source, resolve
 from colab_magics.data.tokenise import Tokens, Trained
 from colab_magics.data.variables import write_rows
 from colab_magics.errors import ColabMagicsError
-from colab_magics.inference.loaded import Progress
+from colab_magics.inference.generate import Where
 from colab_magics.inference.subject import Subject
 from colab_magics.recipe import Recipe
 from colab_magics.run import cache_folder
@@ -66,9 +68,10 @@ def of_data(
     asker: Asker,
     rows: int | None,
     namespace: Mapping[str, Any],
-    progress: Progress,
+    where: Where,
 ) -> list[Case]:
-    """Rows of a file, a notebook variable or a data set on the Hub, prepared as the run's were.
+    """Rows of a file, a notebook variable or a data set on the Hub, prepared as the run's were; says which are left
+    out.
 
     Raises
     ------
@@ -90,7 +93,7 @@ def of_data(
             split="eval",
             cache=cache,
             now=subject.clock,
-            progress=lambda phase, done, total, _: progress(phase, done, total),
+            progress=lambda phase, done, total, _: where.progress(phase, done, total),
             limit=rows,
         )
 
@@ -99,7 +102,19 @@ def of_data(
         made = prepared_by(recipe)
     except NotJudged:  # a run that was taught by comparison is asked for plain answers as well
         made = prepared_by(replace(recipe, objective="sft", loss_type="auto"))
-    return cases_of(_cut(made, subject), tokenizer, asker, rows)
+    documents = _cut(made, subject)
+    for drop in (*made.dropped, *documents.dropped):
+        where.say(f"Left out of {source.name}: {dropped(drop)}.")
+    return cases_of(documents, tokenizer, asker, rows)
+
+
+def trained_on(cases: Sequence[Case], subject: Subject) -> int | None:
+    """How many of the cases are rows that the run was trained on; None where its data are not there any more."""
+    run = subject.run
+    trained = None if run is None else load_prepared(run.folder / "prepared" / "train")
+    if trained is None:
+        return None
+    return among((case.document[0] for case in cases if case.document is not None), _cut(trained, subject))
 
 
 def cases_of(documents: Documents, tokenizer: Any, asker: Asker, rows: int | None) -> list[Case]:

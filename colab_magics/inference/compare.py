@@ -51,10 +51,21 @@ class Side:
     score: float | None = None
     ends: tuple[End | None, ...] = ()
 
+    @property
+    def cut(self) -> int:
+        """How many texts were cut before their end: they are not the reference, and may score low for nothing."""
+        return sum(end in ("length", "context") for end in self.ends)
+
 
 @dataclass(frozen=True)
 class Compared:
-    """What `--out` binds: the prompts, the references, both sides, and the cases that `after` gets wrong."""
+    """What `--out` binds: the prompts, the references, both sides, and the cases that `after` gets wrong.
+
+    Attributes
+    ----------
+    trained_on : int, optional
+        How many of the cases are rows that the run was trained on; None where that is not known.
+    """
 
     prompts: tuple[str, ...]
     references: tuple[str | None, ...]
@@ -62,6 +73,7 @@ class Compared:
     after: Side
     seconds: float
     failures: tuple[dict[str, Any], ...] = field(default=(), repr=False)
+    trained_on: int | None = None
 
 
 def compare(

@@ -6,7 +6,7 @@ Everything here is read from folders: no torch, and nothing of a model but its c
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -46,6 +46,8 @@ class Subject:
     recipe : Recipe, optional
         Of the run; None for a model that no run of ours has made.
     run : Run, optional
+    step : int, optional
+        Of the run, as the weights were written; None for a base, and where nobody has noted it.
     trusted : bool
         Whether code that the model brings may run.
     notes : tuple of str
@@ -60,6 +62,7 @@ class Subject:
     four_bit: bool = False
     recipe: Recipe | None = None
     run: Run | None = None
+    step: int | None = None
     trusted: bool = False
     notes: tuple[str, ...] = ()
 
@@ -129,17 +132,31 @@ def of_run(name: str | None, root: Path, *, step: int | None = None, base: bool 
         model.get("revision") or recipe.hub_revision,
         recipe=recipe,
         run=run,
+        step=step if step is not None else run.result_step,
         four_bit=model.get("method") == "qlora",
         trusted=recipe.trust_remote_code,
         notes=notes,
     )
     if base:
         trained = run.adapter_path or next((entry.folder for entry in entries(run.checkpoints)), None)
-        return replace(subject, label=f"the base of {run.name}", base=_base_of(trained, recipe.model))
+        return replace(subject, label=f"the base of {run.name}", step=None, base=_base_of(trained, recipe.model))
     assert folder is not None
+    if step is None:
+        subject = replace(subject, notes=(*notes, *older_result(run)))
     if (folder / "adapter_config.json").is_file():
         return replace(subject, adapter=folder, base=_base_of(folder, recipe.model))
     return replace(subject, base=str(folder), revision=None, four_bit=False)
+
+
+def older_result(run: Run) -> Iterator[str]:
+    """A word where a run has gone on since its result was written: an attempt writes one when it ends."""
+    written = run.result_step
+    newest = max((int(event["step"]) for event in run.events() if event["kind"] == "step"), default=0)
+    if written is None or newest <= written:
+        return
+    steps = [entry.step for entry in entries(run.checkpoints, run=run.id or None) if entry.manifest is not None]
+    newer = f"; --checkpoint {max(steps)} takes a newer one" if steps and max(steps) > written else ""
+    yield f"This is the result of step {written:,}; {run.name} is at step {newest:,} now{newer}."
 
 
 def of_model(text: str) -> Subject:

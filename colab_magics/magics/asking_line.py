@@ -93,7 +93,7 @@ def numbers(option: str) -> Read:
             raise ColabMagicsError(
                 f"--{option} {text} cannot be read.",
                 "It takes whole numbers from 1 on, with commas between them.",
-                f"Write it as --{option} 1,4,8.",
+                f"Write it as --{option} 8.",
             )
         return tuple(map(int, parts))
 

@@ -36,7 +36,7 @@ def bench(asked: Asked, subject: Subject, where: Where) -> Bench:
         over()
     shown = page(made)
     of_its_result = not asked.base and asked.checkpoint is None and asked.model is None
-    if of_its_result and subject.run is not None and record_bench(made, subject.run):
+    if of_its_result and subject.run is not None and record_bench(made, subject):
         shown = replace(shown, foot=[*shown.foot, f"%report {subject.run.name} shows it, too."])
     show(shown.bundle())
     return made

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from colab_magics.errors import ColabMagicsError
     from colab_magics.inference.cases import Case
     from colab_magics.inference.compare import Compared, Score
     from colab_magics.inference.generate import Where
@@ -77,18 +78,25 @@ def run(asked: Asked, body: str | None, root: Path | None, namespace: dict[str, 
     root : where runs are kept, unless the line says it
     namespace : the notebook's variables; none in a terminal
     """
+    from dataclasses import replace
+
+    from colab_magics.data.overlap import learnt_by_heart
+    from colab_magics.inference.cases import trained_on
     from colab_magics.inference.compare import compare
     from colab_magics.inference.generate import Where, asker_of
     from colab_magics.inference.importing import import_torch
     from colab_magics.inference.loaded import open_tokenizer
-    from colab_magics.inference.recorded import record
+    from colab_magics.inference.recorded import record, recorded_rows
     from colab_magics.magics.compare_show import bundle, cut
     from colab_magics.magics.durable import rooms
     from colab_magics.magics.generate_show import Loading
+    from colab_magics.magics.prompts import check_is_no_run
     from colab_magics.magics.vram import show
     from colab_magics.run import runs_root
 
     root = root or rooms(runs_root(asked.root)).root
+    if asked.run is None and asked.model is None:
+        check_is_no_run(asked.text, root, "%compare")
     score = _score(asked, namespace)
     before, after = _two(asked, root)
     for note in after.notes:
@@ -101,6 +109,7 @@ def run(asked: Asked, body: str | None, root: Path | None, namespace: dict[str, 
     asker = asker_of(after, tokenizer, asked.system)
     try:
         cases = _cases(asked, body, after, tokenizer, asker, namespace, where)
+        familiar = trained_on(cases, after)
         made = compare(
             (before, after),
             tokenizer,
@@ -114,9 +123,18 @@ def run(asked: Asked, body: str | None, root: Path | None, namespace: dict[str, 
         )
     finally:
         loading.over()
+    made = replace(made, trained_on=familiar)
     foot = [*cut(made), *_foot(made, target)]
-    if after.run is not None and _is_of_its_base(asked) and record(made, after.run, on=_on(asked, body)):
-        foot.append(f"%report {after.run.name} shows it, too.")
+    if familiar:
+        foot.append(f"Of these rows {learnt_by_heart(familiar, len(cases))}.")
+    if after.run is not None and _is_of_its_base(asked):
+        on = _on(asked, body)
+        earlier = recorded_rows(after.run, on)
+        if record(made, after, asked.sampling, on=on):
+            instead = (
+                f", in the place of the one on {earlier:,} {'case' if earlier == 1 else 'cases'}" if earlier else ""
+            )
+            foot.append(f"%report {after.run.name} shows it, too{instead}.")
     show(bundle(made, foot))
     return made
 
@@ -129,13 +147,18 @@ def _two(asked: Asked, root: Path) -> tuple[Subject, Subject]:
 
     if asked.checkpoints is not None:
         first, second = asked.checkpoints
+        if first == second:
+            raise _the_same(f"--checkpoints {first},{second}")
         return of_run(asked.run, root, step=first), of_run(asked.run, root, step=second)
     if asked.model is not None and asked.run is None and asked.other is None:
         after = of_model(asked.model)
         return replace(after, adapter=None, label=f"the base of {after.label}"), after
     after = of_run(asked.run, root, step=asked.checkpoint)
     if asked.other is not None:
-        return of_run(asked.other, root), after
+        other = of_run(asked.other, root)
+        if other.run == after.run and asked.checkpoint is None:
+            raise _the_same(f"--with {asked.other}")
+        return other, after
     if asked.model is not None and after.adapter is not None and after.base_is_gone:
         note = f"{after.base} has gone: the adapter of {after.label} is put on {asked.model}."
         before = of_model(asked.model)
@@ -143,6 +166,16 @@ def _two(asked: Asked, root: Path) -> tuple[Subject, Subject]:
     if asked.model is not None:
         return of_model(asked.model), after
     return of_run(after.run.name if after.run is not None else None, root, base=True), after
+
+
+def _the_same(option: str) -> ColabMagicsError:
+    from colab_magics.errors import ColabMagicsError
+
+    return ColabMagicsError(
+        f"{option} sets one model beside itself.",
+        "Both sides would say the same.",
+        "Leave it out to have the base beside it, or name another.",
+    )
 
 
 def _is_of_its_base(asked: Asked) -> bool:
@@ -170,6 +203,7 @@ def _cases(
     from colab_magics.errors import ColabMagicsError
     from colab_magics.inference.cases import ROWS, Case, held_out, of_data
     from colab_magics.inference.generate import questions_of
+    from colab_magics.magics.compare_line import rows_are_of_data
     from colab_magics.magics.prompts import prompts_of
 
     rows = ROWS if asked.rows is None else asked.rows or None
@@ -178,8 +212,10 @@ def _cases(
             raise ColabMagicsError(
                 "There are --data and prompts in the cell.", "Rows have their prompts in them.", "Keep one of them."
             )
-        cases = of_data(asked.data, after, tokenizer, asker, rows, namespace or {}, where.progress)
+        cases = of_data(asked.data, after, tokenizer, asker, rows, namespace or {}, where)
     elif body is not None or asked.text or asked.prompts is not None:
+        if asked.rows is not None:
+            raise rows_are_of_data()
         said = prompts_of(asked.text, body, asked.prompts, namespace, lines=asked.lines)
         return [Case(one) for one in questions_of(said, asker)]
     else:

@@ -27,8 +27,7 @@ def bundle(made: Compared, foot: list[str]) -> dict[str, str]:
 
 def cut(made: Compared) -> list[str]:
     """Whose texts look whole and are not: what is cut is not the reference, and may score low for nothing."""
-    counts = {side.label: sum(end in ("length", "context") for end in side.ends) for side in (made.before, made.after)}
-    said = [f"{count} of {label}" for label, count in counts.items() if count]
+    said = [f"{side.cut} of {side.label}" for side in (made.before, made.after) if side.cut]
     return [f"Cut before their end: {', '.join(said)}. --max-new-tokens N allows more."] if said else []
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from colab_magics.checkpoints.manifest import Broken
 from colab_magics.errors import ColabMagicsError
+from colab_magics.inference.subject import older_result
 from colab_magics.magics.checkpoint_export import its_code_alone, parts_of, verified
 from colab_magics.magics.checkpoint_line import Line as CheckpointLine
 from colab_magics.magics.export_card import merged_card
@@ -73,6 +74,9 @@ def export(run: Run, line: Line, *, say: Said = print, show: Said = lambda _: No
         half-written is left.
     """
     weights = _weights(run, line)
+    if line.checkpoint is None:
+        for note in older_result(run):
+            say(note)
     if line.merge and not weights.is_adapter:
         raise ColabMagicsError(
             f"{run.name} has no adapter to merge.",

@@ -88,12 +88,14 @@ def run(asked: Asked, body: str | None, root: Path | None, shell: Any = None) ->
     from colab_magics.magics.durable import rooms
     from colab_magics.magics.generate_line import bench_has_no_prompt
     from colab_magics.magics.generate_show import Loading, Printed, Tabled
-    from colab_magics.magics.prompts import prompts_of
+    from colab_magics.magics.prompts import check_is_no_run, prompts_of
     from colab_magics.run import runs_root
 
     if asked.bench and body is not None and body.strip():
         raise bench_has_no_prompt()
     found = root or rooms(runs_root(asked.root)).root
+    if asked.run is None and asked.model is None:
+        check_is_no_run(asked.text, found, "%generate")
     subject = subject_of(asked, found)
     loading = Loading()
     batch = asked.batch[0] if asked.batch else None
@@ -104,6 +106,8 @@ def run(asked: Asked, body: str | None, root: Path | None, shell: Any = None) ->
         from colab_magics.magics.bench_show import bench
 
         return bench(asked, subject, where)
+    if asked.sampling.seed is not None and not asked.sampling.do_sample:
+        print("--seed changes nothing here: the likeliest token is taken each time. --do-sample draws.")
     namespace = None if shell is None else shell.user_ns
     said = prompts_of(asked.text, body, asked.prompts, namespace, lines=asked.lines)
     places = [words_of(one) for one in said for _ in range(asked.sampling.copies)]

@@ -13,6 +13,7 @@ from colab_magics.magics.grid import Grid, Page
 _BETWEEN = 0.5  # seconds between two frames of a table, and two words of progress
 _PATIENCE = 1.0  # seconds of loading that need no word
 _SHOWN = 200  # characters of a prompt
+_NOT_ASKED = "not asked"
 
 
 class Printed:
@@ -55,7 +56,8 @@ class Tabled:
 
     def finish(self, made: Generated) -> None:
         """All texts."""
-        done = page(made.prompts, made.texts, f"{len(made.texts)} texts of {made.label}", [speed(made)], cuts(made))
+        asked = sum(end != "not asked" for end in made.ends)
+        done = page(made.prompts, made.texts, f"{asked:,} texts of {made.label}", [speed(made)], cuts(made))
         if self._moving:
             self._draw(done)
         else:
@@ -71,11 +73,14 @@ class Tabled:
 
 
 def page(prompts: Any, texts: Any, title: str, foot: Any = (), cut: Any = None) -> Page:
-    """Prompts and texts beside each other."""
+    """Prompts and texts beside each other; those that were never asked are counted, and not listed."""
     rows = [
         (str(number), shortened(prompt), text, why)
         for number, (prompt, text, why) in enumerate(zip(prompts, texts, cut or [""] * len(texts), strict=True), 1)
+        if why != _NOT_ASKED
     ]
+    if len(rows) < len(texts):
+        foot = [*foot, f"{len(texts) - len(rows):,} of {len(texts):,} were not asked any more."]
     return Page(title, grids=[Grid(("", "prompt", "text", "not whole"), tuple(rows))], foot=foot)
 
 
@@ -95,7 +100,7 @@ def _cut(end: End, tokens: int) -> str:
         case "interrupted":
             return f"interrupted after {tokens:,} tokens"
         case "not asked":
-            return "not asked"
+            return _NOT_ASKED
 
 
 def shortened(text: str, most: int = _SHOWN) -> str:

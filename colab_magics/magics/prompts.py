@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from colab_magics.data.asking import Said
@@ -46,9 +47,28 @@ def prompts_of(
         raise ColabMagicsError(
             "The prompt is empty.",
             "There is nothing to answer.",
-            "Write it below %%generate or behind %generate, or name a variable with --prompts.",
+            "Write it behind the word generate, in quotes."
+            if namespace is None
+            else "Write it below %%generate or behind %generate, or name a variable with --prompts.",
         )
     return [line.strip() for line in said.splitlines() if line.strip()] if lines else of_text(said)
+
+
+def check_is_no_run(text: str, root: Path, magic: str) -> None:
+    """A line that is nothing but a run's name means the run.
+
+    Raises
+    ------
+    ColabMagicsError
+        It is one.
+    """
+    if text and "/" not in text and (root / text / "events.jsonl").is_file():
+        raise ColabMagicsError(
+            f"{text} is a run, and a line without an option is a prompt.",
+            "It would be asked what it says to its own name.",
+            f"Write {magic} --run {text}.",
+            f"To ask it for that word: write it below %{magic}.",
+        )
 
 
 def of_text(text: str) -> list[Said]:
@@ -62,7 +82,7 @@ def of_text(text: str) -> list[Said]:
         if isinstance(found, Mapping):
             return [found]
         if isinstance(found, list) and found:
-            return [found] if _is_chat(found) else found
+            return [_open_ended(found)] if _is_chat(found) else found
     return [stripped]
 
 
@@ -83,6 +103,8 @@ def of_variable(name: str, namespace: Mapping[str, Any] | None) -> list[Said]:
     if isinstance(value, str):
         return [value]
     if hasattr(value, "iloc"):
+        # of a frame an empty place is NaN, which is no word
+        value = value.astype(object).where(value.notna(), None)
         value = value.to_dict("records") if hasattr(value, "columns") else list(value)
     if isinstance(value, Mapping):
         return [value]
@@ -95,10 +117,13 @@ def of_variable(name: str, namespace: Mapping[str, Any] | None) -> list[Said]:
     found = list(value)
     if found and _is_chat(found):
         return [found]
-    wrong = next((one for one in found if not isinstance(one, str | Mapping | list | tuple)), None)
-    if wrong is not None or not found:
+    kinds = (str, Mapping, list, tuple)
+    wrong = [place for place, one in enumerate(found) if not isinstance(one, kinds)]
+    if wrong or not found:
+        at = wrong[0] if wrong else 0
+        kind = "nothing" if found and found[at] is None else f"a {type(found[at]).__name__}" if found else ""
         raise ColabMagicsError(
-            f"{name} holds a {type(wrong).__name__}, which is no prompt." if found else f"{name} is empty.",
+            f"Place {at + 1} of {name} holds {kind}, which is no prompt." if found else f"{name} is empty.",
             "A prompt is a text, a list of turns with role and content, or a row.",
             "Make them so in a cell above.",
         )
@@ -109,14 +134,19 @@ def _turns(text: str) -> list[dict[str, str]]:
     """`user: …` and its like, each up to the next."""
     pieces = _TURN.split(text)[1:]
     pairs = zip(pieces[::2], pieces[1::2], strict=True)
-    turns = [{"role": role.lower(), "content": said.strip()} for role, said in pairs]
-    if turns[-1]["role"] != "user":
-        raise ColabMagicsError(
-            f"The chat ends with the {turns[-1]['role']}.",
-            "There is no question left to answer.",
-            "End it with a line that begins with user:",
-        )
-    return turns
+    return _open_ended([{"role": role.lower(), "content": said.strip()} for role, said in pairs])
+
+
+def _open_ended(turns: list[Any]) -> list[Any]:
+    """The turns of a chat that a person has written, which ends with what is to be answered."""
+    last = str(turns[-1].get("role") or turns[-1].get("from"))
+    if last not in ("assistant", "gpt", "system"):
+        return turns
+    raise ColabMagicsError(
+        f"The chat ends with the {last}.",
+        "There is no question left to answer.",
+        "End it with a turn of the user.",
+    )
 
 
 def _structured(text: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from colab_magics.data.overlap import learnt_by_heart
 from colab_magics.magics.grid import Grid
 from colab_magics.magics.report_facts import Facts, compared_figures, compared_rows
 from colab_magics.magics.report_parts import Answers, Block, Curves, Missing, Sample, Text, pairs
@@ -24,7 +25,7 @@ def evaluation(facts: Facts) -> list[Block]:
     rows = _figures(facts)
     if rows:
         blocks.append(Grid(("", "base", "tuned"), tuple(rows), title=_compared(facts)))
-        blocks += _when(facts)
+        blocks += [*_on_what(facts), *_when(facts)]
     else:
         blocks.append(Missing(f"Base against tuned was not measured: {facts.comparing} measures it."))
     evals = facts.evals
@@ -33,6 +34,7 @@ def evaluation(facts: Facts) -> list[Block]:
             Missing("Held-out rows were not scored: eval_data in the recipe has them scored while it trains.")
         )
         return blocks
+    familiar, of = _trained_too(facts)
     best = min(evals, key=lambda one: number(one, "loss") or float("inf"))
     chosen = _thinned(evals, best)
     rows_ = [
@@ -44,12 +46,38 @@ def evaluation(facts: Facts) -> list[Block]:
         )
         for one in chosen
     ]
+    title = "Evaluation rows" if familiar else "Held-out rows"
     blocks.append(
-        Grid(("step", "loss", "perplexity", "tokens right"), tuple(rows_), title="Held-out rows, while it trained")
+        Grid(("step", "loss", "perplexity", "tokens right"), tuple(rows_), title=f"{title}, while it trained")
     )
+    if familiar:
+        blocks.append(Text(f"Of the evaluation data {learnt_by_heart(familiar, of)}."))
     if len(chosen) < len(evals):
         blocks.append(Text(f"{len(chosen)} of {len(evals)} evaluations.", quiet=True))
     return blocks
+
+
+def _trained_too(facts: Facts) -> tuple[int, int]:
+    """How many of the evaluation's documents are trained as well, and of how many."""
+    told = next((one for one in reversed(facts.of("data")) if one.get("split") == "eval"), {})
+    return count(told, "among_trained") or 0, count(told, "documents") or 0
+
+
+def _on_what(facts: Facts) -> list[Block]:
+    """What the figures rest on: how many cases, how their texts were made, and what makes them worth less."""
+    cases = len(items(facts.compared.get("rows")))
+    drawn = mapping(facts.compared.get("sampling"))
+    how = ", ".join(f"{shown(name, 60)} {shown(value, 60)}" for name, value in drawn.items() if name != "do_sample")
+    kind = "texts that were drawn" if drawn.get("do_sample") else "texts of the likeliest tokens"
+    said = [f"On {cases:,} {'case' if cases == 1 else 'cases'}{f'; {kind} ({how})' if drawn else ''}."]
+    cut = [
+        f"{found:,} of {side}" for side in ("base", "tuned") if (found := count(compared_figures(facts, side), "cut"))
+    ]
+    if cut:
+        said.append(f"Cut before their end, which is no exact match: {', '.join(cut)}.")
+    if familiar := count(facts.compared, "trained_on"):
+        said.append(f"Of these rows {learnt_by_heart(familiar, cases)}.")
+    return [Text(" ".join(said))]
 
 
 def _compared(facts: Facts) -> str:
@@ -69,7 +97,9 @@ def _figures(facts: Facts) -> list[tuple[str, ...]]:
     """Of both sides, what the comparison has measured."""
     base, tuned = compared_figures(facts, "base"), compared_figures(facts, "tuned")
     names = [
-        name for name in dict.fromkeys((*base, *tuned)) if (number(base, name), number(tuned, name)) != (None, None)
+        name
+        for name in dict.fromkeys((*base, *tuned))
+        if name != "cut" and (number(base, name), number(tuned, name)) != (None, None)
     ]
     return [
         (shown(name, 60).replace("_", " "), *(_figure(name, number(side, name)) for side in (base, tuned)))

@@ -58,6 +58,9 @@ def _learning(facts: Facts) -> Iterator[str]:
         yield f"{facts.shown.odd_losses:,} losses were not finite: a smaller learning_rate, or precision: fp32."
     if facts.steps and not scored:
         yield "Nothing says how it does on rows that it has not seen: add eval_data."
+    told = next((one for one in reversed(facts.of("data")) if one.get("split") == "eval"), {})
+    if familiar := count(told, "among_trained"):
+        yield f"{familiar:,} of the evaluation's documents are trained as well: take them out of one of the two."
 
 
 def _data(facts: Facts) -> Iterator[str]:

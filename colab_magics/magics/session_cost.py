@@ -226,9 +226,10 @@ def _expected(events: Sequence[Event]) -> str:
     taken = sum(float(event.get("seconds") or 0.0) for event in mine if event["kind"] in ("step", "eval"))
     done = int(steps[-1]["step"]) - int(steps[0]["step"]) + 1
     whole = taken * total / done
+    missed = "" if made.low <= whole <= made.high else ", outside of what was expected"
     if done >= total:
-        return f"{line}; it took {words_of.spoken(taken)}."
-    return f"{line}; at the speed of its {done:,} steps it is {words_of.spoken(whole)}."
+        return f"{line}; it took {words_of.spoken(taken)}{missed}."
+    return f"{line}; at the speed of its {done:,} steps it is {words_of.spoken(whole)}{missed}."
 
 
 def _to_come(events: Sequence[Event], last: Spent, state: str, kept: int) -> list[str]:

@@ -32,6 +32,7 @@ def settle_packing(
         return plan
     kept = _kept(plan, shape, device, cache)
     seconds = _read(kept)
+    when = "by an earlier run of this shape: " if seconds is not None else ""
     if seconds is None:
         found = _measure(task, progress)
         if isinstance(found, OutOfMemory):
@@ -52,7 +53,7 @@ def settle_packing(
         share = 1 - min(packed, padded) / max(packed, padded)
         choice = Choice(
             packed < padded,
-            f"{faster} is {share:.0%} faster here (measured {packed:.3g} s packed, {padded:.3g} s sorted)",
+            f"{faster} is {share:.0%} faster here (measured {when}{packed:.3g} s packed, {padded:.3g} s sorted)",
         )
     return _settled(progress, plan, choice)
 

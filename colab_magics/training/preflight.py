@@ -20,6 +20,7 @@ from colab_magics.checkpoints.manifest import Broken
 from colab_magics.checkpoints.remote import check as check_replica
 from colab_magics.checkpoints.verify import verify
 from colab_magics.data import Documents, Prepared, Source, load_prepared, prepare
+from colab_magics.data.overlap import among, learnt_by_heart
 from colab_magics.data.report import data_event
 from colab_magics.errors import ColabMagicsError
 from colab_magics.events import EventLog, read_events
@@ -189,7 +190,11 @@ def preflight(folder: Path, wish: Wish, origin: Origin | None, log: EventLog, re
     eval_documents = eval_data.documents(max_length.value) if eval_data is not None else None
     for split, found, views in (("train", data, documents), ("eval", eval_data, eval_documents)):
         if found is not None and views is not None:
-            log.append("data", split=split, **data_event(found, views, inputs[split], tokenizer))
+            trained = among((views[number][0] for number in range(len(views))), documents) if split == "eval" else 0
+            told = {"among_trained": trained} if trained else {}
+            log.append("data", split=split, **data_event(found, views, inputs[split], tokenizer), **told)
+            if trained:
+                log.append("warning", message=f"eval_data: {learnt_by_heart(trained, len(views))}.")
     if verdict is None:
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -202,6 +203,99 @@ def test_prompts_that_are_tried_out_leave_what_was_measured_on_rows(a_run: Leave
     asked = json.loads((folder / "compare-prompts.json").read_text())
     assert [row["prompt"] for row in asked["rows"]] == ["Hello!", "What is a list?"]
     assert {"compare.json", "compare-prompts.json"} == {one.name for one in folder.glob("*compare*")}
+
+
+def test_what_a_comparison_rests_on_is_kept_with_it_and_what_it_replaces_is_told(
+    a_run: Leave, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = a_run()
+    compare(tmp_path, "--data", "demo", "--rows", "2", "--temperature", "2", "--seed", "1")
+    kept = json.loads((folder / "compare.json").read_text())
+    assert kept["sampling"] == {"do_sample": True, "max_new_tokens": 6, "temperature": 2.0, "seed": 1}
+    assert (kept["base"]["cut"], kept["tuned"]["cut"]) == (2, 2)
+    assert "%report pirate shows it, too.\n" in capsys.readouterr().out
+    compare(tmp_path, "--data", "demo", "--rows", "1")
+    assert "%report pirate shows it, too, in the place of the one on 2 cases." in capsys.readouterr().out
+
+
+def test_rows_that_the_run_was_trained_on_are_called_so(
+    a_run: Leave, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLAB_MAGICS_CACHE", str(tmp_path / "cache"))
+    folder = a_run()
+    made = compare(tmp_path, "--data", "demo", "--rows", "2")
+    assert made.trained_on is None, "its data are not there any more"
+    (entry,) = {path.parent for path in (tmp_path / "cache" / "tokens").glob("*/meta.json")}
+    shutil.copytree(entry, folder / "prepared" / "train")
+    new = [{"role": "user", "content": "New?"}, {"role": "assistant", "content": "Yes."}]
+    rows = [*demo.data_path().read_text().splitlines()[:2], json.dumps({"messages": new})]
+    (tmp_path / "mixed.jsonl").write_text("\n".join(rows))
+    capsys.readouterr()
+    made = compare(tmp_path, "--data", str(tmp_path / "mixed.jsonl"))
+    assert made.trained_on == 2
+    assert "Of these rows 2 of 3 are among the trained documents" in capsys.readouterr().out
+    assert json.loads((folder / "compare.json").read_text())["trained_on"] == 2
+
+
+def test_rows_that_cannot_be_asked_are_said_to_be_left_out(
+    a_run: Leave, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_run()
+    rows = [("What is a list?", "a"), ("", "b"), ("x", "")]
+    made = compare(tmp_path, "--data", "d", d=[{"prompt": one, "completion": other} for one, other in rows])
+    assert len(made.prompts) == 1
+    said = capsys.readouterr().out
+    assert "Left out of d: 1 × empty prompt (first: " in said
+    assert "Left out of d: 1 × empty completion (first: " in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["pirate"], "pirate is a run, and a line without an option is a prompt."),
+        (["--run", "pirate", "--with", "pirate"], "--with pirate sets one model beside itself."),
+        (["--checkpoints", "4,4"], "--checkpoints 4,4 sets one model beside itself."),
+        (["Hello!", "--rows", "3"], "--rows goes with data, and here are prompts."),
+    ],
+)
+def test_a_line_that_cannot_mean_what_it_says_asks_nothing(
+    a_run: Leave, tmp_path: Path, words: list[str], said: str
+) -> None:
+    folder = a_run()
+    with pytest.raises(ColabMagicsError) as refused:
+        compare(tmp_path, *words)
+    assert refused.value.what == said
+    assert not list(folder.glob("compare*"))
+
+
+def test_rows_beside_prompts_in_the_cell_are_refused_as_well(a_run: Leave, tmp_path: Path) -> None:
+    a_run()
+    with pytest.raises(ColabMagicsError, match="--rows goes with data"):
+        compare(tmp_path, "--rows", "3", body="Hello!")
+
+
+def test_a_runs_name_alone_is_no_prompt_unless_it_stands_in_the_cell(a_run: Leave, tmp_path: Path) -> None:
+    a_run()
+    with pytest.raises(ColabMagicsError, match="Write %generate --run pirate"):
+        generate(tmp_path, "pirate")
+    assert generate(tmp_path, body="pirate").prompts == ("pirate",)
+
+
+def test_a_seed_without_a_draw_is_said_to_change_nothing(
+    a_run: Leave, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_run()
+    generate(tmp_path, "--seed", "5", body="Hello!")
+    assert "--seed changes nothing here: the likeliest token is taken each time." in capsys.readouterr().out
+
+
+def test_an_empty_place_of_a_frame_is_no_prompt(a_run: Leave, tmp_path: Path) -> None:
+    a_run()
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"prompt": ["What is a list?", None], "completion": ["a", "b"]})
+    for asked in (frame, frame["prompt"]):
+        with pytest.raises(ColabMagicsError, match=r"no prompt|Place 2 of asked holds nothing"):
+            generate(tmp_path, "--prompts", "asked", asked=asked)
 
 
 def test_texts_that_are_cut_are_told_in_a_line_and_in_a_table(

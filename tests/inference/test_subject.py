@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from colab_magics import demo
 from colab_magics.errors import ColabMagicsError
+from colab_magics.events import EventLog
 from colab_magics.inference.subject import of_model, of_run
 
 pytestmark = pytest.mark.colab
@@ -58,3 +60,18 @@ def test_any_adapter_or_model_is_asked_with_what_it_brings(a_run: Leave, tmp_pat
     assert of_model("demo").adapter is None
     with pytest.raises(ColabMagicsError, match="There is no folder"):
         of_model("./nowhere")
+
+
+def test_of_a_run_that_went_on_it_is_said_that_the_result_is_an_older_one(a_run: Leave, tmp_path: Path) -> None:
+    folder = a_run(steps=(8,))
+    with closing(EventLog(folder / "events.jsonl", 1)) as log:
+        log.append("step", step=6, loss=1.0)
+        log.append("finished", step=6, reason="stopped", path="adapter")
+    assert (of_run("pirate", tmp_path).step, of_run("pirate", tmp_path).notes) == (6, ())
+    with closing(EventLog(folder / "events.jsonl", 2)) as log:
+        log.append("step", step=9, loss=0.5)
+    found = of_run("pirate", tmp_path)
+    assert found.step == 6
+    assert found.notes == ("This is the result of step 6; pirate is at step 9 now; --checkpoint 8 takes a newer one.",)
+    assert (of_run("pirate", tmp_path, step=8).step, of_run("pirate", tmp_path, step=8).notes) == (8, ())
+    assert of_run("pirate", tmp_path, base=True).step is None

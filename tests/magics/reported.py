@@ -24,6 +24,8 @@ TABLE = Table(
 )  # fmt: skip
 VERSIONS = {"python": "3.13.7", "colab_magics": "0.1.0", "torch": "2.11.0", "peft": "0.20.0"}
 COMPARED = {
+    "sampling": {"do_sample": False, "max_new_tokens": 256},
+    "trained_on": 1,
     "rows": [
         {
             "prompt": "What is Umoja?",
@@ -33,7 +35,7 @@ COMPARED = {
         }
     ],
     "base": {"loss": 2.41, "perplexity": 11.13, "exact_match": 0.0},
-    "tuned": {"loss": 0.71, "perplexity": 2.03, "exact_match": 0.37},
+    "tuned": {"loss": 0.71, "perplexity": 2.03, "exact_match": 0.37, "cut": 1},
     "seconds": 41.0,
 }
 EXPORTED = [

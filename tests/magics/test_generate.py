@@ -71,6 +71,14 @@ def test_the_newest_runs_result_is_asked_and_the_text_is_printed(notebook: Noteb
     assert notebook.value("first.text") in again.text
 
 
+def test_evaluation_rows_that_are_trained_as_well_are_told_from_the_first_moment(notebook: Notebook) -> None:
+    events = [json.loads(line) for line in (notebook.home.runs / "pirate" / "events.jsonl").read_text().splitlines()]
+    (told,) = (event for event in events if event["kind"] == "data" and event["split"] == "eval")
+    assert (told["among_trained"], told["documents"]) == (8, 8)
+    said = "eval_data: all are among the trained documents: there a score tells what is known by heart."
+    assert said in [event.get("message") for event in events]
+
+
 def test_an_interrupt_ends_the_text_and_what_came_is_kept(notebook: Notebook) -> None:
     notebook.run("%generate --max-new-tokens 2 Hello!")  # so that the model is there, and the next cell begins to write
     cell = notebook.kernel.send("%%generate --out part --min-new-tokens 450 --max-new-tokens 450\nTell me all.")

@@ -72,8 +72,10 @@ def test_what_was_expected_stands_beside_what_it_took() -> None:
     assert "Expected at its start on Tesla T4, 14.6 GiB: 8 h (4 to 16) of training" in half
     assert "at the speed of its 50 steps it is 10 h" in half
     whole = page_of("k", events(1, "units", 0, 1, 100), TABLE, state="finished", now=0).text()
-    assert "it took 10 h" in whole
+    assert "it took 10 h." in whole
     assert "To come" not in whole
+    slow = events(1, "units", 0, 1, 200, total=200)
+    assert "it took 20 h, outside of what was expected." in page_of("k", slow, TABLE, state="finished", now=0).text()
 
 
 def test_what_is_to_come_has_a_time_and_a_price() -> None:

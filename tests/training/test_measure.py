@@ -23,7 +23,8 @@ def test_the_measured_way_is_taken_and_told_with_its_figures(tiny_run, tmp_path)
     assert plan["packing"] in (True, False)
     assert run.progress.arrangement.packed is plan["packing"]
     reason = plan.choices["packing"].reason
-    assert "faster here" in reason
+    assert "faster here (measured " in reason
+    assert "earlier" not in reason
     assert "s packed" in reason
     assert run.run().losses == pytest.approx(tiny_run().run().losses, abs=1e-4)
 
@@ -33,7 +34,9 @@ def test_what_was_found_is_kept_for_the_same_model_and_device(tiny_run, tmp_path
     monkeypatch.setattr(measure, "_measure", lambda *_: {"packed": packed, "sorted": 2.0})
     assert _settle(tiny_run(packing="auto"), tmp_path)["packing"] is way
     monkeypatch.setattr(measure, "_measure", lambda *_: pytest.fail("measured again"))
-    assert _settle(tiny_run(packing="auto"), tmp_path)["packing"] is way
+    again = _settle(tiny_run(packing="auto"), tmp_path)
+    assert again["packing"] is way
+    assert "(measured by an earlier run of this shape: " in again.choices["packing"].reason
     (kept,) = (tmp_path / "packing").iterdir()
     assert json.loads(kept.read_text())["packed"] == packed
 
