@@ -174,6 +174,7 @@ class Track:
                 lost_steps=max(0, (before[-1] if before else 0) - origin.step),
                 skipped=[{"name": entry.name, "reason": entry.broken} for entry in self._opened.skipped],
                 changes=[],
+                finished=self.run.finished,
                 exact=not lost,
                 differs=lost,
             )
