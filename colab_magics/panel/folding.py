@@ -188,7 +188,8 @@ def _step(state: PanelState, event: Mapping[str, Any]) -> PanelState:
         epoch=number(event, "epoch"),
         loss=loss,
         first_loss=loss if restarted or state.first_loss is None else state.first_loss,
-        odd_losses=odd if loss is None or math.isfinite(loss) else odd + 1,
+        odd_losses=odd
+        + (own.odd_values(event) if state.own is not None else loss is not None and not math.isfinite(loss)),
         margin=number(mapping(event.get("rewards")), "margins"),
         preferred=number(mapping(event.get("rewards")), "accuracies"),
         learning_rate=number(event, "learning_rate"),
