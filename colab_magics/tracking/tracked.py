@@ -156,7 +156,8 @@ class Tracked(Phase):
             Its name. With other arguments (numbers, text, tensors, files) it is another entry.
         make : callable
             Gives tensors, arrays, numbers, text, and lists and dicts of these. Anything else is given back, and not
-            kept.
+            kept. Where its own code has changed since, the value is made anew; functions that it calls, and variables
+            that it reads, are not looked at.
         """
         return self._parts.cache.get(key, make, arguments)
 
