@@ -47,9 +47,9 @@ class Track:
     def __init__(
         self,
         name: str,
-        state: Mapping[str, Any],
+        state: Mapping[str, Any] | None,
         total: float | None,
-        unit: str,
+        unit: str | None,
         root: str | os.PathLike[str] | None,
         save_every: float | str,
         save_total_limit: int,
@@ -58,7 +58,7 @@ class Track:
         again: bool,
     ) -> None:
         self.name = check_name(name)
-        self._state = state if isinstance(state, dict) else dict(state)
+        self._state = _checked_state(state)
         self._total, self._unit, self._again = _checked_total(total), unit, again
         self._every, self._limit = Every.of(save_every), _checked_limit(save_total_limit)
         encoded(self._state)  # what cannot be saved is told before anything is begun
@@ -158,7 +158,7 @@ class Track:
             run=self._opened.id,
             made_by=MADE_BY,
             again_of=self.name if self._folder.name != self.name else None,
-            unit=self._unit,
+            unit=self.run.unit,
             total=self._total,
             done=self.run.done,
             save_total_limit=self._limit,
@@ -293,7 +293,7 @@ def track(
     state: Mapping[str, Any] | None = None,
     *,
     total: float | None = None,
-    unit: str = "tokens",
+    unit: str | None = None,
     root: str | os.PathLike[str] | None = None,
     save_every: float | str = "auto",
     save_total_limit: int = 2,
@@ -317,8 +317,9 @@ def track(
         with it.
     total : float, optional
         How much there is to do, in `unit`.
-    unit : str
-        A figure that is given to `log`: "tokens", "samples"; or what one step is called: "steps", "batches".
+    unit : str, optional
+        What one step is called: "steps", "batches"; or a figure that is given to `log`: "tokens", "samples". Else
+        steps; tokens, where the first `log` has `tokens=`.
     root : path, optional
         Where runs are kept; else COLAB_MAGICS_ROOT, else ./runs.
     save_every : "auto", seconds or "25 steps"
@@ -342,7 +343,7 @@ def track(
     Interrupted
         By `with`: the cell was interrupted, or the run stopped from elsewhere; the step was finished and saved.
     """
-    return Track(name, state or {}, total, unit, root, save_every, save_total_limit, replica, panel, again)
+    return Track(name, state, total, unit, root, save_every, save_total_limit, replica, panel, again)
 
 
 def _shell() -> Any:
@@ -356,6 +357,17 @@ def _configured(shell: Any, magics: str, trait: str) -> str:
     manager = getattr(shell, "magics_manager", None)
     found = manager.registry.get(magics) if manager is not None else None
     return str(getattr(found, trait, "") or "")
+
+
+def _checked_state(state: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The person's own dict, where it is one."""
+    if state is None or isinstance(state, Mapping):
+        return state if isinstance(state, dict) else dict(state or {})
+    raise ColabMagicsError(
+        f"state is of type {type(state).__name__}.",
+        "It is a dict: each thing that a checkpoint holds, by its name.",
+        'Write state={"model": net}.',
+    )
 
 
 def _checked_total(total: float | None) -> float | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from colab_magics.errors import ColabMagicsError, nearest
 from colab_magics.tracking import randomness
-from colab_magics.tracking.progress import MOST_PATIENCE, Loop, Progress
+from colab_magics.tracking.progress import MOST_PATIENCE, UNIT, Loop, Progress
 
 if TYPE_CHECKING:
     from colab_magics.tracking.tracked import Tracked
@@ -172,7 +172,7 @@ class Phase:
             self._run.tell("warning", message=f"{what}, and never counts as converged. Stop the loop, and look why.")
         return history is not None and history.has_settled(patience, tolerance)
 
-    def phase(self, name: str, *, total: float | None = None, unit: str = "steps") -> Phase:
+    def phase(self, name: str, *, total: float | None = None, unit: str = UNIT) -> Phase:
         """A part of this one, to be entered by `with`: steps that are logged in it are its own.
 
         Parameters

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MOST_PATIENCE = 255
+UNIT = "steps"  # where nobody names another
 
 
 @dataclass

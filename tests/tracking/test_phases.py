@@ -84,6 +84,22 @@ def test_a_unit_that_is_not_tokens_counts_one_a_step_where_it_is_not_told(root: 
     assert (batches.done, steps.done, tokens.done) == (5, 1, 0)
 
 
+def test_without_a_unit_steps_are_counted_and_tokens_where_they_are_told(root: Root) -> None:
+    counted = {}
+    for name, figures in (("steps", {}), ("tokens", {"tokens": 512})):
+        for _ in range(2):  # the second goes on
+            with pytest.raises(Died), root.track(name, unit=None, total=2000, **BOTH) as run:
+                run.log(loss=1, **figures)
+                run.log(loss=1, **figures)
+                raise Died
+        counted[name] = (run.unit, run.done)
+        assert {event["unit"] for event in root.events(name, "step")} == {name}
+    assert counted == {"steps": ("steps", 4), "tokens": ("tokens", 2048)}
+    with root.track("asked", unit="steps") as run:
+        run.log(tokens=512)
+    assert (run.unit, run.done) == ("steps", 1)
+
+
 def test_a_phase_that_an_exception_has_left_is_not_finished(root: Root) -> None:
     with root.track(**BOTH) as run:
         with pytest.raises(Died), run.phase("a") as phase:

@@ -330,6 +330,14 @@ def test_bad_input_is_refused_before_anything_is_written(root: Root, wrong: dict
     assert not root.folder.exists()
 
 
+@pytest.mark.parametrize("wrong", [3, "net", [1, 2], [("a", 1)], object(), len], ids=lambda one: type(one).__name__)
+def test_a_state_that_is_no_dict_is_refused_with_what_to_write(root: Root, wrong: Any) -> None:
+    with pytest.raises(ColabMagicsError, match=f"state is of type {type(wrong).__name__}") as refused:
+        root.track(state=wrong)
+    assert refused.value.next_steps == ('Write state={"model": net}.',)
+    assert not root.folder.exists()
+
+
 def test_what_cannot_be_saved_is_refused_before_anything_is_written(root: Root) -> None:
     with pytest.raises(ColabMagicsError, match=r'state\["fn"\] cannot be saved'):
         root.track(state={"fn": lambda: 0})
