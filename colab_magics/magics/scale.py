@@ -26,7 +26,7 @@ from colab_magics.sizes import size as bytes_of
 from colab_magics.tracking.scaling import Band, expected
 
 _TIME_NOISE, _MEMORY_NOISE = 0.05, 0.02
-_TIME_FLOOR, _MEMORY_FLOOR = 1e-3, 2.0**20  # seconds, bytes: so much comes and goes by itself
+_TIME_FLOOR, _MEMORY_FLOOR = 1e-3, 2.0**22  # seconds, bytes: so much comes and goes by itself, in an allocator say
 HEAD = ("size", "time", "foretold", "memory added", "foretold ", "peak", "units a second", "")
 
 
