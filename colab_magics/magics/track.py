@@ -21,6 +21,7 @@ from colab_magics.magics import durable
 from colab_magics.magics.display import Screen, screen_for
 from colab_magics.magics.options import check_panel
 from colab_magics.magics.starting import written_in
+from colab_magics.magics.track_given import checked_limit, checked_state, checked_total
 from colab_magics.magics.track_panel import PanelView
 from colab_magics.memory.sampling import Sampler
 from colab_magics.run import cache_folder, check_name, runs_root
@@ -58,9 +59,9 @@ class Track:
         again: bool,
     ) -> None:
         self.name = check_name(name)
-        self._state = _checked_state(state)
-        self._total, self._unit, self._again = _checked_total(total), unit, again
-        self._every, self._limit = Every.of(save_every), _checked_limit(save_total_limit)
+        self._state = checked_state(state)
+        self._total, self._unit, self._again = checked_total(total), unit, again
+        self._every, self._limit = Every.of(save_every), checked_limit(save_total_limit)
         encoded(self._state)  # what cannot be saved is told before anything is begun
         shell = _shell()
         rooms = durable.rooms(runs_root(root or _configured(shell, "FinetuneMagics", "root") or None))
@@ -357,37 +358,6 @@ def _configured(shell: Any, magics: str, trait: str) -> str:
     manager = getattr(shell, "magics_manager", None)
     found = manager.registry.get(magics) if manager is not None else None
     return str(getattr(found, trait, "") or "")
-
-
-def _checked_state(state: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The person's own dict, where it is one."""
-    if state is None or isinstance(state, Mapping):
-        return state if isinstance(state, dict) else dict(state or {})
-    raise ColabMagicsError(
-        f"state is of type {type(state).__name__}.",
-        "It is a dict: each thing that a checkpoint holds, by its name.",
-        'Write state={"model": net}.',
-    )
-
-
-def _checked_total(total: float | None) -> float | None:
-    if total is None or (isinstance(total, int | float) and 0 < total < math.inf):
-        return total
-    raise ColabMagicsError(
-        f"total={total!r} is no amount of work.",
-        "It is a number above 0, in the unit of the run.",
-        "Leave it out if nobody knows.",
-    )
-
-
-def _checked_limit(limit: int) -> int:
-    if isinstance(limit, int) and not isinstance(limit, bool) and limit >= 1:
-        return limit
-    raise ColabMagicsError(
-        f"save_total_limit={limit!r} keeps no checkpoint.",
-        "A loop could not go on from anything.",
-        "Write a number from 1 on.",
-    )
 
 
 def _devices() -> Callable[[], list[Any]]:
