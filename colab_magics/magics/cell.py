@@ -298,7 +298,7 @@ def _interrupted(run: Run, followed: Followed) -> Interrupted:
         return Interrupted(f"{run.name} was stopped while it prepared; {what_next(run)}.")
     if not state.marks and not state.resumed:
         return Interrupted(f"{run.name} was stopped before its first step; run the cell again to start it.")
-    step = max(state.step, state.resumed_step)
+    step = state.step if state.marks else state.resumed_step  # what an earlier attempt did after that is gone
     where = f"step {step:,}" + (f" of {state.total_steps:,}" if state.total_steps else "")
     how = "stopped after" if isinstance(followed.outcome, Finished) else "was ended at once at"
     return Interrupted(f"{run.name} {how} {where}; {what_next(run)}.")

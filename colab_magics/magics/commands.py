@@ -18,6 +18,7 @@ from colab_magics.magics.display import Panel, Screen, state_of
 from colab_magics.magics.follow import exit_code_of
 from colab_magics.magics.starting import living_run, preparing_runs
 from colab_magics.panel import words
+from colab_magics.panel.attempts import as_it_stood
 from colab_magics.panel.state import PanelState
 from colab_magics.run import Run, find_run, list_runs
 
@@ -74,7 +75,7 @@ def listing(root: Path) -> str:
     rows = [("run", "state", "step", "loss", "model", "data")]
     rows += [(name, "preparing", "", "", "", "") for name in preparing_runs(root)]
     for run in list_runs(root):
-        state = PanelState(name=run.name).fold_all(run.history())
+        state = as_it_stood(PanelState(name=run.name).fold_all(run.history()))
         step = f"{state.step}/{state.total_steps}" if state.total_steps else str(state.step)
         loss = words.number(state.loss) if state.step else ""
         model = state.model.id if state.model else "(a loop of one's own)" if state.own is not None else ""

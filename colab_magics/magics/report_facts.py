@@ -13,6 +13,7 @@ from colab_magics.errors import ColabMagicsError
 from colab_magics.events import Event
 from colab_magics.inference.recorded import ASKED, BENCH, COMPARED
 from colab_magics.magics.export_earlier import LOG as EXPORTS
+from colab_magics.panel.attempts import as_it_stood
 from colab_magics.panel.fields import items, mapping
 from colab_magics.panel.state import PanelState
 from colab_magics.recipe import Recipe
@@ -115,7 +116,7 @@ def gather(run: Run, table: Table, *, now: float, kept: int = 0) -> Facts:
         state=run.state,
         recipe=recipe,
         events=run.events(),
-        shown=PanelState(name=run.name).fold_all(run.history()),
+        shown=as_it_stood(PanelState(name=run.name).fold_all(run.history())),
         compared=rows or prompts,
         exports=_lines(run.folder / EXPORTS),
         table=table,

@@ -21,6 +21,7 @@ from colab_magics.magics import durable
 from colab_magics.magics.display import Screen, screen_for
 from colab_magics.magics.options import check_panel
 from colab_magics.magics.starting import written_in
+from colab_magics.magics.track_given import checked_limit, checked_state, checked_total
 from colab_magics.magics.track_panel import PanelView
 from colab_magics.memory.sampling import Sampler
 from colab_magics.run import cache_folder, check_name, runs_root
@@ -47,9 +48,9 @@ class Track:
     def __init__(
         self,
         name: str,
-        state: Mapping[str, Any],
+        state: Mapping[str, Any] | None,
         total: float | None,
-        unit: str,
+        unit: str | None,
         root: str | os.PathLike[str] | None,
         save_every: float | str,
         save_total_limit: int,
@@ -58,9 +59,9 @@ class Track:
         again: bool,
     ) -> None:
         self.name = check_name(name)
-        self._state = state if isinstance(state, dict) else dict(state)
-        self._total, self._unit, self._again = _checked_total(total), unit, again
-        self._every, self._limit = Every.of(save_every), _checked_limit(save_total_limit)
+        self._state = checked_state(state)
+        self._total, self._unit, self._again = checked_total(total), unit, again
+        self._every, self._limit = Every.of(save_every), checked_limit(save_total_limit)
         encoded(self._state)  # what cannot be saved is told before anything is begun
         shell = _shell()
         rooms = durable.rooms(runs_root(root or _configured(shell, "FinetuneMagics", "root") or None))
@@ -158,7 +159,7 @@ class Track:
             run=self._opened.id,
             made_by=MADE_BY,
             again_of=self.name if self._folder.name != self.name else None,
-            unit=self._unit,
+            unit=self.run.unit,
             total=self._total,
             done=self.run.done,
             save_total_limit=self._limit,
@@ -174,6 +175,7 @@ class Track:
                 lost_steps=max(0, (before[-1] if before else 0) - origin.step),
                 skipped=[{"name": entry.name, "reason": entry.broken} for entry in self._opened.skipped],
                 changes=[],
+                finished=self.run.finished,
                 exact=not lost,
                 differs=lost,
             )
@@ -292,7 +294,7 @@ def track(
     state: Mapping[str, Any] | None = None,
     *,
     total: float | None = None,
-    unit: str = "tokens",
+    unit: str | None = None,
     root: str | os.PathLike[str] | None = None,
     save_every: float | str = "auto",
     save_total_limit: int = 2,
@@ -316,8 +318,9 @@ def track(
         with it.
     total : float, optional
         How much there is to do, in `unit`.
-    unit : str
-        A figure that is given to `log`: "tokens", "samples"; or what one step is called: "steps", "batches".
+    unit : str, optional
+        What one step is called: "steps", "batches"; or a figure that is given to `log`: "tokens", "samples". Else
+        steps; tokens, where the first `log` has `tokens=`.
     root : path, optional
         Where runs are kept; else COLAB_MAGICS_ROOT, else ./runs.
     save_every : "auto", seconds or "25 steps"
@@ -341,7 +344,7 @@ def track(
     Interrupted
         By `with`: the cell was interrupted, or the run stopped from elsewhere; the step was finished and saved.
     """
-    return Track(name, state or {}, total, unit, root, save_every, save_total_limit, replica, panel, again)
+    return Track(name, state, total, unit, root, save_every, save_total_limit, replica, panel, again)
 
 
 def _shell() -> Any:
@@ -355,26 +358,6 @@ def _configured(shell: Any, magics: str, trait: str) -> str:
     manager = getattr(shell, "magics_manager", None)
     found = manager.registry.get(magics) if manager is not None else None
     return str(getattr(found, trait, "") or "")
-
-
-def _checked_total(total: float | None) -> float | None:
-    if total is None or (isinstance(total, int | float) and 0 < total < math.inf):
-        return total
-    raise ColabMagicsError(
-        f"total={total!r} is no amount of work.",
-        "It is a number above 0, in the unit of the run.",
-        "Leave it out if nobody knows.",
-    )
-
-
-def _checked_limit(limit: int) -> int:
-    if isinstance(limit, int) and not isinstance(limit, bool) and limit >= 1:
-        return limit
-    raise ColabMagicsError(
-        f"save_total_limit={limit!r} keeps no checkpoint.",
-        "A loop could not go on from anything.",
-        "Write a number from 1 on.",
-    )
 
 
 def _devices() -> Callable[[], list[Any]]:

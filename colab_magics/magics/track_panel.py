@@ -42,5 +42,5 @@ class PanelView:
         if self._is_seen:
             self._hear_of_the_copy()
         # the error itself is shown below the panel, which need not say it too
-        self._panel.finish(replace(self._state, failure=()))
+        self._panel.finish(replace(self._state, failure=(), said_below=True))
         self._replica.close()

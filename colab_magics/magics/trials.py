@@ -291,7 +291,7 @@ def _stepped(trial: Trial) -> bool:
     """Whether it was trained at all, so that how it ended says something of its values; a step may have been its last
     that ran out of memory."""
     state = trial.state
-    return state is not None and (bool(state.step) or any(notice.kind == "oom" for notice in state.notices))
+    return state is not None and (bool(state.marks) or any(notice.kind == "oom" for notice in state.notices))
 
 
 def _left_to_do(trials: Sequence[Trial], guess: float | None) -> float | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from colab_magics.checkpoints.marks import age_order
 from colab_magics.errors import ColabMagicsError, Interrupted
-from colab_magics.panel import own, told
+from colab_magics.panel import attempts, own, told
 from colab_magics.panel.fields import amount, chosen, clock, count, items, lengths, mapping, number, sample, shown
 from colab_magics.panel.parts import (
     Choice,
@@ -43,6 +43,7 @@ def _started(state: PanelState, event: Mapping[str, Any]) -> PanelState:
         name=shown(event.get("name"), 120) or state.name,
         attempt=count(event, "attempt") or state.attempt,
         began_clock=clock(event),
+        stood=attempts.stood(state),
         own=_own_loop(state, event),
         device="",
         phase="starting",
@@ -62,6 +63,7 @@ def _started(state: PanelState, event: Mapping[str, Any]) -> PanelState:
         notices_left_out=0,
         memory=None,
         resumed=(),
+        went_on=(),
         resumed_step=0,
         saved=None,
         seconds=None,
@@ -186,7 +188,8 @@ def _step(state: PanelState, event: Mapping[str, Any]) -> PanelState:
         epoch=number(event, "epoch"),
         loss=loss,
         first_loss=loss if restarted or state.first_loss is None else state.first_loss,
-        odd_losses=odd if loss is None or math.isfinite(loss) else odd + 1,
+        odd_losses=odd
+        + (own.odd_values(event) if state.own is not None else loss is not None and not math.isfinite(loss)),
         margin=number(mapping(event.get("rewards")), "margins"),
         preferred=number(mapping(event.get("rewards")), "accuracies"),
         learning_rate=number(event, "learning_rate"),
@@ -287,7 +290,12 @@ def _recovered(state: PanelState, event: Mapping[str, Any]) -> PanelState:
 
 
 def _resumed(state: PanelState, event: Mapping[str, Any]) -> PanelState:
-    return replace(state, resumed=told.resumed(event), resumed_step=count(event, "step") or 0)
+    return replace(
+        state,
+        resumed=told.resumed(event),
+        went_on=told.resumed(event, over=True),
+        resumed_step=count(event, "step") or 0,
+    )
 
 
 def _checkpoint(state: PanelState, event: Mapping[str, Any]) -> PanelState:
@@ -330,6 +338,10 @@ def _finished(state: PanelState, event: Mapping[str, Any]) -> PanelState:
     reason = shown(event.get("reason"), 40) or "completed"
     loss = number(event, "last_loss", finite=False)
     first = number(event, "first_loss", finite=False)
+    seconds, ended_clock = amount(event, "seconds"), clock(event)
+    if not state.step:
+        state = attempts.nothing_left(state, count(event, "step") or 0)
+        seconds, ended_clock = state.seconds or seconds, state.ended_clock or ended_clock
     return replace(
         state,
         phase="stopped" if reason in ("stopped", "deadline") else "finished",
@@ -340,8 +352,8 @@ def _finished(state: PanelState, event: Mapping[str, Any]) -> PanelState:
         loss=state.loss if loss is None else loss,
         first_loss=state.first_loss if first is None else first,
         tokens=count(event, "tokens") or state.tokens,
-        seconds=amount(event, "seconds"),
-        ended_clock=clock(event),
+        seconds=seconds,
+        ended_clock=ended_clock,
         path=shown(event.get("path"), 400),
     )
 
@@ -349,7 +361,7 @@ def _finished(state: PanelState, event: Mapping[str, Any]) -> PanelState:
 def _failed(state: PanelState, event: Mapping[str, Any]) -> PanelState:
     error = event.get("error")
     cause = ColabMagicsError.from_dict(error if isinstance(error, Mapping) else {})
-    state = replace(state, progress=None, ended_clock=clock(event))
+    state = replace(attempts.as_it_stood(state), progress=None, ended_clock=clock(event))
     if isinstance(cause, Interrupted):
         return replace(state, phase="stopped")
     return replace(state, phase="failed", failure=tuple(shown(line) for line in cause.lines()))

@@ -170,8 +170,8 @@ def legend_html(bar: bands.Bar) -> str:
 
 def _notices(state: PanelState, moment: Moment, *, short: bool = False) -> str:
     notes = [f'<div class="cm-note">{escape(flag)}</div>' for flag in answers.flags(moment)]
-    if state.resumed:
-        notes.append(f'<div class="cm-note cm-told">{"<br>".join(escape(line) for line in state.resumed)}</div>')
+    if state.begun_from:
+        notes.append(f'<div class="cm-note cm-told">{"<br>".join(escape(line) for line in state.begun_from)}</div>')
     said = state.notices[-2:] if short else state.notices
     left_out = state.notices_left_out + len(state.notices) - len(said)
     if left_out:

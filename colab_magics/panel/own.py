@@ -133,6 +133,17 @@ def drawn_on(curve: Curve, x: int, value: float, event: Mapping[str, Any]) -> Cu
     return curve
 
 
+def odd_values(event: Mapping[str, Any]) -> int:
+    """Of how many steps that an event tells together the figure of the curve was not finite."""
+    each = items(mapping(event.get("each")).get(drawn_figure(event)))
+    if not each:
+        value = drawn_value(event)
+        return int(value is not None and not math.isfinite(value))
+    odd = sum(not (isinstance(one, int | float) and math.isfinite(one)) for one in each)
+    every = max(1.0, (count(event, "steps") or 0) / len(each))  # of many steps only each second, third, … is listed
+    return round(odd * every)
+
+
 def drawn_figure(event: Mapping[str, Any]) -> str:
     """The figure that the curve of a loop is of."""
     return "loss" if "loss" in event else next(iter(mapping(event.get("figures"))), "")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from colab_magics.panel.attempts import Stood, as_it_stood
 from colab_magics.panel.curve import Curve
 from colab_magics.panel.folding import FOLDS
 from colab_magics.panel.own import Own
@@ -39,6 +40,7 @@ class PanelState:
     attempt: int = 0
     began_clock: float | None = None
     device: str = ""
+    stood: Stood | None = None  # what the attempts before this one have come to
     own: Own | None = None  # of a loop that is no run of %%finetune
     progress: Progress | None = None
     data: tuple[Data, ...] = ()
@@ -65,6 +67,7 @@ class PanelState:
     eval_tokens: int | None = None  # of one evaluation
     memory: Memory | None = None
     resumed: tuple[str, ...] = ()  # from where this attempt goes on, and what was lost
+    went_on: tuple[str, ...] = ()  # the same, once it has ended
     resumed_step: int = 0
     saved: Saved | None = None
     copied: Copied | None = None
@@ -81,6 +84,7 @@ class PanelState:
     reason: str = ""
     failure: tuple[str, ...] = ()
     aside: bool = False  # no cell waits for it
+    said_below: bool = False  # the cell that it stands in says itself how it ended, and how to go on
     seen_clock: float | None = None  # when this was so, where it may have gone on since
     shown_again: bool = False  # by a later panel, which moves on in the place of this one
 
@@ -88,6 +92,11 @@ class PanelState:
     def ended(self) -> bool:
         """Whether nothing more will come from this attempt."""
         return self.phase in ENDED
+
+    @property
+    def begun_from(self) -> tuple[str, ...]:
+        """From where this attempt goes on; of one that has ended, from where it did."""
+        return self.went_on if self.ended else self.resumed
 
     @cached_property  # a frame asks more than once; equality and replace() look at the fields alone
     def forecast(self) -> Forecast | None:
@@ -137,7 +146,7 @@ class PanelState:
         """The state of a run whose worker is gone, and whose log has no end; `lines` say what is known of that."""
         # the last sign of life that the log holds
         clock = self.marks[-1].clock if self.marks else self.began_clock
-        ended = replace(self, progress=None, ended_clock=clock)
+        ended = replace(as_it_stood(self), progress=None, ended_clock=clock)
         return replace(ended, phase="stopped") if stopped else replace(ended, phase="unfinished", failure=lines)
 
     def put_aside(self, clock: float | None = None, *, shown_again: bool = False) -> PanelState:

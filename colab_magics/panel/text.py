@@ -31,7 +31,7 @@ def text(state: PanelState, moment: Moment = _NOWHEN) -> str:
         if parts:
             lines += _row(about, parts)
     lines += [f"! {flag}" for flag in answers.flags(moment)]
-    lines += state.resumed
+    lines += state.begun_from
     if state.notices_left_out:
         lines.append(f"({state.notices_left_out} earlier warnings)")
     lines += [f"! {notice.text}" for notice in state.notices]

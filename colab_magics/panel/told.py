@@ -32,11 +32,19 @@ def recovered(event: Mapping[str, Any]) -> str:
     return f"{text}; nothing is lost"
 
 
-def resumed(event: Mapping[str, Any]) -> tuple[str, ...]:
-    """A `resumed` event in sentences: from where, what is run again, what was passed over, what is not as it was."""
+def resumed(event: Mapping[str, Any], *, over: bool = False) -> tuple[str, ...]:
+    """A `resumed` event in sentences: from where, what is run again, what was passed over, what is not as it was.
+
+    Of an attempt that is `over` in the past: beside it stands from where the next one would go on.
+    """
     step, lost = count(event, "step") or 0, count(event, "lost_steps") or 0
-    line = f"Goes on from step {step:,}, checkpoint {shown(event.get('checkpoint'), 40)}"
-    lines = [f"{line}; {lost:,} step{'s' if lost != 1 else ''} since then are run again." if lost else f"{line}."]
+    line = f"{'Went' if over else 'Goes'} on from step {step:,}, checkpoint {shown(event.get('checkpoint'), 40)}"
+    again = (
+        f"; {lost:,} step{'s' if lost != 1 else ''} since then {'were' if over else 'are'} run again" if lost else ""
+    )
+    if event.get("finished") is True:
+        line = f"It was finished already, at step {step:,}: there was nothing left to do. again=True begins anew"
+    lines = [f"{line}{again}."]
     for item in items(event.get("skipped"))[:5]:
         if isinstance(item, Mapping):
             lines.append(f"Passed over {shown(item.get('name'), 40)}: {shown(item.get('reason'), 160)}.")

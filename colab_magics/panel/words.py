@@ -219,7 +219,7 @@ def footer(state: PanelState) -> list[str]:
     if state.phase == "unfinished":
         return [_resume(state)]
     if state.phase == "failed" and not waits:
-        return [_resume(state)] if state.own is not None else []
+        return [_resume(state)] if state.own is not None and not state.said_below else []
     if state.ended and state.copied is not None and waits:
         left = f"{size(state.copied.left)} are" if state.copied.left else "something is"
         told = f"The training has ended; {left} still to be copied to {state.copied.where}."

@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from colab_magics.checkpoints.tensors import laid_out, read_tensors
 from colab_magics.checkpoints.verify import verify
 from colab_magics.errors import ColabMagicsError
 from colab_magics.tracking import arrays
+from colab_magics.tracking.functions import own_code
 from colab_magics.tracking.values import Encoder, Unsaveable, decode
 
 VALUE, TENSORS = "value.json", "value.safetensors"
@@ -40,21 +42,27 @@ class Cache:
 
     def get(self, key: str, make: Callable[..., Any], arguments: Sequence[Any]) -> Any:
         """What `make(*arguments)` gives; see `Tracked.cache`."""
-        identity = _identity(key, arguments)
-        place = self.folder / f"{re.sub('[^A-Za-z0-9_-]+', '-', key)[:40] or 'entry'}-{identity[:24]}"
+        asked = _identity(key, arguments)
+        identity = _with_code(asked, make)
+        place = self.folder / f"{re.sub('[^A-Za-z0-9_-]+', '-', key)[:40] or 'entry'}-{asked[:24]}"
         try:
             manifest = verify(place)
+            made = manifest.facts.get("made", "at an unknown time")
             if manifest.run == identity:
                 told = json.loads((place / VALUE).read_text(encoding="utf-8"))
-                return decode(told, read_tensors(place / TENSORS))
+                value = decode(told, read_tensors(place / TENSORS))
+                self._say(f"{key} is from the cache, made {made}.")
+                return value
+            if manifest.facts.get("asked") == asked:
+                self._say(f"{key} is made anew: its function is not the one of {made}.")
         except (Broken, OSError, ValueError, KeyError) as error:
             if place.exists():
                 self._say(f"The cache's {key} is broken ({error}), and is made anew.")
         value = make(*arguments)
-        self._keep(key, place, identity, value)
+        self._keep(key, place, identity, asked, value)
         return value
 
-    def _keep(self, key: str, place: Path, identity: str, value: Any) -> None:
+    def _keep(self, key: str, place: Path, identity: str, asked: str, value: Any) -> None:
         encoder = Encoder()
         try:
             told = encoder.encode(value, f'cache("{key}")', "value")
@@ -72,7 +80,8 @@ class Cache:
             sweep(self.folder)
             if place.exists():
                 shutil.rmtree(place)
-            commit(place, files, Manifest("data", identity, {}, facts={"key": key}))
+            made = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+            commit(place, files, Manifest("data", identity, {}, facts={"key": key, "asked": asked, "made": made}))
         except OSError as error:
             with suppress(OSError):
                 shutil.rmtree(place)
@@ -82,7 +91,7 @@ class Cache:
 
 
 def _identity(key: str, arguments: Sequence[Any]) -> str:
-    """What tells an entry from all others: its name, and what its arguments hold.
+    """What tells an entry from all others, whatever function makes it: its name, and what its arguments hold.
 
     Raises
     ------
@@ -105,6 +114,25 @@ def _identity(key: str, arguments: Sequence[Any]) -> str:
     encoder = Encoder(more)
     told = [encoder.encode(one, f"argument {at + 1} of cache", f"{at}") for at, one in enumerate(arguments)]
     digest.update(json.dumps([key, told]).encode())
+    return _with_tensors(digest, encoder)
+
+
+def _with_code(asked: str, make: Callable[..., Any]) -> str:
+    """What tells an entry from one that another function has made, or the same one before it was changed."""
+    encoder = Encoder()
+
+    def value(one: Any) -> Any:
+        try:
+            return encoder.encode(one, "a default", f"{len(encoder.tensors)}")
+        except ColabMagicsError:
+            return f"of type {type(one).__qualname__}"  # no more can be told of it
+
+    digest = hashlib.blake2b(digest_size=32)
+    digest.update(json.dumps([asked, own_code(make, value)]).encode())
+    return _with_tensors(digest, encoder)
+
+
+def _with_tensors(digest: hashlib.blake2b, encoder: Encoder) -> str:
     for name, one in encoder.tensors.items():
         digest.update(name.encode())
         digest.update(arrays.buffer(arrays.on_host(one)).data)

@@ -160,7 +160,7 @@ def opened(name: str, root: Path, *, again: bool) -> Opening:
         over = "none of its checkpoints is whole" if search.skipped else "it ended before its first checkpoint"
         said = f"{called} starts over from step 0: {over}."
     elif run.state == "finished":
-        said = f"{called} is finished, at step {search.entry.step:,}: its state is put back. again=True begins anew."
+        said = f"{called} is finished, at step {search.entry.step:,}: its state is put back."
     else:
         said = f"{called} goes on from step {search.entry.step:,}."
     return Opening(run, run.id, run.attempts + 1, search.entry, search.skipped, said)

@@ -6,6 +6,7 @@ out the batches that were taken, `epochs` the epochs, and both nothing else. Ran
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from types import TracebackType
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from colab_magics.errors import ColabMagicsError, nearest
 from colab_magics.tracking import randomness
-from colab_magics.tracking.progress import MOST_PATIENCE, Loop, Progress
+from colab_magics.tracking.progress import MOST_PATIENCE, UNIT, Loop, Progress
 
 if TYPE_CHECKING:
     from colab_magics.tracking.tracked import Tracked
@@ -37,6 +38,7 @@ class Phase:
         self._next_loop = 0
         self._opened: dict[str, int] = {}
         self._has_epochs = False
+        self._odd: set[str] = set()  # figures that are no numbers, which was said
 
     @property
     def name(self) -> str:
@@ -136,8 +138,8 @@ class Phase:
     def converged(self, figure: str, *, patience: int = 3, tolerance: float = 1e-4) -> bool:
         """Whether a figure has not fallen by more than `tolerance` for `patience` steps in a row.
 
-        Asked after the step's `log`. A value that is no number is no gain. A resumed loop that had converged takes no
-        further batch of `rest`.
+        Asked after the step's `log`. Where one of these values is no finite number it has not converged, and a line
+        says so once. A resumed loop that had converged takes no further batch of `rest`.
 
         Parameters
         ----------
@@ -164,9 +166,13 @@ class Phase:
                 f'Did you mean "{close}"?' if close else f"Call run.log({figure}=…) before.",
             )
         progress.criteria[figure] = (patience, float(tolerance))
+        if history is not None and figure not in self._odd and not math.isfinite(history.newest[-1]):
+            self._odd.add(figure)
+            what = f"{figure} is {history.newest[-1]} at step {progress.step:,}"
+            self._run.tell("warning", message=f"{what}, and never counts as converged. Stop the loop, and look why.")
         return history is not None and history.has_settled(patience, tolerance)
 
-    def phase(self, name: str, *, total: float | None = None, unit: str = "steps") -> Phase:
+    def phase(self, name: str, *, total: float | None = None, unit: str = UNIT) -> Phase:
         """A part of this one, to be entered by `with`: steps that are logged in it are its own.
 
         Parameters

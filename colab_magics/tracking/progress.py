@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MOST_PATIENCE = 255
+UNIT = "steps"  # where nobody names another
 
 
 @dataclass
@@ -22,16 +23,19 @@ class History:
     lowest: float = math.inf
 
     def add(self, value: float) -> None:
-        if len(self.newest) == MOST_PATIENCE and self.newest[0] < self.lowest:
-            self.lowest = self.newest[0]
+        if len(self.newest) == MOST_PATIENCE and math.isfinite(self.newest[0]):
+            self.lowest = min(self.lowest, self.newest[0])
         self.newest.append(value)
 
     def has_settled(self, patience: int, tolerance: float) -> bool:
-        """Whether none of the last `patience` values was lower than all before them by more than `tolerance`."""
-        if len(self.newest) <= patience:
+        """Whether none of the last `patience` values was lower than all before them by more than `tolerance`.
+
+        A loop whose values are no numbers any more is broken, and has settled nowhere.
+        """
+        values = list(self.newest)
+        if len(values) <= patience or not all(map(math.isfinite, values[-patience:])):
             return False
-        values = [math.inf if math.isnan(value) else value for value in self.newest]  # NaN is no gain
-        before = min(self.lowest, *values[:-patience])
+        before = min([self.lowest, *filter(math.isfinite, values[:-patience])])
         return not min(values[-patience:]) < before - tolerance
 
 

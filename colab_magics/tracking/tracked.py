@@ -24,7 +24,7 @@ from colab_magics.tracking import randomness
 from colab_magics.tracking.cache import Cache
 from colab_magics.tracking.figures import EVERY, NUMBERS, Batch, fetch, plain
 from colab_magics.tracking.phases import Phase
-from colab_magics.tracking.progress import Progress
+from colab_magics.tracking.progress import UNIT, Progress
 from colab_magics.tracking.saving import Saved, Saver
 from colab_magics.tracking.stopping import Leave, Presses
 from colab_magics.worker import Control
@@ -52,6 +52,8 @@ class Parts:
         The run's.
     state : dict
         The person's own mapping, where it is a dict.
+    unit : str, optional
+        None where the person has named none.
     left : callable
         Seconds until the session's end; None where nobody knows.
     saved : Saved, optional
@@ -61,7 +63,7 @@ class Parts:
     folder: Path
     state: dict[str, Any]
     total: float | None
-    unit: str
+    unit: str | None
     log: EventLog
     saver: Saver
     view: View
@@ -89,12 +91,12 @@ class Tracked(Phase):
     def __init__(self, parts: Parts) -> None:
         saved = parts.saved.progress if parts.saved is not None else {}
         self._progresses = {path: Progress.of(told) for path, told in saved.items()}
-        whole = self._progresses.setdefault("", Progress("", parts.unit))
+        whole = self._progresses.setdefault("", Progress("", UNIT))
         if parts.total != whole.total and whole.finished and (parts.total or math.inf) > whole.done:
             whole.finished = False  # more is wanted of it now
             for loops in whole.loops.values():
                 loops[-1].ended = False  # it was left when there was enough
-        whole.total, whole.unit = parts.total, parts.unit
+        whole.total, whole.unit = parts.total, parts.unit or whole.unit
         super().__init__(self, "", whole)
         self.state, self.folder, self.resumed = parts.state, parts.folder, parts.saved is not None
         self.saver, self.stopped = parts.saver, ""
@@ -156,7 +158,8 @@ class Tracked(Phase):
             Its name. With other arguments (numbers, text, tensors, files) it is another entry.
         make : callable
             Gives tensors, arrays, numbers, text, and lists and dicts of these. Anything else is given back, and not
-            kept.
+            kept. Where its own code has changed since, the value is made anew; functions that it calls, and variables
+            that it reads, are not looked at.
         """
         return self._parts.cache.get(key, make, arguments)
 
@@ -241,6 +244,8 @@ class Tracked(Phase):
             if self._to_fetch:
                 self._to_fetch = False
                 fetch(pending)
+            if pending and self._parts.unit is None and not self._progress.step and "tokens" in pending[0]:
+                self._progress.unit = "tokens"  # they are counted already, and nobody has named what else is meant
             for figures in pending:
                 for phase in self._open:
                     phase._progress.count(figures)

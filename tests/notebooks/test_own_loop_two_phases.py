@@ -118,7 +118,7 @@ def test_a_machine_that_goes_leaves_its_checkpoint_where_the_next_one_finds_it(s
     assert "failed after step 180" in shown["dies"]
     assert "Fetching two_phases from " in shown["resumed"]
     assert "two_phases goes on from step 100." in shown["resumed"]
-    assert "80 steps since then are run again" in shown["resumed"]
+    assert "80 steps since then were run again" in shown["resumed"]
     assert len(list((Path(shown["folder"]) / "checkpoints").rglob("MANIFEST.json"))) >= 2
 
 

@@ -47,6 +47,15 @@ def test_each_step_of_a_batch_is_on_the_curve() -> None:
     assert state.curve.drawn() == ((1, 4.0), (2, 3.0), (3, 2.0), (4, 1.0))
 
 
+def test_each_loss_of_a_batch_that_is_no_number_is_counted() -> None:
+    several = step(3, steps=2, loss=None, each={"loss": [None, None]})
+    assert "3 losses were not finite numbers, the newest at step 3" in text(state_after(step(1, loss=None), several))
+    one = step(4, steps=3, loss=None, each={"loss": [2.0, None, 1.0]})
+    assert "the loss was not a finite number at step 3" in text(state_after(step(1, loss=3.0), one))
+    listed = step(4001, steps=4000, loss=None, each={"loss": [None] * 1000})
+    assert "4,000 losses were not finite" in text(state_after(step(1, loss=3.0), listed))
+
+
 def test_a_phase_has_a_curve_of_its_own_and_leaves_a_line() -> None:
     fixed = [
         step(n, phase="fixed point", unit="steps", done=n, total=10, figures={"delta": 1 / n}) for n in range(1, 11)

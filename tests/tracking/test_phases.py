@@ -84,6 +84,22 @@ def test_a_unit_that_is_not_tokens_counts_one_a_step_where_it_is_not_told(root: 
     assert (batches.done, steps.done, tokens.done) == (5, 1, 0)
 
 
+def test_without_a_unit_steps_are_counted_and_tokens_where_they_are_told(root: Root) -> None:
+    counted = {}
+    for name, figures in (("steps", {}), ("tokens", {"tokens": 512})):
+        for _ in range(2):  # the second goes on
+            with pytest.raises(Died), root.track(name, unit=None, total=2000, **BOTH) as run:
+                run.log(loss=1, **figures)
+                run.log(loss=1, **figures)
+                raise Died
+        counted[name] = (run.unit, run.done)
+        assert {event["unit"] for event in root.events(name, "step")} == {name}
+    assert counted == {"steps": ("steps", 4), "tokens": ("tokens", 2048)}
+    with root.track("asked", unit="steps") as run:
+        run.log(tokens=512)
+    assert (run.unit, run.done) == ("steps", 1)
+
+
 def test_a_phase_that_an_exception_has_left_is_not_finished(root: Root) -> None:
     with root.track(**BOTH) as run:
         with pytest.raises(Died), run.phase("a") as phase:
@@ -155,11 +171,25 @@ def test_it_has_converged_when_nothing_was_gained_for_so_many_steps() -> None:
     assert answers == [False, False, False, False, True]
 
 
-def test_a_loss_that_is_no_number_is_no_gain() -> None:
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("begin", [[], [1.0], [1.0, 1.0]], ids=["from the first on", "after one", "after two"])
+def test_a_loss_that_is_no_number_has_not_converged(begin: list[float], odd: float) -> None:
     history = History()
-    for value in (1.0, float("nan"), float("nan")):
+    for value in (*begin, *[odd] * (MOST_PATIENCE + 3)):
+        history.add(value)
+        assert not history.has_settled(2, 0.0)
+    for value in (1.0, 1.0, 1.0):
         history.add(value)
     assert history.has_settled(2, 0.0)
+
+
+def test_a_loss_that_is_no_number_is_said_once_where_convergence_is_asked(root: Root) -> None:
+    with root.track() as run, run.phase("a") as phase:
+        for _ in phase.rest(range(5)):
+            run.log(loss=float("nan"))
+            assert not phase.converged("loss", patience=2)
+    (warning,) = root.events(kind="warning")
+    assert warning["message"] == "loss is nan at step 1, and never counts as converged. Stop the loop, and look why."
 
 
 def test_the_lowest_of_a_long_history_is_not_forgotten() -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from colab_magics.errors import ColabMagicsError
 from colab_magics.inference.subject import of_run
-from colab_magics.magics import export, export_line, report, report_line
+from colab_magics.magics import commands, export, export_line, report, report_line
 
-from .conftest import Root
+from .conftest import Died, Root
 
 
 @pytest.fixture
@@ -34,6 +34,36 @@ def test_its_report_tells_phase_by_phase_and_asks_for_nothing_that_a_loop_does_n
     assert "## Learning" in told
     for word in ("eval_data", "eval\\_data", "%compare", "%export", "not measured", "per trained token"):
         assert word not in told
+
+
+def test_one_that_is_run_again_with_nothing_left_to_do_is_listed_and_reported_as_before(
+    root: Root, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = []
+    for _ in range(2):
+        with root.track(total=4, panel="text", save_every="1 steps") as run:
+            for number in run.rest(range(4)):
+                run.log(loss=1 / (1 + number))
+        report.perform(report_line.read(["loop", "--to", str(root.folder / "loop.md")]), root.folder)
+        page = (root.folder / "loop.md").read_text()
+        told.append((commands.listing(root.folder), page.partition("## What it did")[2].partition("## Memory")[0]))
+    assert told[1] == told[0]
+    assert re.search(r"loop  finished  4/4   0\.2500", told[0][0])
+    assert "| 4 | 4 of 4 steps | loss 1.0000 → 0.2500 |" in told[1][1]
+    assert "Loss by step: 1.0000 at step 1" in told[1][1]
+    said = capsys.readouterr().out
+    assert "there was nothing left to do. again=True begins anew." in said
+    assert "Goes on from" not in said
+
+
+def test_an_attempt_that_fails_before_its_first_step_is_listed_where_the_run_stands(root: Root) -> None:
+    for died_at in (3, 0):
+        with pytest.raises(Died), root.track(total=9, save_every="1 steps") as run:
+            for number in run.rest(range(9)):
+                if run.step >= died_at:
+                    raise Died
+                run.log(loss=number)
+    assert re.search(r"loop  failed  3/9   2\.0000", commands.listing(root.folder))
 
 
 def test_it_is_not_asked_and_not_exported_and_its_modules_are_pointed_at(two_phases: Root) -> None:

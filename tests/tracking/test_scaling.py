@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from typing import Any
 
 import pytest
@@ -119,10 +120,101 @@ def test_it_stops_before_a_size_that_takes_longer_than_the_session(
     assert found.rows[-1].why_not.startswith("it would take about")
 
 
-@pytest.mark.parametrize("wrong", [{"sizes": [2, 1]}, {"sizes": []}, {"most_memory": "much"}], ids=str)
+@pytest.mark.parametrize(
+    "wrong",
+    [{"sizes": [2, 1]}, {"sizes": []}, {"sizes": ["a"]}, {"sizes": 5}, {"sizes": "12"}, {"sizes": [1, None]},
+     {"sizes": [1.0, float("nan")]}, {"most_memory": "much"}],
+    ids=str,
+)  # fmt: skip
 def test_bad_input_is_refused_before_anything_is_run(wrong: dict[str, Any]) -> None:
     with pytest.raises(ColabMagicsError):
         face.scale(lambda _: pytest.fail("it was run"), **wrong)
+
+
+def test_what_was_held_before_is_known_and_only_what_is_added_is_foretold(
+    pretended_host: dict[str, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(size: int) -> None:
+        pretended_host["peak"] = 2**30 + size * 50_000
+
+    found = face.scale(work, [1_000, 10_000, 20_000], most_memory="4GB")
+    assert [row.added for row in found.rows] == [size * 50_000 for size in (1_000, 10_000, 20_000)]
+    assert [row.held for row in found.rows] == [2**30] * 3
+    last = found.rows[-1].memory_expected
+    assert last is not None
+    assert last.low > 2**30
+    assert found.rows[-1].added_expected == last.beside(-(2**30))
+    assert re.search(r"^20,000 +\S+ ms .* 953\.7 MiB .* 1\.9 GiB", str(found), re.MULTILINE), "what it added, the peak"
+    assert "Memory is what each size added to what was held before it: 1.0 GiB." in str(found)
+    assert re.search(r"came: \S+ ms, 953\.7 MiB$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_a_size_of_which_hardly_anything_is_known_is_run_and_that_is_said(
+    pretended_host: dict[str, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(size: int) -> None:
+        pretended_host["peak"] = 2**30 + 2**26 + size * 1_000
+
+    found = face.scale(work, [1_000, 200_000], most_memory="4GB")
+    band = found.rows[1].memory_expected
+    assert band is not None
+    assert band.mid > 4e9 > band.low, "by its middle it would not fit"
+    assert not band.is_known
+    assert [row.why_not for row in found.rows] == ["", ""]
+    told = capsys.readouterr().out
+    assert "hardly known yet); it may not fit; came: " in told
+
+
+def test_one_of_which_even_the_least_that_is_expected_does_not_fit_is_not_run(pretended_host: dict[str, int]) -> None:
+    def work(size: int) -> None:
+        pretended_host["peak"] = 3 * 2**30
+
+    found = face.scale(work, [1_000, 200_000], most_memory="4GB")
+    band = found.rows[1].memory_expected
+    assert band is not None
+    assert band.low > 4e9
+    assert found.rows[1].why_not.startswith("it would need about ")
+
+
+def test_where_the_peak_cannot_be_set_back_only_a_new_one_is_told(
+    pretended_host: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(face, "set_peaks_back", lambda: None)
+    pretended_host["peak"] = 2 * 2**30
+
+    def work(size: int) -> None:
+        pretended_host["peak"] = max(pretended_host["peak"], 2**30 + size * 2**20)
+
+    found = face.scale(work, [100, 500, 1500, 1600])
+    assert [row.added for row in found.rows] == [None, None, 1500 * 2**20, 1600 * 2**20]
+    assert "n/a: no more than an earlier peak of this process, which cannot be set back here." in str(found)
+
+
+def test_each_size_has_its_own_peak_though_an_earlier_one_was_higher() -> None:
+    wanted = {1: 96, 2: 16, 3: 48}
+    found = face.scale(lambda size: len(bytearray(wanted[size] * 2**20)), [1, 2, 3])
+    if any(row.added is None for row in found.rows):
+        pytest.skip("the kernel does not let a process set its peak back here")
+    assert [round((row.added or 0) / 2**20 / 16) for row in found.rows] == [6, 1, 3]
+
+
+def test_a_first_call_that_takes_longer_spoils_no_later_band() -> None:
+    law = [size * 1e-4 for size in SIZES]
+    for known in (3, 4):
+        band = expected(SIZES[:known], [10 * law[0], *law[1:known]], SIZES[known], noise=0.05)
+        assert band is not None
+        assert band.holds(law[known])
+        assert band.mid == pytest.approx(law[known], rel=0.25)
+
+
+def test_the_band_is_wider_where_measurements_stray_more() -> None:
+    def width(off: float) -> float:
+        values = [size * 1e-4 * (1 + sign * off) for size, sign in zip(SIZES, (1, -1, 1, -1), strict=False)]
+        band = expected(SIZES[:4], values, SIZES[4], noise=0.05)
+        assert band is not None
+        return band.high / band.low
+
+    assert width(0.02) < 1.5 < width(0.25)
 
 
 def test_the_memory_of_this_process_is_measured(capsys: pytest.CaptureFixture[str]) -> None:

@@ -157,6 +157,19 @@ def test_an_exception_stays_as_it_is_and_saves_no_half_step(root: Root, capsys: 
     assert root.run().state == "failed"
 
 
+def test_of_one_that_failed_one_line_says_from_where_it_goes_on(
+    root: Root, broken_off: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken_off(3)
+    broken_off(7, panel="text")
+    said = capsys.readouterr().out
+    assert "Went on from step 2, checkpoint 00000002-a1; 1 step since then were run again." in said
+    last = said.partition("loop: failed after step 7")[2]
+    assert [line for line in last.splitlines() if "go on from" in line or "goes on from" in line] == [
+        "loop failed after step 7; run the cell again to go on from step 6."
+    ]
+
+
 def test_an_interrupt_saves_at_the_next_log_and_ends_in_one_line(root: Root) -> None:
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(Interrupted) as ended, root.track(total=99) as run:
@@ -314,6 +327,14 @@ def test_nan_is_told_as_what_it_is(root: Root) -> None:
 def test_bad_input_is_refused_before_anything_is_written(root: Root, wrong: dict[str, Any]) -> None:
     with pytest.raises(ColabMagicsError):
         root.track(**wrong)
+    assert not root.folder.exists()
+
+
+@pytest.mark.parametrize("wrong", [3, "net", [1, 2], [("a", 1)], object(), len], ids=lambda one: type(one).__name__)
+def test_a_state_that_is_no_dict_is_refused_with_what_to_write(root: Root, wrong: Any) -> None:
+    with pytest.raises(ColabMagicsError, match=f"state is of type {type(wrong).__name__}") as refused:
+        root.track(state=wrong)
+    assert refused.value.next_steps == ('Write state={"model": net}.',)
     assert not root.folder.exists()
 
 
