@@ -89,6 +89,11 @@ class PanelState:
         """Whether nothing more will come from this attempt."""
         return self.phase in ENDED
 
+    @property
+    def samples(self) -> str:
+        """What its samples are called: documents, pairs of answers, judged examples."""
+        return next((data.kind for data in self.data if data.split == "train"), "documents")
+
     @cached_property  # a frame asks more than once; equality and replace() look at the fields alone
     def forecast(self) -> Forecast | None:
         """When it ends: from the newest steps, from the plan before there are two, None if nobody can tell."""
