@@ -343,7 +343,12 @@ def _check_time(cell: Cell, trials: Sequence[Trial], guess: float | None) -> Non
             "Shorten them with trial_steps.",
             "If this session lives longer: %session set limit 24h, or --deadline 10h.",
         )
-    cell.say(f"{missing} trials take about {words.span(need)}, of about {words.span(each)} each.")
+    one, all_of_them = words.spans(each, missing)
+    cell.say(
+        f"{missing} trials take about {all_of_them}, of about {one} each."
+        if missing > 1
+        else f"One trial takes about {one}."
+    )
 
 
 def _interrupted(name: str, one: _Wanted, stopped: Interrupted) -> Interrupted:

@@ -88,6 +88,15 @@ def span(seconds: float) -> str:
     return f"{minutes // 60:,}:{minutes % 60:02d} h"
 
 
+def spans(each: float, number: int) -> tuple[str, str]:
+    """An estimate of one, to a tenth or so, and of so many: what is written of all is the product of what is written
+    of each, or a reader who multiplies finds another.
+    """
+    finest = next(step for below, step in ((20, 1), (120, 5), (1200, 30), (math.inf, 300)) if each < below)
+    rounded = max(1, finest * round(each / finest))
+    return duration(rounded), duration(number * rounded)
+
+
 def age(seconds: float) -> str:
     """How long ago something was, as coarse as `span`, and never older than it is."""
     if seconds < 10:
