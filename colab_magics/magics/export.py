@@ -29,8 +29,8 @@ HELP = """\
       --base-revision COMMIT     that commit of it; else the one it was trained on
   --gguf [KIND]              a GGUF file, q8_0 (or f16), by llama.cpp's converter, after a merge
 
-  --force                    make it again, in the place of whatever export lies there; the same one is else
-                             "already there", and an older one of the run that nobody has changed is replaced
+  --force                    in the place of another export that lies there; without it none is replaced, and the
+                             very same one is "already there". What is no export is never replaced
   --root DIR                 where runs are kept (else COLAB_MAGICS_ROOT, else ./runs)
 
 Also from a terminal: python -m colab_magics export

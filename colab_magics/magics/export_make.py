@@ -266,9 +266,9 @@ def _target(run: Run, line: Line, weights: _Weights, name: str, ending: str) -> 
         )
     of = asked_for(weights.parts, line, _base(weights, line))
     known = earlier(run, target)
-    if known is None:
-        check_free(target, force=line.force)
-    elif known.get("of") == of and not line.force:
+    if known is None or known.get("of") != of:
+        check_free(target, force=line.force, ours=known is not None)
+    elif not line.force:
         taken = sum(one[1] for one in known["seal"])
         return target, of, Exported(target, [f"Already there, as it was exported: {target} ({size(taken)})"])
     sweep(target.parent)  # before anybody asks what is free on that disk

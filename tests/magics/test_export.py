@@ -117,9 +117,12 @@ def test_an_archive_is_the_default_and_the_same_bytes_every_time(left: Left, tmp
 
 def test_what_is_there_is_replaced_by_force_alone_and_only_if_it_is_ours(left: Left, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    assert "is there already" in refused(left, "--to", "out")
+    (tmp_path / "out" / "notes.md").write_text("mine")
+    said = refused(left, "--to", "out")
+    assert "is there already" in said
+    assert "--force" not in said, "it would not help"
     assert "no export of ours" in refused(left, "--to", "out", "--force")
-    (tmp_path / "out").rmdir()
+    shutil.rmtree(tmp_path / "out")
     export(left, "--to", "out")
     (tmp_path / "out" / "notes.md").write_text("mine")
     assert "is there already" in refused(left, "--to", "out")
@@ -161,14 +164,28 @@ def test_the_same_export_a_second_time_is_already_there(left: Left, tmp_path: Pa
         assert '<a href="out.zip" download="out.zip">' in shown["text/html"]
 
 
-def test_an_older_export_of_the_run_is_replaced_and_nobody_elses(left: Left, tmp_path: Path) -> None:
-    export(left, "--to", "out.zip")
+def test_another_export_of_the_run_is_replaced_by_force_alone(left: Left, tmp_path: Path) -> None:
+    left.save(20)
+    export(left, "--checkpoint", "20", "--to", "out.zip")
+    said = refused(left, "--to", "out.zip")
+    assert "is there already" in said
+    assert "add --force" in said
+    assert export(left, "--to", "out.zip", "--force")[0].startswith("Exported the adapter of kwanzaa")
     (left.folder / "adapter" / "adapter_model.safetensors").write_bytes(weights("trained further"))
-    assert export(left, "--to", "out.zip")[0].startswith("Exported the adapter of kwanzaa")
+    assert "is there already" in refused(left, "--to", "out.zip")
+    export(left, "--to", "out.zip", "--force")
     with zipfile.ZipFile(tmp_path / "out.zip") as archive:
         assert archive.read("out/adapter_model.safetensors") == weights("trained further")
     (left.folder / LOG).unlink()  # as of another run
     assert "is there already" in refused(left, "--to", "out.zip")
+
+
+@pytest.mark.parametrize("to", ["out", "out.zip"])
+def test_an_empty_folder_is_a_free_place(left: Left, tmp_path: Path, to: str) -> None:
+    (tmp_path / to).mkdir()
+    export(left, "--to", to)
+    assert (tmp_path / to).is_file() if to.endswith(".zip") else (tmp_path / to / "adapter_config.json").is_file()
+    assert sorted(os.listdir(tmp_path)) == [to, "runs"]
 
 
 def test_nothing_is_exported_into_the_run_itself(left: Left) -> None:
@@ -356,7 +373,8 @@ def test_a_merge_gives_a_whole_model_that_loads_as_it_stands(adapted: Left, tmp_
     assert told["what"] == "merged"
     assert told["memory"]["peak"] < 2**30
     assert export(adapted, "--merge", "--dtype", "fp32")[0].startswith("Already there, as it was exported")
-    assert export(adapted, "--merge", "--dtype", "bf16")[0].startswith("Merged kwanzaa into demo, bf16, ")
+    assert "is there already" in refused(adapted, "--merge", "--dtype", "bf16")
+    assert export(adapted, "--merge", "--dtype", "bf16", "--force")[0].startswith("Merged kwanzaa into demo, bf16, ")
 
 
 @needs_torch
@@ -386,6 +404,8 @@ def test_a_gguf_is_made_of_the_merged_model_by_the_converter_that_is_there(
     assert (tmp_path / "kwanzaa-f16.gguf").read_bytes()[24:27] == b"f16"
     assert "Already there" in export(adapted, "--gguf", "f16")[0]
     assert "Converted" in export(adapted, "--gguf", "f16", "--force")[0]
+    assert "add --force" in refused(adapted, "--gguf", "q8_0", "--to", "kwanzaa-f16.gguf")
+    assert "Converted" in export(adapted, "--gguf", "q8_0", "--to", "kwanzaa-f16.gguf", "--force")[0]
     script.write_text("import sys; sys.exit('ERROR: Model OwnForCausalLM is not supported')")
     before = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(ColabMagicsError, match="OwnForCausalLM is not supported"):
@@ -423,7 +443,8 @@ def test_a_base_that_was_written_after_the_run_began_is_told(
     export(adapted, "--merge")
     assert "was written after" not in capsys.readouterr().out
     (base / "model.safetensors").touch()
-    assert export(adapted, "--merge")[0].startswith("Merged")  # of other weights, perhaps: it is made again
+    assert "is there already" in refused(adapted, "--merge")  # of other weights, perhaps: no more the same
+    assert export(adapted, "--merge", "--force")[0].startswith("Merged")
     assert f"{base} was written after kwanzaa had begun" in capsys.readouterr().out
 
 
