@@ -107,6 +107,7 @@ def _broken(run: Run, folder: Path, why: str) -> ColabMagicsError:
         f"Export a checkpoint instead: %export {run.name} --checkpoint {max(steps)}."
         if steps
         else "Copy that folder again from where it was trained, or train again.",
+        f"%checkpoint verify {run.name} looks at all of its checkpoints." if steps else "",
     )
 
 

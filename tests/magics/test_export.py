@@ -204,6 +204,13 @@ def test_a_result_whose_weights_would_not_load_is_refused(left: Left) -> None:
     said = refused(left, "--merge")
     assert "adapter_model.safetensors is missing" in said
     assert "%export kwanzaa --checkpoint 20" in said
+    assert "%checkpoint verify kwanzaa looks at all" in said
+
+
+def test_a_result_that_is_cut_short_is_called_so(left: Left) -> None:
+    path = left.folder / "adapter" / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+    assert "adapter_model.safetensors: the file is cut short" in refused(left)
 
 
 def test_a_whole_model_leaves_with_every_file_that_its_index_names(left: Left) -> None:
@@ -457,6 +464,7 @@ def test_a_full_disk_is_found_before_the_merge_starts(adapted: Left, tmp_path: P
         assert f"The disk of {tmp_path / 'disk'} is too full for the merged model" in said
         assert "8,388,608 (8.0 MiB) are free" in said
         assert "It needs 70," in said
+        assert "3.5 MiB for the model, with 64.0 MiB in reserve" in said
         assert list((tmp_path / "disk").iterdir()) == []
 
 
