@@ -314,9 +314,10 @@ def _hints(run: Run, weights: _Weights) -> list[str]:
 def _of_its_base(run: Run, weights: _Weights, then: str) -> list[str]:
     """A word of an adapter whose base is a folder: it loads here as it stands, and nowhere else."""
     base = _named(weights) if weights.is_adapter else None
-    if base is None or not Path(base).is_absolute() or _recipe_model(run) == "demo":
+    if base is None or not Path(base).is_absolute():
         return []
-    return [f"Its {ADAPTER} names the base as a folder of this machine, {base}: {then}"]
+    where = "that of colab_magics's demo" if _recipe_model(run) == "demo" else base
+    return [f"Its {ADAPTER} names the base as a folder of this machine, {where}: {then}"]
 
 
 def _more(run: Run, weights: _Weights) -> list[str]:

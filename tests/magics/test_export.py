@@ -152,6 +152,16 @@ def test_a_base_that_is_a_folder_is_named_without_its_path_in_the_card(left: Lef
     assert "An adapter for `big`" in (tmp_path / "step" / "README.md").read_text()
 
 
+def test_that_the_demo_lies_in_a_folder_of_this_machine_is_told(left: Left) -> None:
+    config = left.folder / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps({"base_model_name_or_path": str(model_path())}))
+    (line,) = [line for line in export(left, "--to", "out") if "names the base" in line]
+    assert line == (
+        "Its adapter_config.json names the base as a folder of this machine, that of colab_magics's demo: elsewhere, "
+        "set base_model_name_or_path to where it is."
+    )
+
+
 @pytest.mark.parametrize("to", ["out", "out.zip"])
 def test_the_same_export_a_second_time_is_already_there(left: Left, tmp_path: Path, to: str) -> None:
     export(left, "--to", to)
