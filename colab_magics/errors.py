@@ -18,6 +18,7 @@ _SECRET = re.compile(
 )
 
 MOST_LINES = 8
+_NEAR = 0.7  # of difflib's ratio: below, words of a few letters in common are "near" (nosuch, noepoch: 0.62)
 
 
 def clean(text: object) -> str:
@@ -33,7 +34,7 @@ def redact(text: str) -> str:
 def nearest(word: str, options: Iterable[str]) -> str | None:
     """The option that is spelt most like `word`, if any is close."""
     by_folded = {option.lower(): option for option in options}
-    found = difflib.get_close_matches(word.lower(), list(by_folded), n=1, cutoff=0.6)
+    found = difflib.get_close_matches(word.lower(), list(by_folded), n=1, cutoff=_NEAR)
     return by_folded[found[0]] if found else None
 
 

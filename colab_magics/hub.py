@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from typing import Any
 from colab_magics.errors import ColabMagicsError
 
 LOGIN = "Set HF_TOKEN in the environment or in Colab's or Kaggle's secrets, or run `hf auth login`."
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # the Hub's client takes either
+_TOO_MANY = 429  # requests
 
 
 @dataclass(frozen=True)
@@ -150,12 +153,67 @@ def _read(path: Path, model: str) -> dict[str, Any]:
     return config
 
 
-class NoNetwork(Exception):
-    """The Hub could not be reached; `shown` is what to say if no local copy helps."""
+@dataclass(frozen=True)
+class Silence:
+    """Why the Hub gave nothing: what happened (a clause, which others go on with), why, and what to do."""
 
-    def __init__(self, shown: ColabMagicsError) -> None:
-        super().__init__(str(shown))
-        self.shown = shown
+    what: str
+    why: str
+    step: str
+
+
+def silence(error: BaseException) -> Silence:
+    """Whether the Hub was not asked, did not answer, or answered with an error, as the Hub's client tells it."""
+    from huggingface_hub import constants, errors
+
+    if constants.HF_HUB_OFFLINE:
+        name = next((one for one in _OFFLINE if one in os.environ), _OFFLINE[0])
+        return Silence(
+            "The Hub cannot be reached",
+            f"Offline mode is on: {name} was set when the Hub's library was loaded, and it is read once.",
+            f"Restart the kernel, and write %env {name}=0 in its first cell.",
+        )
+    for link in chain(error):
+        status = getattr(link.response, "status_code", 0) if isinstance(link, errors.HfHubHTTPError) else 0
+        if status >= 500 or status == _TOO_MANY:
+            own = " of its own" if status >= 500 else ""
+            return Silence(
+                f"The Hub answered with an error{own} (HTTP {status})",
+                first_line(link),
+                "Try again later; https://status.huggingface.co tells how it stands.",
+            )
+        if status:
+            return Silence(
+                f"The Hub refuses what it was asked (HTTP {status})",
+                first_line(link),
+                "Mend what it names, and try again.",
+            )
+    return Silence(
+        "The Hub cannot be reached",
+        first_line(error),
+        "Check the network (on Kaggle: Settings, Internet on).",
+    )
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it came of, the newest first."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+class NoNetwork(Exception):
+    """The Hub gave nothing, for the reason in `silence`; `shown` is what to say if no local copy helps."""
+
+    def __init__(self, name: str, error: BaseException) -> None:
+        self.silence = found = silence(error)
+        self.shown = ColabMagicsError(
+            f"{found.what}, and {name} is not on this machine.",
+            found.why,
+            found.step,
+            "Or give a folder; model: demo needs no network.",
+        )
+        super().__init__(str(self.shown))
 
 
 @contextmanager
@@ -200,14 +258,14 @@ def hub_errors(name: str) -> Iterator[None]:
             "Give a folder, org/name, or demo.",
         ) from None
     except errors.LocalEntryNotFoundError as error:
-        raise NoNetwork(_unreachable(name, error)) from None
+        raise NoNetwork(name, error) from None
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", 0)
         if status in (401, 403):
             raise ColabMagicsError(
                 f"The Hub refuses {name} (HTTP {status}).", "The token is wrong or has no access.", LOGIN
             ) from None
-        raise NoNetwork(_unreachable(name, error)) from None
+        raise NoNetwork(name, error) from None
     except OSError as error:
         if error.errno == 28:  # no space left
             raise ColabMagicsError(
@@ -215,22 +273,13 @@ def hub_errors(name: str) -> Iterator[None]:
                 first_line(error),
                 "Make room, or set HF_HOME to a larger disk.",
             ) from None
-        raise NoNetwork(_unreachable(name, error)) from None
+        raise NoNetwork(name, error) from None
     except ColabMagicsError:
         raise
     except Exception as error:
         if type(error).__module__.partition(".")[0].startswith("http"):  # httpx and its successors: all of transport
-            raise NoNetwork(_unreachable(name, error)) from None
+            raise NoNetwork(name, error) from None
         raise
-
-
-def _unreachable(name: str, error: BaseException) -> ColabMagicsError:
-    return ColabMagicsError(
-        f"The Hub cannot be reached, and {name} is not on this machine.",
-        first_line(error),
-        "Check the network (on Kaggle: Settings, Internet on), or give a folder.",
-        "model: demo needs no network.",
-    )
 
 
 def _token_known() -> bool:

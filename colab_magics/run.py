@@ -288,11 +288,15 @@ def find_run(name: str | None, root: Path) -> Run:
         if run.name == name:
             return run
     close = nearest(name, [run.name for run in runs])
-    listed = ", ".join(run.name for run in runs[:3]) + (", …" if len(runs) > 3 else "")
+    listed = ", ".join(run.name for run in runs[:3])
+    there = f"The newest of {len(runs)} are {listed}." if len(runs) > 3 else f"There is {listed}."
     raise ColabMagicsError(
         f"There is no run called {name!r} in {root}.",
-        f"There is {listed}." if runs else "There is no run at all.",
-        f"Did you mean {close}?" if close else "%finetune list shows those that there are.",
+        there if runs else "There is no run at all.",
+        f"Did you mean {close}?" if close else "",
+        "%finetune list shows those that there are."
+        if runs
+        else "Start one with %%finetune, or name its place with --root.",
     )
 
 

@@ -59,6 +59,11 @@ def test_clean_keeps_tabs_newlines_and_other_scripts() -> None:
     assert clean("a\tb\nčeské 漢字 العربية") == "a\tb\nčeské 漢字 العربية"
 
 
+@pytest.mark.parametrize("name", ["nosuch", "other"])
+def test_a_word_with_a_few_letters_in_common_is_not_near(name: str) -> None:
+    assert nearest(name, ["noepoch", "re", "dead2", "deadl", "mother-of-all"]) is None
+
+
 def test_redact_leaves_words_that_only_begin_like_a_token() -> None:
     assert redact("hf_hub_download hf_home") == "hf_hub_download hf_home"
 

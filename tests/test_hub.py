@@ -181,4 +181,12 @@ def test_offline_what_is_kept_will_do(kept, monkeypatch):
     read_config("org/tiny")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert read_config("org/tiny").config["model_type"] == "qwen3"
-    _refused("org/new", "The Hub cannot be reached")
+    _refused("org/new", "The Hub cannot be reached", "Offline mode is on", "HF_HUB_OFFLINE=0")
+
+
+def test_a_hub_that_answers_with_an_error_is_not_called_out_of_reach(
+    hub: Hub, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setattr(hub, "failing", 500)
+    _refused("org/new", "The Hub answered with an error of its own (HTTP 500)", "Try again later")

@@ -135,6 +135,14 @@ def test_a_run_that_is_not_there_names_the_nearest(tmp_path: Path) -> None:
     _run(tmp_path, "kwanzaa", STARTED)
     with pytest.raises(ColabMagicsError, match="Did you mean kwanzaa"):
         runs.find_run("kwanza", tmp_path)
+    for name in ("noepoch", "re", "dead2"):
+        _run(tmp_path, name, STARTED)
+    with pytest.raises(ColabMagicsError) as unknown:
+        runs.find_run("nosuch", tmp_path)
+    said = str(unknown.value)
+    assert "Did you mean" not in said
+    assert "The newest of 4 are " in said
+    assert "%finetune list" in said
 
 
 def test_a_name_under_which_a_run_is_starting_is_not_given_again(tmp_path: Path) -> None:

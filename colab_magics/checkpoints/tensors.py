@@ -87,7 +87,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         os.close(descriptor)
     (length,) = struct.unpack("<Q", whole[:8])
     if length > min(_MOST_HEADER, size - 8):
-        raise ValueError(f"the header says {length} bytes, of a file of {size}")
+        short = ": it is cut short" if length <= _MOST_HEADER else ""
+        raise ValueError(f"the header says {length} bytes, of a file of {size}{short}")
     try:
         header = json.loads(bytes(whole[8 : 8 + length]))
     except RecursionError:
@@ -115,8 +116,10 @@ def _read_one(name: str, told: object, body: memoryview) -> tuple[Tensor, tuple[
     try:
         dtype, shape, (begin, end) = told["dtype"], told["shape"], told["data_offsets"]  # type: ignore[index]
         whole = all(type(number) is int and 0 <= number < 2**63 for number in (*shape, begin, end))
-        if not whole or len(shape) > _MOST_DIMENSIONS or dtype not in SIZES or not begin <= end <= body.nbytes:
-            raise ValueError(f"{name} is of no known kind, or lies outside of the file")
+        if not whole or len(shape) > _MOST_DIMENSIONS or dtype not in SIZES or begin > end:
+            raise ValueError(f"{name} is of no known kind, or ends before it begins")
+        if end > body.nbytes:
+            raise ValueError(f"the file is cut short: {name} ends {end - body.nbytes:,} bytes behind its end")
         return Tensor(dtype, tuple(shape), body[begin:end]), (begin, end)
     except (TypeError, KeyError) as error:
         raise ValueError(f"{name} is described wrongly: {error}") from None

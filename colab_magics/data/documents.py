@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from colab_magics.data.prepared import Prepared
 
 _SHOWN = 700
+_ALIKE = "both answers are the same up to max_length"
 
 
 class Documents(Sequence[tuple[Tokens, Trained]]):
@@ -60,7 +61,7 @@ class Documents(Sequence[tuple[Tokens, Trained]]):
                 {"reason": reason, "count": int(out.sum()) // self.together}
                 for reason, out in (
                     (f"the response begins after max_length {max_length}", late),
-                    (f"both answers are the same up to max_length {max_length}", same),
+                    (f"{_ALIKE} {max_length}", same),
                 )
                 if out.any()
             ]
@@ -162,13 +163,13 @@ def _none_left(prepared: Prepared, dropped: Sequence[dict[str, Any]], max_length
         for drop in [*prepared.dropped, *dropped]
     ]
     need = int(prepared.first_trained.min()) if len(prepared.first_trained) else 0
-    return ColabMagicsError(
-        "No rows are left to train on.",
-        f"The response of every row begins after max_length {max_length}."
-        if need
-        else "No row has a token that is trained on.",
-        f"Raise max_length above {need}, or shorten the prompts."
-        if need
-        else "Look at the rows, or say which columns hold what: columns: {prompt: …, completion: …}",
-        details=counted,
-    )
+    if dropped and dropped[-1]["reason"].startswith(_ALIKE):
+        why = f"The two answers of every row are the same up to max_length {max_length}, or begin after it."
+        step = f"Raise max_length (the longest answer ends at {int(prepared.lengths.max())}), or shorten the prompts."
+    elif need:
+        why = f"The response of every row begins after max_length {max_length}."
+        step = f"Raise max_length above {need}, or shorten the prompts."
+    else:
+        why = "No row has a token that is trained on."
+        step = "Look at the rows, or say which columns hold what: columns: {prompt: …, completion: …}"
+    return ColabMagicsError("No rows are left to train on.", why, step, details=counted)

@@ -10,6 +10,7 @@ from typing import Any
 from colab_magics.data.rows import Row
 from colab_magics.data.sources import Source
 from colab_magics.errors import ColabMagicsError, clean
+from colab_magics.hub import chain, silence
 
 _UNREACHABLE = {
     "ConnectionError",
@@ -67,13 +68,13 @@ def _reach(name: str) -> None:
 
 
 def _kinds(error: BaseException) -> set[str]:
-    return {kind.__name__ for link in _chain(error) for kind in type(link).__mro__}
+    return {kind.__name__ for link in chain(error) for kind in type(link).__mro__}
 
 
 def explained(source: Source, split: str, error: BaseException) -> ColabMagicsError:
     """The error of `datasets` in our words: by its type's name and its text, for the types move between versions."""
     kinds = _kinds(error)
-    said = " ".join(clean(link) for link in _chain(error))
+    said = " ".join(clean(link) for link in chain(error))
     first = clean(error).strip().splitlines()[0][:200] if clean(error).strip() else type(error).__name__
     if "gated" in said.lower() or "GatedRepoError" in kinds or "401" in said or "403" in said:
         return ColabMagicsError(
@@ -91,11 +92,8 @@ def explained(source: Source, split: str, error: BaseException) -> ColabMagicsEr
             f"{source.name} has several configurations", first, f"Name one: data: {source.name}:CONFIG:{split}"
         )
     if kinds & _UNREACHABLE:
-        return ColabMagicsError(
-            f"The Hub cannot be reached for {source.name}",
-            first,
-            "Check the network (on Kaggle: Settings → Internet on), or give a file.",
-        )
+        found = silence(error)
+        return ColabMagicsError(f"{found.what} for {source.name}", found.why, found.step, "Or give a file.")
     if kinds & {"DatasetNotFoundError", "RepositoryNotFoundError", "FileNotFoundError"}:
         return ColabMagicsError(
             f"{source.name} is no file here, no variable, and no data set on the Hub",
@@ -114,12 +112,6 @@ def explained(source: Source, split: str, error: BaseException) -> ColabMagicsEr
         f"{type(error).__name__}: {first}",
         "Try datasets.load_dataset in a cell, and name its variable.",
     )
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def revision(name: str) -> str | None:

@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from colab_magics.data.documents import Documents
 from colab_magics.data.examples import Judged, Pair, Unusable, Written, words
 from colab_magics.data.formats import CONVERSATION_COLUMNS, Columns, Format, Wishes, listed, renaming, system_reader
 from colab_magics.data.masks import Chat, Message
 from colab_magics.data.rows import Row
+from colab_magics.data.sources import Source
 from colab_magics.data.turns import chat, turns_of
 from colab_magics.errors import ColabMagicsError
 
@@ -22,6 +24,7 @@ PROMPTS = ("prompt", "question", "instruction", "query", "input")
 COMPLETIONS = ("completion", "response", "answer", "output")
 JUDGEMENTS = ("label", "desirable", "kto_tag", "thumbs_up")
 
+SAME = "chosen and rejected are the same"
 _TRUE = frozenset({"true", "1", "1.0", "yes", "good", "desirable", "chosen"})
 _FALSE = frozenset({"false", "0", "0.0", "-1", "no", "bad", "undesirable", "rejected"})
 # Anthropic's HH-RLHF writes both conversations out, in words of its own.
@@ -39,6 +42,34 @@ class Model:
 
 class NotJudged(ColabMagicsError):
     """Rows of another kind than the objective learns from."""
+
+
+def check_both_judged(documents: Documents, source: Source, dropped: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse answers that are judged all alike: it is from the two kinds beside each other that kto learns.
+
+    Parameters
+    ----------
+    dropped : what was left out before, and why: one kind may have been lost there
+
+    Raises
+    ------
+    ColabMagicsError
+        None of them is good, or none bad.
+    """
+    good = documents.desirable
+    if good is None or documents.together == 2 or (good.any() and not good.all()):
+        return
+    there, missing, label = ("good", "bad", "false") if good.all() else ("bad", "good", "true")
+    all_of_them = (
+        f"All {len(documents):,} answers of {source} are" if len(documents) > 1 else f"{source}'s one answer is"
+    )
+    raise ColabMagicsError(
+        f"{all_of_them} judged {there}.",
+        f"kto learns from how good and bad answers differ, and nothing is judged {missing}.",
+        f"Add rows with label: {label}.",
+        "To train on the answers as they are, leave the method out." if there == "good" else "",
+        details=[f"{drop['count']:,} × {drop['reason']}" for drop in [*dropped, *documents.dropped]],
+    )
 
 
 def detect_judged(rows: Sequence[Row], wishes: Wishes, *, source: str, model: Model) -> Format:
@@ -90,7 +121,7 @@ def _pairs(
 
     def pair(row: Mapping[str, Any]) -> Pair:
         if _same(row.get(chosen), row.get(rejected)):
-            raise Unusable("chosen and rejected are the same")
+            raise Unusable(SAME)
         if _are_turns(row.get(chosen)) and _are_turns(row.get(rejected)):
             return read.conversations(row, chosen, rejected)
         if prompt is None:

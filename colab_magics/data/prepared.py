@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from colab_magics.data.documents import Documents
 from colab_magics.data.formats import Wishes
+from colab_magics.data.judgements import SAME
 from colab_magics.data.making import Maker
 from colab_magics.data.rows import Progress
 from colab_magics.data.sources import Source, changed, identity
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
 
 # Raised when the same rows would become other tokens.
 _VERSION = 1
+# What a recipe's `columns` name, by what it learns from.
+_COLUMNS = {
+    "sft": "{prompt: …, completion: …}",
+    "dpo": "{prompt: …, chosen: …, rejected: …}",
+    "orpo": "{prompt: …, chosen: …, rejected: …}",
+    "kto": "{prompt: …, completion: …, label: …}",
+}
 # What an entry's meta says of `Prepared`.
 _TOLD = ("format", "mask_method", "rows", "dropped", "split_rows", "split_extra", "notes", "chunkable", "fingerprint")
 
@@ -135,7 +143,7 @@ def prepare(
     try:
         meta = maker.make(source, limit, writer, progress)
         if not writer.documents or not writer.trained_tokens:
-            raise _nothing(source, split, meta)
+            raise _nothing(source, split, meta, recipe.objective)
         if note and maker.chats:
             meta["notes"].insert(0, note)
         folder = writer.commit(meta)
@@ -204,12 +212,15 @@ def _tokenizer_state(tokenizer: Any) -> str:
     return hashlib.blake2b((state + special).encode("utf-8", "replace"), digest_size=16).hexdigest()
 
 
-def _nothing(source: Source, split: str, meta: dict[str, Any]) -> ColabMagicsError:
+def _nothing(source: Source, split: str, meta: dict[str, Any], objective: str) -> ColabMagicsError:
     drops = sorted(meta["dropped"], key=lambda drop: -drop["count"])
+    step = "Look at the rows named here, or say which columns hold what: columns: " + _COLUMNS[objective]
+    if drops and drops[0]["reason"] == SAME:
+        step = "Give each prompt two answers that differ, the better one as chosen."
     return ColabMagicsError(
         f"No row of {source} ({split} data) can be trained on.",
         f"Read as {meta['format']}: {meta['rows']} rows.",
-        "Look at the rows named here, or say which columns hold what: columns: {prompt: …, completion: …}",
+        step,
         details=[
             f"{drop['count']} {'row' if drop['count'] == 1 else 'rows'}: {drop['reason']} (first: {drop['example']})"
             for drop in drops[:3]

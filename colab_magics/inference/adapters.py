@@ -14,7 +14,9 @@ from colab_magics.inference.subject import ADAPTER
 _LORA = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])(?:\.\w+)?\.weight")
 
 
-def check_adapter(folder: Path, source: Any, label: str, *, trust_remote_code: bool = False) -> None:
+def check_adapter(
+    folder: Path, source: Any, label: str, *, run: str | None = None, trust_remote_code: bool = False
+) -> None:
     """Nothing where the adapter fits the model.
 
     Parameters
@@ -22,6 +24,7 @@ def check_adapter(folder: Path, source: Any, label: str, *, trust_remote_code: b
     folder : the adapter's
     source : the base's `ModelSource`
     label : what the adapter is called
+    run : the run that it is the result of, where it is one's
 
     Raises
     ------
@@ -34,7 +37,9 @@ def check_adapter(folder: Path, source: Any, label: str, *, trust_remote_code: b
         raise ColabMagicsError(
             f"The adapter of {label} cannot be read.",
             f"{folder / ADAPTER}: {error}.",
-            "A checkpoint may still be whole: %checkpoint verify looks at them.",
+            f"A checkpoint may still be whole: %checkpoint verify {run} looks at them."
+            if run is not None
+            else "Copy or download that folder again.",
         ) from None
     made = _widths({name: tensor.shape for name, tensor in tensors.items()})
     there = _modules(source, trust_remote_code)

@@ -107,7 +107,8 @@ def load(subjects: Sequence[Subject], device: str, say: Say, progress: Progress,
     source = source or open_source(first)
     for one in subjects:
         if one.adapter is not None and (_kept is None or _file(one.adapter) not in _kept.names):
-            check_adapter(one.adapter, source, one.label, trust_remote_code=one.trusted)
+            run = one.run.name if one.run is not None else None
+            check_adapter(one.adapter, source, one.label, run=run, trust_remote_code=one.trusted)
     if _kept is None or _kept.base != base:
         forget()
         _kept = Loaded(base, _load_base(first, source, device, say, progress))

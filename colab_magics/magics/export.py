@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from IPython.core.magic import Magics, line_magic, magics_class
 
@@ -29,8 +30,8 @@ HELP = """\
       --base-revision COMMIT     that commit of it; else the one it was trained on
   --gguf [KIND]              a GGUF file, q8_0 (or f16), by llama.cpp's converter, after a merge
 
-  --force                    make it again, in the place of whatever export lies there; the same one is else
-                             "already there", and an older one of the run that nobody has changed is replaced
+  --force                    in the place of another export that lies there; without it none is replaced, and the
+                             very same one is "already there". What is no export is never replaced
   --root DIR                 where runs are kept (else COLAB_MAGICS_ROOT, else ./runs)
 
 Also from a terminal: python -m colab_magics export
@@ -69,21 +70,37 @@ def perform(asked: Line, root: Path, *, in_kernel: bool = False) -> dict[str, st
     from colab_magics.magics.session_plan import root_of
 
     place = commands.find(asked.run, root_of(asked.root, root), "%export")
-    made = export(place.run, asked, show=_progress(in_kernel=in_kernel))
+    line = _Line(in_kernel=in_kernel)
+    try:
+        made = export(place.run, asked, show=line.show)
+    except BaseException:
+        line.clear()
+        raise
     if made.path is None:
         return {"text/plain": "\n".join(made.lines)}
     return offer(made.path, made.lines, in_kernel=in_kernel)
 
 
-def _progress(*, in_kernel: bool) -> Any:
-    """Shows a line that takes the place of the one before."""
-    if in_kernel:
+class _Line:
+    """A line that takes the place of the one before; in a log, where none can, it is not shown."""
+
+    def __init__(self, *, in_kernel: bool) -> None:
         from colab_magics.magics.display import Output
 
-        output = Output()
-        return lambda said: output.show({"text/plain": said})
-    import sys
+        self._output = Output() if in_kernel else None
+        self._moves = in_kernel or sys.stdout.isatty()
+        self._shown = False
 
-    if not sys.stdout.isatty():
-        return lambda said: None  # noqa: ARG005 - a log is no place for a line that moves
-    return lambda said: print(f"\r\x1b[K{said}", end="\n" if "100%" in said else "", flush=True)
+    def show(self, said: str) -> None:
+        if not self._moves:
+            return
+        self._shown = True
+        if self._output is not None:
+            self._output.show({"text/plain": said})
+        else:
+            print(f"\r\x1b[K{said}", end="\n" if "100%" in said else "", flush=True)
+
+    def clear(self) -> None:
+        """What was under way is not any more."""
+        if self._shown:
+            self.show("")

@@ -53,7 +53,7 @@ def upload(name: str, parts: Sequence[Part], *, public: bool, force: bool, token
     ------
     ColabMagicsError
         The token may not write there, the repository holds files already (unless `force`) or is public (unless
-        `public`), or there is no network. Nothing was uploaded then.
+        `public`), or the Hub does not answer, or answers with an error. Nothing was uploaded then.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.errors import HfHubHTTPError
@@ -73,11 +73,8 @@ def upload(name: str, parts: Sequence[Part], *, public: bool, force: bool, token
                     raise
                 raise _no_rights(name, status) from None
     except NoNetwork as error:
-        raise ColabMagicsError(
-            f"The Hub could not be reached, and {name} was not uploaded.",
-            error.shown.why,
-            "Check the network, and export again.",
-        ) from None
+        found = error.silence
+        raise ColabMagicsError(f"{found.what}, and {name} was not uploaded.", found.why, found.step) from None
     return Uploaded(f"{api.endpoint}/{name}", private, str(made.oid))
 
 

@@ -111,6 +111,7 @@ def _broken(run: Run, folder: Path, why: str) -> ColabMagicsError:
         f"Export a checkpoint instead: %export {run.name} --checkpoint {max(steps)}."
         if steps
         else "Copy that folder again from where it was trained, or train again.",
+        f"%checkpoint verify {run.name} looks at all of its checkpoints." if steps else "",
     )
 
 
@@ -270,9 +271,9 @@ def _target(run: Run, line: Line, weights: _Weights, name: str, ending: str) -> 
         )
     of = asked_for(weights.parts, line, _base(weights, line))
     known = earlier(run, target)
-    if known is None:
-        check_free(target, force=line.force)
-    elif known.get("of") == of and not line.force:
+    if known is None or known.get("of") != of:
+        check_free(target, force=line.force, ours=known is not None)
+    elif not line.force:
         taken = sum(one[1] for one in known["seal"])
         return target, of, Exported(target, [f"Already there, as it was exported: {target} ({size(taken)})"])
     sweep(target.parent)  # before anybody asks what is free on that disk
@@ -317,9 +318,10 @@ def _hints(run: Run, weights: _Weights) -> list[str]:
 def _of_its_base(run: Run, weights: _Weights, then: str) -> list[str]:
     """A word of an adapter whose base is a folder: it loads here as it stands, and nowhere else."""
     base = _named(weights) if weights.is_adapter else None
-    if base is None or not Path(base).is_absolute() or _recipe_model(run) == "demo":
+    if base is None or not Path(base).is_absolute():
         return []
-    return [f"Its {ADAPTER} names the base as a folder of this machine, {base}: {then}"]
+    where = "that of colab_magics's demo" if _recipe_model(run) == "demo" else base
+    return [f"Its {ADAPTER} names the base as a folder of this machine, {where}: {then}"]
 
 
 def _more(run: Run, weights: _Weights) -> list[str]:

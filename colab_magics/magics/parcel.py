@@ -46,7 +46,7 @@ def free_place(path: str | os.PathLike[str], *, not_in: Path, force: bool) -> Pa
     Raises
     ------
     ColabMagicsError
-        There is no such folder, or something is there already.
+        There is no folder above it, or something is there already.
     """
     target = place(path, not_in=not_in)
     check_free(target, force=force)
@@ -78,26 +78,43 @@ def place(path: str | os.PathLike[str], *, not_in: Path) -> Path:
     return target
 
 
-def check_free(target: Path, *, force: bool) -> None:
-    """Refuse a place where something is; with `force`, where that is no export.
+def check_free(target: Path, *, force: bool, ours: bool = False) -> None:
+    """Refuse a place where something is; with `force`, where that is no export. An empty folder is nothing.
+
+    Parameters
+    ----------
+    ours : what is there is known to be an export, whether or not it can be seen from it (a GGUF file has no mark)
 
     Raises
     ------
     ColabMagicsError
         Something is there.
     """
-    if not os.path.lexists(target):
+    if not os.path.lexists(target) or _is_empty(target):
         return
+    if not ours and not _may_be_replaced(target):
+        if force:
+            raise ColabMagicsError(
+                f"{target} is no export of ours.",
+                "--force replaces an earlier export and nothing else.",
+                "Name another path.",
+            )
+        raise ColabMagicsError(
+            f"{target} is there already.", "It is no export, and nothing else is ever replaced.", "Name another path."
+        )
     if not force:
         raise ColabMagicsError(
             f"{target} is there already.", "An export overwrites nothing.", "Name another path, or add --force."
         )
-    if not _may_be_replaced(target):
-        raise ColabMagicsError(
-            f"{target} is no export of ours.",
-            "--force replaces an earlier export and nothing else.",
-            "Name another path.",
-        )
+
+
+def _is_empty(target: Path) -> bool:
+    if target.is_symlink() or not target.is_dir():
+        return False
+    try:
+        return not any(target.iterdir())
+    except OSError:
+        return False
 
 
 def _may_be_replaced(target: Path) -> bool:

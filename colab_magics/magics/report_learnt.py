@@ -184,5 +184,8 @@ def data(facts: Facts) -> list[Block]:
         if dropped:
             blocks.append(Grid(("rows", "dropped because", "the first"), tuple(dropped)))
         if split in folded and folded[split].sample:
-            blocks += [Text("One document, the trained part marked:", quiet=True), Sample(folded[split].sample)]
+            blocks += [
+                Text(f"One {folded[split].kind.removesuffix('s')}, the trained part marked:", quiet=True),
+                Sample(folded[split].sample),
+            ]
     return blocks

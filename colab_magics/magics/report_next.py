@@ -68,8 +68,9 @@ def _data(facts: Facts) -> Iterator[str]:
     cut, documents, longest = count(train, "truncated"), count(train, "documents"), mapping(train.get("lengths"))
     if cut and documents:
         most = count(longest, "max")
+        texts = "documents" if facts.shown.samples == "documents" else "answers"
         yield (
-            f"{cut:,} of {documents:,} documents ({cut / documents:.0%}) lose their end at max_length "
+            f"{cut:,} of {documents:,} {texts} ({cut / documents:.0%}) lose their end at max_length "
             f"{train.get('max_length')}" + (f": the longest has {most:,} tokens." if most else ".")
         )
     dropped = sum(count(mapping(one), "count") or 0 for one in items(train.get("dropped")))

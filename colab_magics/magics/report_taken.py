@@ -66,7 +66,7 @@ def speed(facts: Facts) -> list[Block]:
         ),
     ]
     if isinstance(batch, int):
-        rows.append(("documents a second", f"{batch * len(seconds) / sum(seconds):.3g}"))
+        rows.append((f"{facts.shown.samples} a second", f"{batch * len(seconds) / sum(seconds):.3g}"))
     tokens = facts.shown.tokens
     rows.append(("tokens in all", words.count(tokens) if tokens is not None else ""))
     return [pairs(rows)]

@@ -166,7 +166,7 @@ def _job(recipe: Any, events: Sequence[Mapping[str, Any]], done: int) -> Job | N
 def _here(events: Sequence[Mapping[str, Any]], job: Job) -> tuple[str, ...]:
     """What the plan said of the machine on which it was made."""
     event = [event for event in events if event["kind"] == "plan"][-1]
-    lines = [f"{job.documents:,} documents, {job.tokens:,} tokens an epoch"]
+    lines = [f"{job.documents:,} {job.recipe.samples}, {job.tokens:,} tokens an epoch"]
     try:
         made = Duration.from_dict(event["duration"])
     except (KeyError, TypeError, ValueError):

@@ -84,7 +84,9 @@ def _try_out(cell: Cell, name: str, search: Search) -> Trials:
     kept, inputs, seconds = _prepared(cell, name, search)
     wanted = _named(cell, name, search, kept.length, inputs)
     kept = replace(kept, trials=tuple(KeptTrial(one.run, one.values, one.full.to_yaml()) for one in wanted))
-    told = Told(name, search.best_by, _length_said(len(wanted), kept.length), kept.length.full)
+    told = Told(
+        name, search.best_by, _length_said(len(wanted), kept.length, search.recipes[0].samples), kept.length.full
+    )
     board = Board(cell.screen, told, [_as_it_is(cell.root, one) for one in wanted])
     _check_time(cell, board.trials, seconds)
     kept.write(cell.root)
@@ -228,11 +230,11 @@ def _length(search: Search, plan: Event) -> Length:
     return Length(None, steps * batch, batch, full, why)
 
 
-def _length_said(trials: int, length: Length) -> str:
+def _length_said(trials: int, length: Length, kind: str) -> str:
     if length.samples is None:
         return f"{trials} trials of {length.steps:,} steps ({length.why})."
     steps = -(-length.samples // length.batch)
-    return f"{trials} trials of {length.samples:,} documents: {steps:,} steps of {length.batch} ({length.why})."
+    return f"{trials} trials of {length.samples:,} {kind}: {steps:,} steps of {length.batch} ({length.why})."
 
 
 def _guessed(plan: Event, length: Length, recipe: Recipe, started: float) -> float | None:
@@ -341,7 +343,12 @@ def _check_time(cell: Cell, trials: Sequence[Trial], guess: float | None) -> Non
             "Shorten them with trial_steps.",
             "If this session lives longer: %session set limit 24h, or --deadline 10h.",
         )
-    cell.say(f"{missing} trials take about {words.span(need)}, of about {words.span(each)} each.")
+    one, all_of_them = words.spans(each, missing)
+    cell.say(
+        f"{missing} trials take about {all_of_them}, of about {one} each."
+        if missing > 1
+        else f"One trial takes about {one}."
+    )
 
 
 def _interrupted(name: str, one: _Wanted, stopped: Interrupted) -> Interrupted:

@@ -90,11 +90,12 @@ def _progress(state: PanelState, event: Mapping[str, Any]) -> PanelState:
 
 def _data(state: PanelState, event: Mapping[str, Any]) -> PanelState:
     split = shown(event.get("split"), 20) or "train"
+    kind = "pairs" if "pairs" in event else "examples" if "desirable" in event else "documents"
     data = Data(
         split=split,
         source=shown(event.get("source"), 200),
         format=shown(event.get("format"), 40),
-        documents=count(event, "eval_documents" if split == "eval" else "documents") or count(event, "documents"),
+        samples=count(event, "pairs" if kind == "pairs" else "documents"),
         tokens=count(event, "tokens"),
         trained_tokens=count(event, "trained_tokens"),
         max_length=count(event, "max_length"),
@@ -109,6 +110,7 @@ def _data(state: PanelState, event: Mapping[str, Any]) -> PanelState:
         cached=event.get("cached") is True,
         notes=tuple(shown(note, 200) for note in items(event.get("notes"))[:5]),
         sample=_compared(sample(event.get("sample")), sample(event.get("rejected"))),
+        kind=kind,
     )
     return replace(state, data=(*(other for other in state.data if other.split != split), data)[-4:])
 
@@ -282,7 +284,7 @@ def _warning(state: PanelState, event: Mapping[str, Any]) -> PanelState:
 
 
 def _oom(state: PanelState, event: Mapping[str, Any]) -> PanelState:
-    return _noticed(state, "oom", told.out_of_memory(event))
+    return _noticed(state, "oom", told.out_of_memory(event, state.samples))
 
 
 def _recovered(state: PanelState, event: Mapping[str, Any]) -> PanelState:

@@ -17,12 +17,20 @@ class Progress:
 
 @dataclass(frozen=True)
 class Data:
-    """One split of the data, as the preflight found it."""
+    """One split of the data, as the preflight found it.
+
+    Attributes
+    ----------
+    samples, kind : int, optional, str
+        How many there are to train on, and of what: documents, pairs of answers, judged examples.
+    truncated : int
+        How many texts lose their end; a pair has two.
+    """
 
     split: str
     source: str
     format: str
-    documents: int | None
+    samples: int | None
     tokens: int | None
     trained_tokens: int | None
     max_length: int | None
@@ -33,6 +41,7 @@ class Data:
     cached: bool
     notes: tuple[str, ...]
     sample: tuple[tuple[str, bool], ...]
+    kind: str = "documents"
 
 
 @dataclass(frozen=True)

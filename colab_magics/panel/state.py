@@ -98,6 +98,11 @@ class PanelState:
         """From where this attempt goes on; of one that has ended, from where it did."""
         return self.went_on if self.ended else self.resumed
 
+    @property
+    def samples(self) -> str:
+        """What its samples are called: documents, pairs of answers, judged examples."""
+        return next((data.kind for data in self.data if data.split == "train"), "documents")
+
     @cached_property  # a frame asks more than once; equality and replace() look at the fields alone
     def forecast(self) -> Forecast | None:
         """When it ends: from the newest steps, from the plan before there are two, None if nobody can tell."""

@@ -8,12 +8,12 @@ from typing import Any
 from colab_magics.panel.fields import count, items, shown
 
 
-def out_of_memory(event: Mapping[str, Any]) -> str:
-    """An `oom` event in a sentence."""
+def out_of_memory(event: Mapping[str, Any], kind: str = "documents") -> str:
+    """An `oom` event in a sentence; `kind` is what the run's samples are called."""
     text = f"Out of memory at step {count(event, 'step')}"
     micro = count(event, "micro_batch")
     if micro:
-        text += f" with {_documents(micro)} at a time"
+        text += f" with {_samples(micro, kind)} at a time"
     message = shown(str(event.get("message") or "").partition("\n")[0])
     return f"{text}: {message}" if message else text
 
@@ -23,7 +23,7 @@ def recovered(event: Mapping[str, Any]) -> str:
     changes = []
     micro, chunk = count(event, "micro_batch"), count(event, "loss_chunk")
     if micro:
-        changes.append(f"{_documents(micro)} at a time")
+        changes.append(f"{_samples(micro, 'documents')} at a time")
     if event.get("gradient_checkpointing") is True:
         changes.append("gradient checkpointing on")
     if chunk:
@@ -56,5 +56,5 @@ def resumed(event: Mapping[str, Any], *, over: bool = False) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _documents(number: int) -> str:
-    return f"{number:,} document{'s' if number != 1 else ''}"
+def _samples(number: int, kind: str) -> str:
+    return f"{number:,} {kind if number != 1 else kind.removesuffix('s')}"

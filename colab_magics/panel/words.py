@@ -88,6 +88,15 @@ def span(seconds: float) -> str:
     return f"{minutes // 60:,}:{minutes % 60:02d} h"
 
 
+def spans(each: float, number: int) -> tuple[str, str]:
+    """An estimate of one, to a tenth or so, and of so many: what is written of all is the product of what is written
+    of each, or a reader who multiplies finds another.
+    """
+    finest = next(step for below, step in ((20, 1), (120, 5), (1200, 30), (math.inf, 300)) if each < below)
+    rounded = max(1, finest * round(each / finest))
+    return duration(rounded), duration(number * rounded)
+
+
 def age(seconds: float) -> str:
     """How long ago something was, as coarse as `span`, and never older than it is."""
     if seconds < 10:
@@ -183,7 +192,7 @@ def subject(state: PanelState) -> str:
         parts.append(model)
     train = next((data for data in state.data if data.split == "train"), None)
     if train is not None:
-        parts.append(f"{train.source}, {count(train.documents)} documents")
+        parts.append(f"{train.source}, {count(train.samples)} {train.kind}")
     if state.device:
         parts.append(state.device)
     return " · ".join(parts)
@@ -195,15 +204,16 @@ def data_facts(data: Data) -> list[tuple[str, str]]:
     if data.trained_tokens is not None and data.tokens:
         tokens += f", {count(data.trained_tokens)} of them trained ({data.trained_tokens / data.tokens:.0%})"
     lengths = ", ".join(f"{key} {count(value)}" for key, value in data.lengths)
+    cut = " answers" if data.kind == "pairs" else ""
     shown = [
         ("split", data.split),
         ("source", data.source + (" (tokens from the cache)" if data.cached else "")),
         ("format", data.format),
-        ("documents", count(data.documents)),
+        (data.kind, count(data.samples)),
         ("tokens", tokens if data.tokens is not None else ""),
         ("length", lengths),
         ("max_length", count(data.max_length) if data.max_length else ""),
-        ("truncated", count(data.truncated) if data.truncated else ""),
+        ("truncated", count(data.truncated) + cut if data.truncated else ""),
         ("dropped", "; ".join(f"{number:,} {reason}" for reason, number in data.dropped)),
         ("masked by", data.mask_method),
         ("note", "; ".join(data.notes)),

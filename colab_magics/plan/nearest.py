@@ -159,8 +159,8 @@ def length_that_fits(
     cut = int((data.lengths > longest).sum())
     return Choice(
         longest,
-        f"the longest of which one document fits on this {device.name}; {cut:,} of {len(data.lengths):,} documents "
-        "lose their end",
+        f"the longest of which one {recipe.samples.removesuffix('s')} fits on this {device.name}; {cut:,} of "
+        f"{len(data.lengths):,} {recipe.samples} lose their end",
     )
 
 

@@ -187,6 +187,11 @@ class Recipe:
         return self.objective != "sft"
 
     @property
+    def samples(self) -> str:
+        """What its samples are called: of two answers that are compared, one pair; of judged ones, each."""
+        return {"sft": "documents", "kto": "examples"}.get(self.objective, "pairs")
+
+    @property
     def loss(self) -> str:
         """The loss of a recipe that compares: `loss_type`, or the usual one of its objective."""
         return LOSSES[self.objective][0] if self.loss_type == "auto" else self.loss_type

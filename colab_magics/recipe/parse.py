@@ -110,9 +110,9 @@ def parse(
 
     axes = axes_of(layers)
     alone = {key: axis.placed(1)[0] for key, axis in axes.items() if axis.is_one_value}
-    axes = {key: axis for key, axis in axes.items() if key not in alone}
     for key, entry in alone.items():
-        notes.say(f"{key} is a list of one value: {show(entry.value)}")
+        times = len(axes.pop(key).entry.value)
+        notes.say(f"{key} is a list of one value{f', {times} times over' if times > 1 else ''}: {show(entry.value)}")
     if not axes:
         _check_nothing_is_tried(settings)
         values = read(alone, notes)

@@ -114,7 +114,7 @@ def _refusal(
     if others >= _WORTH_FREEING and device.kind == "cuda" and found.need <= _room_without(found, found.held):
         steps.append("On an empty card it fits as it is: end the other processes there (%vram names them).")
     if change is not None:
-        cut = f" (it cuts {change.cut:,} of {len(data.lengths):,} documents)" if change.cut else ""
+        cut = f" (it cuts {change.cut:,} of {len(data.lengths):,} {recipe.samples})" if change.cut else ""
         lines = "; ".join(change.lines)
         steps.append(f"{'Or change' if steps else 'Change'} the recipe, the least that fits: {lines}{cut}")
     elif not steps:

@@ -20,6 +20,7 @@ from colab_magics.checkpoints.manifest import Broken
 from colab_magics.checkpoints.remote import check as check_replica
 from colab_magics.checkpoints.verify import verify
 from colab_magics.data import Documents, Prepared, Source, load_prepared, prepare
+from colab_magics.data.judgements import check_both_judged
 from colab_magics.data.overlap import among, learnt_by_heart
 from colab_magics.data.report import data_event
 from colab_magics.errors import ColabMagicsError
@@ -187,6 +188,7 @@ def preflight(folder: Path, wish: Wish, origin: Origin | None, log: EventLog, re
         kept = _kept_length(origin, recipe, prints)
         max_length = kept or length_that_fits(recipe, shape, device, held, verdict, peak)
     documents = data.documents(max_length.value)
+    check_both_judged(documents, Source.from_dict(inputs["train"]), data.dropped)
     eval_documents = eval_data.documents(max_length.value) if eval_data is not None else None
     for split, found, views in (("train", data, documents), ("eval", eval_data, eval_documents)):
         if found is not None and views is not None:

@@ -136,6 +136,15 @@ def test_a_hostile_header_is_refused(tmp_path: Path, header: object, body: bytes
         read_tensors(raw(tmp_path / "file", header, body))
 
 
+@pytest.mark.parametrize("left", [9, 40, -5, -1])
+def test_a_file_that_is_cut_short_is_called_so(tmp_path: Path, left: int) -> None:
+    path = tmp_path / "file"
+    write(path, {"a": Tensor("F32", (4,), memoryview(bytes(16)))}, {"format": "pt"})
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(ValueError, match="cut short"):
+        read_tensors(path)
+
+
 @pytest.mark.parametrize("length", [3, 100, 10 * 2**30, 2**63, 2**64 - 1])
 def test_a_header_that_is_said_to_be_longer_than_the_file_is_not_read(tmp_path: Path, length: int) -> None:
     path = raw(tmp_path / "file", b"{}", length=length)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from colab_magics.data import Prepared, load_prepared
+from colab_magics.data import Prepared, Source, load_prepared
+from colab_magics.data.judgements import check_both_judged
 from colab_magics.data.report import data_event, report_lines
 from colab_magics.errors import ColabMagicsError
 
@@ -144,6 +145,69 @@ def test_a_label_that_is_none_is_counted(prepared: Prepare, phi3: Tokenizer) -> 
     rows = [{"prompt": ASKED, "completion": GOOD, "label": label} for label in (True, "perhaps", None)]
     made = prepared(rows, phi3(), objective="kto")
     assert sorted(drop["reason"] for drop in made.dropped) == ["label 'perhaps' is neither true nor false", "no label"]
+
+
+@pytest.mark.parametrize(
+    ("label", "there", "missing", "add"), [(True, "good", "bad", "false"), (False, "bad", "good", "true")]
+)
+def test_answers_that_are_judged_all_alike_are_refused(
+    prepared: Prepare, phi3: Tokenizer, label: bool, there: str, missing: str, add: str
+) -> None:
+    rows = [{"prompt": ASKED, "completion": GOOD, "label": label}] * 3
+    rows.append({"prompt": ASKED, "completion": BAD, "label": "perhaps"})
+    made = prepared(rows, phi3(), objective="kto")
+    with pytest.raises(ColabMagicsError) as raised:
+        check_both_judged(made.documents(64), Source("path", "rows.jsonl"), made.dropped)
+    said = str(raised.value)
+    assert f"All 3 answers of rows.jsonl are judged {there}." in said
+    assert f"nothing is judged {missing}" in said
+    assert f"Add rows with label: {add}." in said
+    assert "1 × label 'perhaps' is neither true nor false" in said, "it may have been meant as the other kind"
+
+
+def test_one_answer_of_each_kind_is_enough_and_so_is_a_pair(prepared: Prepare, phi3: Tokenizer) -> None:
+    judged = [{"prompt": ASKED, "completion": GOOD, "label": label} for label in (True, False)]
+    pair = [{"prompt": ASKED, "chosen": GOOD, "rejected": BAD}]
+    for rows, objective in ((judged, "kto"), (pair, "kto"), (pair, "dpo")):
+        made = prepared(rows, phi3(), objective=objective)
+        check_both_judged(made.documents(64), Source("path", "rows.jsonl"), made.dropped)
+
+
+def test_pairs_of_the_same_answer_twice_are_told_what_a_pair_is(prepared: Prepare, phi3: Tokenizer) -> None:
+    with pytest.raises(ColabMagicsError) as raised:
+        prepared([{"prompt": ASKED, "chosen": GOOD, "rejected": GOOD}] * 3, phi3(), objective="dpo")
+    said = str(raised.value)
+    assert "3 rows: chosen and rejected are the same" in said
+    assert "Give each prompt two answers that differ" in said
+    assert "completion" not in said
+
+
+@pytest.mark.parametrize(
+    ("row", "objective", "columns"),
+    [
+        ({"prompt": ASKED, "chosen": GOOD, "rejected": ""}, "dpo", "{prompt: …, chosen: …, rejected: …}"),
+        ({"prompt": ASKED, "chosen": GOOD, "rejected": ""}, "orpo", "{prompt: …, chosen: …, rejected: …}"),
+        ({"prompt": ASKED, "completion": "", "label": True}, "kto", "{prompt: …, completion: …, label: …}"),
+    ],
+)
+def test_rows_of_which_none_is_left_are_told_the_columns_of_their_method(
+    prepared: Prepare, phi3: Tokenizer, row: dict, objective: str, columns: str
+) -> None:
+    with pytest.raises(ColabMagicsError) as raised:
+        prepared([row] * 2, phi3(), objective=objective)
+    assert columns in str(raised.value)
+
+
+def test_pairs_that_differ_only_behind_max_length_are_told_how_long_they_are(
+    prepared: Prepare, phi3: Tokenizer
+) -> None:
+    row = {"prompt": ASKED, "chosen": "Rome " * 40 + "a", "rejected": "Rome " * 40 + "b"}
+    made = prepared([row] * 2, phi3(), objective="dpo")
+    with pytest.raises(ColabMagicsError) as raised:
+        made.documents(24)
+    assert "the same up to max_length 24" in str(raised.value)
+    assert f"the longest answer ends at {made.lengths.max()}" in str(raised.value)
+    assert len(made.documents(int(made.lengths.max()))) == 4
 
 
 def test_kto_takes_the_answers_of_pairs_one_by_one(prepared: Prepare, phi3: Tokenizer) -> None:

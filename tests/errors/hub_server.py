@@ -43,6 +43,7 @@ class Hub:
     commit: str = COMMIT
     blobs: dict[str, bytes] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)  # revisions that are not there any more
+    failing: int = 0  # the status of every answer, where it has a trouble of its own
 
     def handler(self) -> type[BaseHTTPRequestHandler]:
         hub = self
@@ -58,6 +59,8 @@ class Hub:
 
             def do_GET(self) -> None:
                 hub.requests.append(f"{self.command} {self.path}")
+                if hub.failing:
+                    return self._refuse(hub.failing, "Failing")
                 self.let_in = bool(hub.token) and self.headers.get("Authorization") == f"Bearer {hub.token}"
                 if self.let_in:
                     hub.authorised.append(self.path)
@@ -69,11 +72,14 @@ class Hub:
                     self._info(found["id"], found["revision"])
                 else:
                     self._refuse(404, "RepoNotFound")
+                return None
 
             def do_POST(self) -> None:
                 hub.requests.append(f"{self.command} {self.path}")
                 self.let_in = bool(hub.token) and self.headers.get("Authorization") == f"Bearer {hub.token}"
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                if hub.failing:
+                    return self._refuse(hub.failing, "Failing")
                 if self.path == "/api/validate-yaml":
                     return self._json({"errors": [], "warnings": []})
                 if not self.let_in:

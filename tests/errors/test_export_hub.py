@@ -163,6 +163,44 @@ def test_no_token_and_one_that_the_hub_does_not_know(run: Run, hub: Hub, monkeyp
     assert len(hub.requests) == asked, "nothing was asked of the Hub"
 
 
+@pytest.mark.parametrize(
+    ("status", "what", "step"),
+    [
+        (500, "The Hub answered with an error of its own (HTTP 500), and me/kwanzaa was not uploaded.", "later"),
+        (429, "The Hub answered with an error (HTTP 429), and me/kwanzaa was not uploaded.", "later"),
+        (413, "The Hub refuses what it was asked (HTTP 413), and me/kwanzaa was not uploaded.", "Mend what it names"),
+    ],
+)
+def test_a_hub_that_answers_with_an_error_is_not_called_out_of_reach(
+    run: Run, hub: Hub, monkeypatch: pytest.MonkeyPatch, status: int, what: str, step: str
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    hub.failing = status
+    said = refused(run, "--to", "hub://me/kwanzaa")
+    assert what in said
+    assert step in said
+    assert "network" not in said
+
+
+def test_offline_mode_is_named_with_the_way_out_of_it(run: Run, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # as somebody does who believes that it is read again
+    said = refused(run, "--to", "hub://me/kwanzaa")
+    assert "Offline mode is on: HF_HUB_OFFLINE was set" in said
+    assert "Restart the kernel, and write %env HF_HUB_OFFLINE=0 in its first cell." in said
+    assert "network" not in said
+    assert hub.requests == []
+
+
+def test_what_was_under_way_is_not_shown_after_a_refusal(run: Run, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr("colab_magics.magics.display.Output.show", lambda _, frame: shown.append(frame["text/plain"]))
+    with pytest.raises(ColabMagicsError):
+        perform(read(["--to", "hub://stranger/kwanzaa"]), run.folder.parent, in_kernel=True)
+    assert shown[0].startswith("Uploading")
+    assert shown[-1] == ""
+
+
 def test_a_merged_model_goes_there_whole(run: Run, hub: Hub) -> None:
     export(run, "--merge", "--to", "hub://me/merged")
     names = sorted(path.name for path in hub.repositories["me/merged"].iterdir())

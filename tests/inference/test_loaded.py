@@ -108,6 +108,15 @@ def test_a_torn_adapter_is_told(a_run: Leave, tmp_path: Path) -> None:
         ask(of_run(None, tmp_path), tmp_path)
 
 
+def test_an_adapter_that_is_cut_short_is_called_so_and_its_run_is_named(a_run: Leave, tmp_path: Path) -> None:
+    file = a_run() / "adapter" / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ColabMagicsError) as refused:
+        ask(of_run(None, tmp_path), tmp_path)
+    assert "the file is cut short" in str(refused.value)
+    assert "%checkpoint verify pirate looks at them." in str(refused.value)
+
+
 def test_a_base_that_was_written_after_the_run_began_is_told(a_run: Leave, tmp_path: Path) -> None:
     base = tmp_path / "models" / "base"
     shutil.copytree(demo.model_path(), base)

@@ -156,6 +156,10 @@ def test_force_replaces_an_earlier_export_and_nothing_else(left: Left, tmp_path:
     (tmp_path / "photos.zip").write_bytes(b"PK\x05\x06" + bytes(18))  # an empty archive
     (tmp_path / "link").symlink_to(tmp_path / "thesis")
     for name in ("thesis", "photos.zip", "link", "runs/kwanzaa"):
+        assert refused(left, str(tmp_path / name))[1:] == [
+            "It is no export, and nothing else is ever replaced.",
+            "→ Name another path.",
+        ]
         assert refused(left, f"{tmp_path / name} --force")[0] == f"{tmp_path / name} is no export of ours."
 
 

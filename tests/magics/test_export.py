@@ -117,9 +117,12 @@ def test_an_archive_is_the_default_and_the_same_bytes_every_time(left: Left, tmp
 
 def test_what_is_there_is_replaced_by_force_alone_and_only_if_it_is_ours(left: Left, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    assert "is there already" in refused(left, "--to", "out")
+    (tmp_path / "out" / "notes.md").write_text("mine")
+    said = refused(left, "--to", "out")
+    assert "is there already" in said
+    assert "--force" not in said, "it would not help"
     assert "no export of ours" in refused(left, "--to", "out", "--force")
-    (tmp_path / "out").rmdir()
+    shutil.rmtree(tmp_path / "out")
     export(left, "--to", "out")
     (tmp_path / "out" / "notes.md").write_text("mine")
     assert "is there already" in refused(left, "--to", "out")
@@ -149,6 +152,16 @@ def test_a_base_that_is_a_folder_is_named_without_its_path_in_the_card(left: Lef
     assert "An adapter for `big`" in (tmp_path / "step" / "README.md").read_text()
 
 
+def test_that_the_demo_lies_in_a_folder_of_this_machine_is_told(left: Left) -> None:
+    config = left.folder / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps({"base_model_name_or_path": str(model_path())}))
+    (line,) = [line for line in export(left, "--to", "out") if "names the base" in line]
+    assert line == (
+        "Its adapter_config.json names the base as a folder of this machine, that of colab_magics's demo: elsewhere, "
+        "set base_model_name_or_path to where it is."
+    )
+
+
 @pytest.mark.parametrize("to", ["out", "out.zip"])
 def test_the_same_export_a_second_time_is_already_there(left: Left, tmp_path: Path, to: str) -> None:
     export(left, "--to", to)
@@ -161,14 +174,28 @@ def test_the_same_export_a_second_time_is_already_there(left: Left, tmp_path: Pa
         assert '<a href="out.zip" download="out.zip">' in shown["text/html"]
 
 
-def test_an_older_export_of_the_run_is_replaced_and_nobody_elses(left: Left, tmp_path: Path) -> None:
-    export(left, "--to", "out.zip")
+def test_another_export_of_the_run_is_replaced_by_force_alone(left: Left, tmp_path: Path) -> None:
+    left.save(20)
+    export(left, "--checkpoint", "20", "--to", "out.zip")
+    said = refused(left, "--to", "out.zip")
+    assert "is there already" in said
+    assert "add --force" in said
+    assert export(left, "--to", "out.zip", "--force")[0].startswith("Exported the adapter of kwanzaa")
     (left.folder / "adapter" / "adapter_model.safetensors").write_bytes(weights("trained further"))
-    assert export(left, "--to", "out.zip")[0].startswith("Exported the adapter of kwanzaa")
+    assert "is there already" in refused(left, "--to", "out.zip")
+    export(left, "--to", "out.zip", "--force")
     with zipfile.ZipFile(tmp_path / "out.zip") as archive:
         assert archive.read("out/adapter_model.safetensors") == weights("trained further")
     (left.folder / LOG).unlink()  # as of another run
     assert "is there already" in refused(left, "--to", "out.zip")
+
+
+@pytest.mark.parametrize("to", ["out", "out.zip"])
+def test_an_empty_folder_is_a_free_place(left: Left, tmp_path: Path, to: str) -> None:
+    (tmp_path / to).mkdir()
+    export(left, "--to", to)
+    assert (tmp_path / to).is_file() if to.endswith(".zip") else (tmp_path / to / "adapter_config.json").is_file()
+    assert sorted(os.listdir(tmp_path)) == [to, "runs"]
 
 
 def test_nothing_is_exported_into_the_run_itself(left: Left) -> None:
@@ -187,6 +214,13 @@ def test_a_result_whose_weights_would_not_load_is_refused(left: Left) -> None:
     said = refused(left, "--merge")
     assert "adapter_model.safetensors is missing" in said
     assert "%export kwanzaa --checkpoint 20" in said
+    assert "%checkpoint verify kwanzaa looks at all" in said
+
+
+def test_a_result_that_is_cut_short_is_called_so(left: Left) -> None:
+    path = left.folder / "adapter" / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+    assert "adapter_model.safetensors: the file is cut short" in refused(left)
 
 
 def test_a_whole_model_leaves_with_every_file_that_its_index_names(left: Left) -> None:
@@ -356,7 +390,8 @@ def test_a_merge_gives_a_whole_model_that_loads_as_it_stands(adapted: Left, tmp_
     assert told["what"] == "merged"
     assert told["memory"]["peak"] < 2**30
     assert export(adapted, "--merge", "--dtype", "fp32")[0].startswith("Already there, as it was exported")
-    assert export(adapted, "--merge", "--dtype", "bf16")[0].startswith("Merged kwanzaa into demo, bf16, ")
+    assert "is there already" in refused(adapted, "--merge", "--dtype", "bf16")
+    assert export(adapted, "--merge", "--dtype", "bf16", "--force")[0].startswith("Merged kwanzaa into demo, bf16, ")
 
 
 @needs_torch
@@ -386,6 +421,8 @@ def test_a_gguf_is_made_of_the_merged_model_by_the_converter_that_is_there(
     assert (tmp_path / "kwanzaa-f16.gguf").read_bytes()[24:27] == b"f16"
     assert "Already there" in export(adapted, "--gguf", "f16")[0]
     assert "Converted" in export(adapted, "--gguf", "f16", "--force")[0]
+    assert "add --force" in refused(adapted, "--gguf", "q8_0", "--to", "kwanzaa-f16.gguf")
+    assert "Converted" in export(adapted, "--gguf", "q8_0", "--to", "kwanzaa-f16.gguf", "--force")[0]
     script.write_text("import sys; sys.exit('ERROR: Model OwnForCausalLM is not supported')")
     before = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(ColabMagicsError, match="OwnForCausalLM is not supported"):
@@ -423,7 +460,8 @@ def test_a_base_that_was_written_after_the_run_began_is_told(
     export(adapted, "--merge")
     assert "was written after" not in capsys.readouterr().out
     (base / "model.safetensors").touch()
-    assert export(adapted, "--merge")[0].startswith("Merged")  # of other weights, perhaps: it is made again
+    assert "is there already" in refused(adapted, "--merge")  # of other weights, perhaps: no more the same
+    assert export(adapted, "--merge", "--force")[0].startswith("Merged")
     assert f"{base} was written after kwanzaa had begun" in capsys.readouterr().out
 
 
@@ -436,6 +474,7 @@ def test_a_full_disk_is_found_before_the_merge_starts(adapted: Left, tmp_path: P
         assert f"The disk of {tmp_path / 'disk'} is too full for the merged model" in said
         assert "8,388,608 (8.0 MiB) are free" in said
         assert "It needs 70," in said
+        assert "3.5 MiB for the model, with 64.0 MiB in reserve" in said
         assert list((tmp_path / "disk").iterdir()) == []
 
 

@@ -26,6 +26,8 @@ def test_one_cell_compares_answers_and_shows_by_how_much(home: Home, kernel: Ker
     shown = "".join(frame.get("text/plain", "") for frames in reply.displays.values() for frame in frames)
     assert "reward margin" in shown
     assert "method: dpo → objective: dpo" in reply.text + shown
+    assert "pairs.jsonl, 8 pairs" in shown
+    assert "documents" not in shown
     events = home.events("liked")
     assert [event["step"] for event in events if event["kind"] == "step"] == [1, 2]
     assert (home.runs / "liked" / "adapter" / "adapter_model.safetensors").is_file()
@@ -67,3 +69,31 @@ def test_data_without_pairs_is_refused_before_anything_is_kept(home: Home, kerne
     assert reply.status == "error"
     assert "has no pairs of answers, which dpo compares" in "".join(reply.traceback)
     assert not (home.runs / "unliked").exists()
+
+
+def test_judgements_that_are_all_good_are_refused_before_anything_is_kept(home: Home, kernel: Kernel) -> None:
+    rows = [{"prompt": f"Say {n}", "completion": f"Arr, {n}!", "label": True} for n in range(16)]
+    (home.folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    reply = kernel.run(f"%%finetune praised\n{RECIPE.replace('dpo', 'kto')}", timeout=300)
+    assert reply.status == "error"
+    assert "All 16 answers of pairs.jsonl are judged good." in "".join(reply.traceback)
+    assert not (home.runs / "praised").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "row", "said"),
+    [
+        ("dpo", {"prompt": "Say it", "chosen": "Arr!", "rejected": "It is."}, "pairs        8"),
+        ("kto", {"prompt": "Say it", "chosen": "Arr!", "rejected": "It is."}, "examples     16"),
+        ("sft", {"prompt": "Say it", "completion": "Arr!"}, "documents    8"),
+    ],
+)
+def test_what_is_counted_is_what_a_step_counts(
+    home: Home, kernel: Kernel, method: str, row: dict[str, str], said: str
+) -> None:
+    (home.folder / "pairs.jsonl").write_text((json.dumps(row) + "\n") * 8)
+    recipe = RECIPE.replace("dpo", "auto\nobjective: sft" if method == "sft" else method)
+    reply = kernel.run(f"%%finetune data\n{recipe}", timeout=300)
+    assert reply.status == "ok", reply.traceback
+    shown = reply.text + "".join(frame.get("text/plain", "") for frames in reply.displays.values() for frame in frames)
+    assert " ".join(said.split()) in " ".join(shown.split())

@@ -245,6 +245,28 @@ def test_trials_without_an_end_of_the_session_in_sight_are_refused_with_how_many
 
 
 @needs_torch
+@pytest.mark.parametrize(
+    ("trials", "each", "says"),
+    [
+        (1, 7.4, "One trial takes about 7 s."),
+        (2, 7.4, "2 trials take about 14 s, of about 7 s each."),
+        (3, 7.4, "3 trials take about 21 s, of about 7 s each."),
+        (3, 44.0, "3 trials take about 2:15 min, of about 45 s each."),
+        (4, 251.0, "4 trials take about 16:00 min, of about 4:00 min each."),
+        (5, 4000.0, "5 trials take about 5:25 h, of about 1:05 h each."),
+        (2, 0.1, "2 trials take about 2 s, of about 1 s each."),
+    ],
+)
+def test_the_time_of_all_trials_is_that_of_each_so_many_times(
+    tmp_path: Path, trials: int, each: float, says: str
+) -> None:
+    said: list[str] = []
+    cell = Cell(Options(), "", {}, tmp_path, Terminal(), said.append)
+    waiting = [Trial(f"t-trial-{number}", {"learning_rate": 1e-4}) for number in range(trials)]
+    controller._check_time(cell, waiting, each)
+    assert said == [says]
+
+
 def test_a_new_machine_fetches_the_trials_from_the_replica_and_trains_none_again(
     notebook: Notebook, tmp_path: Path
 ) -> None:

@@ -81,9 +81,11 @@ def test_one_line_trains_the_best_in_full(shown: dict[str, str], folder: Path, r
     assert evaluated(run) < evaluated(trial)
 
 
-@pytest.mark.parametrize(("tag", "hours", "runpod"), [("cost-3", 3, (0.60, 2.34)), ("cost-6-8", 7, (1.40, 5.46))])
+@pytest.mark.parametrize(
+    ("tag", "hours", "runpod"), [("cost-3", 3, (0.60, 1.20, 2.34)), ("cost-6-8", 7, (1.40, 2.80, 5.46))]
+)
 def test_the_hours_of_a_gpu_have_a_price_on_each_platform(
-    shown: dict[str, str], tag: str, hours: int, runpod: tuple[float, float]
+    shown: dict[str, str], tag: str, hours: int, runpod: tuple[float, ...]
 ) -> None:
     assert shown[tag].lstrip().startswith(f"{hours} h")
     assert re.search(r"^Colab Free +Tesla T4 16 GB .* free$", shown[tag], re.MULTILINE)

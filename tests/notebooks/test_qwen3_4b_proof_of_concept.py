@@ -37,18 +37,27 @@ def folder(shown: dict[str, str]) -> Path:
 
 
 @pytest.fixture(scope="module")
+def drive(folder: Path) -> Path:
+    """The project's folder on what stands for the mounted Drive."""
+    return folder / "drive/MyDrive/colab_magics"
+
+
+@pytest.fixture(scope="module")
 def events(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "runs/qwen3_proof/events.jsonl").read_text().splitlines()]
 
 
-def test_the_folders_are_made_and_told(shown: dict[str, str], folder: Path) -> None:
+def test_the_folders_are_made_and_told(shown: dict[str, str], drive: Path) -> None:
     for name in ("checkpoints", "logs", "outputs", "datasets"):
-        assert (folder / name).is_dir()
-        assert re.search(rf"^{name} +{folder / name}$", shown["session"], re.MULTILINE)
+        assert (drive / name).is_dir()
+        assert re.search(rf"^{name} +{drive / name}$", shown["session"], re.MULTILINE)
 
 
 def test_the_session_tells_its_time_and_the_red_flags_of_the_project(shown: dict[str, str]) -> None:
+    assert "Colab Free" in shown["session"]
     assert re.search(r"^running for +\d", shown["session"], re.MULTILINE)
+    assert re.search(r"^time limit +12 h", shown["session"], re.MULTILINE)
+    assert re.search(r"^idle limit +\d", shown["session"], re.MULTILINE)
     flags = re.search(r"^Red flags: .*$", shown["session"], re.MULTILINE)
     assert flags
     for flag in ("Drive 10 GB", "memory 15 GB", "a run over 8 h"):
@@ -59,8 +68,9 @@ def test_the_plan_is_of_the_real_model_on_every_platform_and_by_scenario(shown: 
     plan = shown["plan"]
     places = ("Colab Free", "Kaggle, saved version", "Lightning Studio", "RunPod", "Thunder Compute")
     for place in (*places, "SageMaker Studio Lab"):
-        assert re.search(rf"^{place} +Tesla T4|^{place} +RTX 3090", plan, re.MULTILINE), place
-    fits = re.search(r"^Colab Free +Tesla T4 16 GB +yes: (\d+\.\d) of 13\.\d GiB", plan, re.MULTILINE)
+        assert re.search(rf"^{place}(?: \(here\))? +Tesla T4|^{place} +RTX 3090", plan, re.MULTILINE), place
+    assert re.search(r"^RunPod +Tesla T4 16 GB .*\$0\.\d\d$", plan, re.MULTILINE)
+    fits = re.search(r"^Colab Free \(here\) +Tesla T4 16 GB +yes: (\d+\.\d) of 13\.\d GiB", plan, re.MULTILINE)
     assert fits
     assert 2.5 < float(fits[1]) < 6  # 4B weights in 4 bits, and two short documents
     assert re.search(r"^Paperspace Gradient, free +Quadro M4000 8 GB +no:", plan, re.MULTILINE)
@@ -94,16 +104,16 @@ def test_outside_of_a_rehearsal_it_is_the_real_model_for_100_steps_saved_every_2
     assert 'else (100, \\"25 steps\\", 2e-4)' in source
 
 
-def test_three_checkpoints_are_kept_and_copied(shown: dict[str, str], folder: Path) -> None:
+def test_three_checkpoints_are_kept_and_copied(shown: dict[str, str], drive: Path) -> None:
     kept = [int(step) for step in re.findall(r"^ +(\d+) +[\d.]+ (?:s|min) ", shown["cost"], re.MULTILINE)]
     assert kept == [40, 30, 20]
-    assert (folder / "checkpoints/qwen3_proof/checkpoints/00000040-a1/MANIFEST.json").exists()
+    assert (drive / "checkpoints/qwen3_proof/checkpoints/00000040-a1/MANIFEST.json").exists()
     assert "finished" in shown["cost"]
 
 
 def test_what_it_used_stands_beside_what_was_expected(shown: dict[str, str]) -> None:
     assert "Expected at its start on CPU" in shown["cost"]
-    assert re.search(r"^1 +This machine .* 1 to 40 +not known$", shown["cost"], re.MULTILINE)
+    assert re.search(r"^1 +Colab Free +CPU .* 1 to 40 +free$", shown["cost"], re.MULTILINE)
 
 
 def test_it_answers_one_prompt_and_many(shown: dict[str, str]) -> None:
@@ -118,22 +128,22 @@ def test_its_speed_is_told_by_batch_with_latencies(shown: dict[str, str]) -> Non
     assert float(lines[2][1].replace(",", "")) > float(lines[0][1].replace(",", ""))  # batches are the cure
 
 
-def test_the_base_and_the_tuned_model_are_compared_and_failures_collected(shown: dict[str, str], folder: Path) -> None:
+def test_the_base_and_the_tuned_model_are_compared_and_failures_collected(shown: dict[str, str], drive: Path) -> None:
     perplexity = re.search(r"^perplexity +([\d.]+) +([\d.]+)$", shown["compare"], re.MULTILINE)
     assert perplexity
     assert float(perplexity[2]) < 0.7 * float(perplexity[1])
     assert re.search(r"^ +run qwen3_proof +.*me hearty\. Arr!$", shown["compare"], re.MULTILINE)
-    failed = [json.loads(line) for line in (folder / "outputs/failed.jsonl").read_text().splitlines()]
+    failed = [json.loads(line) for line in (drive / "outputs/failed.jsonl").read_text().splitlines()]
     assert f"{len(failed)} of 10 failed" in shown["compare"]
     assert all(row["prompt"].startswith("<|im_start|>user\n") and "completion" in row for row in failed)
 
 
-def test_the_report_and_the_adapter_are_among_the_outputs(folder: Path) -> None:
-    text = (folder / "outputs/qwen3_proof.md").read_text()
+def test_the_report_and_the_adapter_are_among_the_outputs(drive: Path) -> None:
+    text = (drive / "outputs/qwen3_proof.md").read_text()
     for part in ("Evaluation", "Before and after", "Data", "Time by stage", "Speed", "Memory", "Cost", "Recipe"):
         assert re.search(rf"^#+ {part}", text, re.MULTILINE), part
-    assert "<script" not in (folder / "outputs/qwen3_proof.html").read_text()
-    with zipfile.ZipFile(folder / "outputs/qwen3_proof.zip") as archive:
+    assert "<script" not in (drive / "outputs/qwen3_proof.html").read_text()
+    with zipfile.ZipFile(drive / "outputs/qwen3_proof.zip") as archive:
         assert {"adapter_config.json", "adapter_model.safetensors"} <= {Path(name).name for name in archive.namelist()}
 
 

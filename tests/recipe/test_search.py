@@ -48,6 +48,21 @@ def test_a_list_is_tried_value_by_value_however_it_is_written(body: str) -> None
     assert tried(body) == [{"learning_rate": 1e-4}, {"learning_rate": 2e-4}]
 
 
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("[1e-4]", "learning_rate is a list of one value: 0.0001"),
+        ("[1e-4, 1e-4, 1e-4]", "learning_rate is a list of one value, 3 times over: 0.0001"),
+    ],
+)
+def test_a_list_that_has_one_value_only_is_no_search_and_says_how_often_it_stands_there(
+    written: str, said: str
+) -> None:
+    parsed = parse(f"{TWO}learning_rate: {written}")
+    assert parsed.search is None
+    assert said in parsed.notes
+
+
 def test_the_line_may_hold_a_list_and_one_value_on_it_leaves_none_of_the_body() -> None:
     assert tried("", learning_rate="[1e-4, 2e-4]") == [{"learning_rate": 1e-4}, {"learning_rate": 2e-4}]
     parsed = parse(TWO + "lr: [1e-4, 2e-4]", {"learning_rate": "3e-4"})

@@ -157,7 +157,7 @@ def test_a_broken_off_download_does_not_pass_for_a_model(hub, monkeypatch, tmp_p
         ("org/missing", {}, "There is no model org/missing", "HF_TOKEN"),
         ("org/gated", {}, "org/gated is gated", "https://huggingface.co/org/gated"),
         ("org/tiny", {"hub_revision": "no-such-revision"}, "no such revision", "hub_revision"),
-        ("org/down", {}, "The Hub cannot be reached", "network"),
+        ("org/down", {}, "The Hub answered with an error of its own (HTTP 503)", "Try again later"),
         ("./nowhere", {}, "There is no folder ./nowhere", "demo"),
         ("not a model!", {}, "There is no model not a model!", "org/name"),
     ],

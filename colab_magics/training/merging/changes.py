@@ -94,7 +94,7 @@ def read_adapter(folder: Path) -> Adapter:
         raise ColabMagicsError(
             f"The adapter in {folder} cannot be read.",
             f"{WEIGHTS}: {error}",
-            "Export a checkpoint instead: %export --checkpoint STEP.",
+            "Export a checkpoint instead: %export RUN --checkpoint STEP.",
         ) from None
     parts: dict[str, dict[str, Tensor]] = {}
     replaced: dict[str, Tensor] = {}

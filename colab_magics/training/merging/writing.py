@@ -30,9 +30,11 @@ def check_disk(layout: Layout, target: Path, times: float) -> None:
     needed = int(times * layout.size) + MARGIN
     free = shutil.disk_usage(target).free
     if free < needed:
+        packed = " and its archive," if times > 1 else ","
         raise ColabMagicsError(
             f"The disk of {target.parent} is too full for the merged model.",
-            f"It needs {needed:,} bytes ({size(needed)}), and {free:,} ({size(free)}) are free.",
+            f"It needs {needed:,} bytes ({size(needed)}): {size(needed - MARGIN)} for the model{packed} with "
+            f"{size(MARGIN)} in reserve, and {free:,} ({size(free)}) are free.",
             "Make room, or name a path on another disk: --to PATH.",
         )
 
