@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
@@ -117,11 +118,18 @@ def _module(asked: Asked, root: Path, namespace: MutableMapping[str, Any] | None
     A run of the same name is the one that is meant, unless there is an input.
     """
     torch = sys.modules.get("torch")
-    found = (namespace or {}).get(asked.name or "")
-    if torch is None or not isinstance(found, torch.nn.Module):
+    held, name = namespace or {}, asked.name or ""
+    found = held.get(name)
+    if torch is None or (asked.batch is None and (_root(asked, root) / name).is_dir()):
         return None
-    is_run = asked.batch is None and (_root(asked, root) / str(asked.name)).is_dir()
-    return None if is_run else found
+    whole = re.match(r"\w+(?=[.\[])", name)
+    if whole is not None and whole[0] in held and not _is_model(name):
+        raise ColabMagicsError(
+            f"{name} is a part of {whole[0]}.",
+            "%vram estimate takes a module by the name of a variable.",
+            f"Write net = {name} in a cell, then %vram estimate net --batch {asked.batch or 'x'}.",
+        )
+    return found if isinstance(found, torch.nn.Module) else None
 
 
 def _check_together(asked: Asked) -> None:

@@ -18,7 +18,8 @@ HELP = """\
 %vram estimate ID [...]  a model by its id or its folder alone
 %vram estimate RUN      the same of a run, beside what its worker has measured
 %vram estimate net --batch x [--optimizer opt] [--loss f] [--keep a,b]
-                        any torch module of this notebook: by component, against each card
+                        any torch module of this notebook: by component, against each card; x is a tensor, a tuple
+                        of arguments or a dict, f is called as f(output, x), opt holds an optimizer or is adamw, sgd
 %%vram estimate         of the recipe below it, with its data
 
   --gpu T4,24GB           cards by name or by size; without it the one that is here, else a T4

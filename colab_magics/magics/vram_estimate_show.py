@@ -108,7 +108,7 @@ class Estimated:
             yield Grid(
                 ("the same documents at once", "peak", "most of it", "then"),
                 tuple(rows),
-                f"Beside others, on {_a(made.device.name)}",
+                f"Beside others, on {with_article(made.device.name)}",
                 whole=("peak",),
             )
 
@@ -122,7 +122,7 @@ class Estimated:
         ways = dict.fromkeys(map(_way, self.predictions))
         for way in ways:
             on = [one.device.name for one in self.predictions if _way(one) == way]
-            yield f"On {', '.join(map(_a, on))}: {way[0].lower()}{way[1:]}" if len(ways) > 1 else way
+            yield f"On {', '.join(map(with_article, on))}: {way[0].lower()}{way[1:]}" if len(ways) > 1 else way
         yield self._known(made, formula)
         if self.note:
             yield self.note
@@ -137,7 +137,7 @@ class Estimated:
         change = nearest_change(self.recipe, self.shape, made.device, data, self.verdict, peak)
         if change is not None and self.lengths is None:
             change = replace(change, cut=0)  # there are no documents yet that it could cut
-        where = f"On {_a(made.device.name)}"
+        where = f"On {with_article(made.device.name)}"
         found = made.fit
         empty = fit(made.parts.peak, replace(made.device, free=made.device.total), cap=made.cap)
         if found.held and empty.colour != "red":
@@ -214,7 +214,7 @@ class Inference:
         window = f" Layers that see {seen:,} tokens alone may keep less than is counted." if seen is not None else ""
         return Page(
             f"{self.model}: generating, weights in {kept}, {at_once}",
-            [f"On {_a(first.device.shown)}"] if not several else [],
+            [f"On {with_article(first.device.shown)}"] if not several else [],
             [Grid(("context, in tokens", "on", "weights", "KV cache", "the prompt", "all", "verdict"), rows)],
             [_CACHE.format(size(cache_per_token(self.shape, wide)), self.shape.layers, window)],
         )
@@ -260,11 +260,11 @@ def _sentence(made: Prediction) -> str:
     held = f", {size(found.held)} of it held by others already" if found.held > 2**28 else ""
     return (
         f"It {VERDICTS[found.colour]} ({found.colour}): {size(found.need)} of the {size(found.total)} of "
-        f"{_a(made.device.name)}{held}."
+        f"{with_article(made.device.name)}{held}."
     )
 
 
-def _a(name: str) -> str:
+def with_article(name: str) -> str:
     """`a Tesla T4`, but `an A100` and `an RTX 4090`: an abbreviation is read letter by letter."""
     word = name.partition(" ")[0]
     return f"{'an' if word == word.upper() and word.startswith(tuple('AEFHILMNORSX')) else 'a'} {name}"

@@ -41,6 +41,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[misc]
         self._part = "activations"
         self._moment = "before"
         self._scores = frozenset(scores)
+        self.ran: set[str] = set()  # operations, by their names
 
     @property
     def total(self) -> int:
@@ -77,6 +78,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[misc]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
+        self.ran.add(func.__name__)
         for leaf in tree_leaves(out):
             if isinstance(leaf, torch.Tensor):
                 self._count(leaf, None)
