@@ -25,6 +25,7 @@ _LABELS = {
     "step": "temporaries of the optimizer's step",
     "batch": "batch",
     "kept": "kept beside it",
+    "copies": "16-bit copies of the weights",
     "activations": "activations",
 }
 _SPREAD = ("DataParallel", "DistributedDataParallel")
@@ -186,6 +187,7 @@ def _without_activations(module: Any, trainable: list[Any], batch: Any, bytes_of
         "step": 0,
         "batch": bytes_of(batch),
         "kept": 0,
+        "copies": 0,
         "activations": 0,
     }
 
@@ -282,7 +284,7 @@ def _bar(made: OnCard) -> Bar:
     bands = (
         ("weights", float(parts["weights"])),
         ("trained", float(parts["gradients"] + parts["optimizer"] + parts["step"])),
-        ("activations", float(parts["activations"] + parts["batch"] + parts["kept"])),
+        ("activations", float(sum(parts[name] for name in ("copies", "activations", "batch", "kept")))),
         ("margin + CUDA" if made.device.kind == "cuda" else "margin + libraries", float(found.holes + found.context)),
     )
     return Bar(f"{made.device.name}", float(found.total), bands)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from colab_magics.magics.grid import Grid, Page
-from colab_magics.memory.estimate import Estimate, peak
+from colab_magics.memory.estimate import STATES, Estimate, peak
 from colab_magics.memory.inference import Generating, cache_per_token
 from colab_magics.memory.measured import Measured
 from colab_magics.memory.prediction import Prediction, fixed_lengths
@@ -35,6 +35,7 @@ PARTS = {
     "adapters": "adapters",
     "gradients": "gradients",
     "optimizer": "optimizer states",
+    "copies": "16-bit copies of the weights",
     "activations": "activations",
     "attention": "attention scores",
     "dequantised": "a layer's weight, dequantised",
@@ -123,12 +124,26 @@ class Estimated:
         for way in ways:
             on = [one.device.name for one in self.predictions if _way(one) == way]
             yield f"On {', '.join(map(with_article, on))}: {way[0].lower()}{way[1:]}" if len(ways) > 1 else way
+        for paged in [one for one in self.predictions if _is_paged(one)][:1]:
+            chosen = paged.plan.choices["optim"]
+            yield (
+                f"Optimizer: {chosen.value} ({chosen.reason}). Its states, about {size(self._states(paged))}, are in "
+                "managed memory: the driver moves them to the host where the card is full."
+            )
+        if any(one.parts.copies > one.parts.peak / 50 for one in self.predictions):
+            yield "Autocast copies each fp32 weight to 16 bit, whatever the length: shorter texts do not change that."
         yield self._known(made, formula)
         if self.note:
             yield self.note
         for other in self.predictions:
             if other.fit.colour == "red":
                 yield self._way_out(other)
+
+    def _states(self, made: Prediction) -> int:
+        """Of a paged optimizer, wherever they are: two of each weight that is trained, in 8 bits or in fp32."""
+        full = made.plan["method"] == "full"
+        trained = self.shape.parameters if full else self.shape.lora_parameters + self.shape.saved_parameters
+        return round(trained * (STATES["adamw_8bit"] if "8bit" in str(made.plan["optim"]) else 8))
 
     def _way_out(self, made: Prediction) -> str:
         lengths = fixed_lengths(made.setup.length) if self.lengths is None else self.lengths
@@ -251,6 +266,10 @@ def _is_masked(made: Prediction) -> bool:
     return made.setup.attention in ("fused", "grouped") and made.parts.attention > 0
 
 
+def _is_paged(made: Prediction) -> bool:
+    return str(made.plan["optim"]).startswith("paged_") and made.device.kind == "cuda"
+
+
 def _tokens(made: Prediction) -> int:
     return made.setup.documents * made.setup.length
 
@@ -273,7 +292,7 @@ def with_article(name: str) -> str:
 def _bar(made: Prediction) -> Bar:
     parts, found = made.parts, made.fit
     bands = (
-        ("model", float(parts.weights + parts.adapters)),
+        ("model", float(parts.weights + parts.adapters + parts.copies)),
         ("trained", float(parts.gradients + parts.optimizer)),
         ("activations", float(parts.activations + parts.attention + parts.dequantised + parts.head)),
         ("margin + CUDA" if made.device.kind == "cuda" else "margin + libraries", float(found.holes + found.context)),
@@ -287,9 +306,11 @@ def _part_rows(made: Prediction) -> Iterator[tuple[str, str, str]]:
     found = made.fit
     for name, label in PARTS.items():
         amount = getattr(made.parts, name)
-        if amount:
+        if amount or (name == "optimizer" and _is_paged(made)):
             masks = name == "attention" and _is_masked(made)
             note = str(made.plan["optim"]) if name == "optimizer" else ""
+            if name == "optimizer" and _is_paged(made):
+                note += ", the rest in managed memory"
             yield "attention masks" if masks else label, size(amount), note
     yield "peak of torch's allocator", size(made.parts.peak), ""
     yield "margin", size(found.holes), "holes between tensors"

@@ -357,3 +357,18 @@ def test_a_run_of_the_same_name_is_meant_unless_there_is_an_input(tmp_path):
     with pytest.raises(ColabMagicsError):  # the folder holds no run
         _of_module(lambda self, x: self.inner(x), "net", tmp_path)
     assert _of_module(lambda self, x: self.inner(x), "net --batch x", tmp_path).parameters == 64 * 65
+
+
+def test_of_a_full_model_copies_are_a_line_and_where_paged_states_are_is_said(made, tmp_path):
+    short, long = (
+        _told(f"--model {made()} --method full --gpu T4 --quick --max-length {length}", tmp_path)
+        for length in (64, 512)
+    )
+    text = _text(short)
+    assert "16-bit copies of the weights  7.5 GiB" in text
+    assert "shorter texts do not change that" in text
+    assert "optimizer states              0 bytes    paged_adamw_8bit, the rest in managed memory" in text
+    assert "Optimizer: paged_adamw_8bit (AdamW's two fp32 states do not fit beside the weights)." in text
+    assert "Its states, about 7.6 GiB, are in managed memory" in text
+    assert short.predictions[0].parts.copies == long.predictions[0].parts.copies
+    assert short.predictions[0].parts.activations < 2**25
