@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from colab_magics.errors import ColabMagicsError
 from colab_magics.hub import ConfigFile, check_quantisation, read_config
-from colab_magics.magics.vram_devices import OTHERS, card, devices
+from colab_magics.magics.vram_devices import OTHERS, card, devices, unsupported
 from colab_magics.magics.vram_estimate_line import HELP, Asked, read
 from colab_magics.magics.vram_estimate_show import Estimated
 from colab_magics.memory.architecture import UnknownArchitecture, positions_of, shape_of, usual_verdict
@@ -33,6 +33,9 @@ from colab_magics.session.settings import user_file
 from colab_magics.session.table import Table, load_table
 
 _NO_DATA = "no data"  # in a recipe that names none
+_OF_GENERATING = frozenset(
+    "model hub_revision revision method load_in_4bit precision bf16 fp16 trust_remote_code".split()
+)
 _USUAL_LENGTH = 2048  # tokens, where neither data nor a max_length says anything
 
 
@@ -86,7 +89,7 @@ def estimate(
     targets = devices(asked.gpus, table) or [_here(subject.on, table)]
     made = _predictions(asked, subject, targets)
     if asked.inference:
-        return _inference(asked, subject, made, targets)
+        return replace(_inference(asked, subject, made, targets), unsupported=unsupported(targets, table))
     others = [] if asked.gpus else [card(key, table) for key in OTHERS if card(key, table).name != targets[0].name]
     elsewhere = tuple(_elsewhere(made.shape, made.verdict, subject, device) for device in others)
     title = subject.title or subject.recipe.model
@@ -95,6 +98,7 @@ def estimate(
         title=title,
         others=tuple(one for one in elsewhere if one is not None),
         note=subject.note,
+        unsupported=unsupported(targets, table),
         lengths=None if "model" in asked.recipe and body is None else subject.lengths,
     )
 
@@ -145,6 +149,13 @@ def _check_together(asked: Asked) -> None:
             "--compare goes with training.",
             "What others' trainers take is said beside ours; generating is not trained.",
             "Leave out --compare or --inference.",
+        )
+    useless = [key for key in asked.recipe if key not in _OF_GENERATING] if asked.inference else []
+    if useless:
+        raise ColabMagicsError(
+            f"--{useless[0].replace('_', '-')} is of no account with --inference.",
+            "Generating takes the model's weights and a cache that grows with the context.",
+            "Leave it out; --context 8192 asks for a length, --batch 4 for sequences at once.",
         )
     if asked.context is not None and not asked.inference:
         raise ColabMagicsError(

@@ -8,10 +8,10 @@ from typing import Any
 
 from colab_magics.errors import ColabMagicsError, nearest
 from colab_magics.magics.grid import Grid, Page
-from colab_magics.magics.vram_devices import card, devices
+from colab_magics.magics.vram_devices import card, devices, unsupported
 from colab_magics.magics.vram_estimate_failed import refusal, untraced
 from colab_magics.magics.vram_estimate_line import Asked
-from colab_magics.magics.vram_estimate_show import VERDICTS, with_article
+from colab_magics.magics.vram_estimate_show import NO_KERNELS, VERDICTS, with_article
 from colab_magics.memory.kept import OWN_NAMES
 from colab_magics.panel.bands import Bar
 from colab_magics.plan import Device, Fit, fit
@@ -61,6 +61,7 @@ class ModuleEstimate:
     cards: tuple[OnCard, ...]
     untraced: str = ""
     workspaces: tuple[str, ...] = ()
+    unsupported: frozenset[str] = frozenset()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, in bytes."""
@@ -100,7 +101,7 @@ class ModuleEstimate:
     def _verdict(self, one: OnCard) -> str:
         if self.untraced and one.fit.colour != "red":
             return "not known: activations are missing"
-        return VERDICTS[one.fit.colour]
+        return VERDICTS[one.fit.colour] if one.device.name not in self.unsupported else NO_KERNELS
 
     def _foot(self) -> Iterator[str]:
         if self.untraced:
@@ -173,7 +174,7 @@ def estimate_module(asked: Asked, module: Any, namespace: Mapping[str, Any], tab
     how = f"{precision}, {optimizer if isinstance(optimizer, str) else type(optimizer).__name__}"
     number = sum(parameter.numel() for parameter in module.parameters())
     name, kind_of = str(asked.name), type(module).__name__
-    return ModuleEstimate(name, kind_of, number, how, tuple(cards), why, tuple(workspaces))
+    return ModuleEstimate(name, kind_of, number, how, tuple(cards), why, tuple(workspaces), unsupported(targets, table))
 
 
 def _without_activations(module: Any, trainable: list[Any], batch: Any, bytes_of: Any) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from colab_magics.recipe import Recipe
 from colab_magics.sizes import size
 
 VERDICTS = {"green": "fits", "amber": "should fit, with little to spare", "red": "does not fit"}
+NO_KERNELS = "today's torch does not run on it"
 _KERNELS = {
     "fused": "a memory-efficient kernel, with key and value repeated for every head; no scores are kept",
     "grouped": "flash attention, with key and value heads as they are; no scores are kept",
@@ -66,6 +67,8 @@ class Estimated:
         Why there is no trace, where one was wanted.
     lengths : array of int, optional
         Of the documents, where there are any.
+    unsupported : frozenset of str
+        Names of cards that today's torch has no kernels for.
     """
 
     recipe: Recipe
@@ -80,6 +83,7 @@ class Estimated:
     others: tuple[Prediction, ...] = _NONE
     note: str = ""
     lengths: npt.NDArray[np.int32] | None = None
+    unsupported: frozenset[str] = frozenset()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: for each device the parts, the peak, what is needed and what there is, in bytes."""
@@ -90,7 +94,7 @@ class Estimated:
         name, first = self.title or self.recipe.model, self.predictions[0]
         return Page(
             name if len(self.predictions) > 1 else f"{name}: {_trained(first)}",
-            [_sentence(made) for made in self.predictions],
+            [_sentence(made, self.unsupported) for made in self.predictions],
             [*self._parts(), *self._beside(), *self._elsewhere()],
             [*self._foot()],
             [_bar(made) for made in self.predictions],
@@ -194,6 +198,7 @@ class Inference:
     method: str
     shape: ModelShape
     rows: tuple[Generating, ...] = field(default=_NONE)
+    unsupported: frozenset[str] = frozenset()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, in bytes."""
@@ -217,7 +222,7 @@ class Inference:
                 size(row.cache),
                 size(row.working),
                 size(row.fit.need),
-                VERDICTS[row.fit.colour],
+                VERDICTS[row.fit.colour] if row.device.name not in self.unsupported else NO_KERNELS,
             )
             for row in self.rows
         )
@@ -274,11 +279,14 @@ def _tokens(made: Prediction) -> int:
     return made.setup.documents * made.setup.length
 
 
-def _sentence(made: Prediction) -> str:
+def _sentence(made: Prediction, unsupported: Collection[str] = ()) -> str:
     found = made.fit
+    begin = "It"
+    if made.device.name in unsupported:
+        begin = f"Today's torch has no kernels for {with_article(made.device.name)}. By memory alone it"
     held = f", {size(found.held)} of it held by others already" if found.held > 2**28 else ""
     return (
-        f"It {VERDICTS[found.colour]} ({found.colour}): {size(found.need)} of the {size(found.total)} of "
+        f"{begin} {VERDICTS[found.colour]} ({found.colour}): {size(found.need)} of the {size(found.total)} of "
         f"{with_article(made.device.name)}{held}."
     )
 

@@ -372,3 +372,17 @@ def test_of_a_full_model_copies_are_a_line_and_where_paged_states_are_is_said(ma
     assert "Its states, about 7.6 GiB, are in managed memory" in text
     assert short.predictions[0].parts.copies == long.predictions[0].parts.copies
     assert short.predictions[0].parts.activations < 2**25
+
+
+@pytest.mark.parametrize("card", ["M4000", "P100"])
+def test_of_a_card_that_torch_has_no_kernels_for_it_is_said_in_the_verdict(made, tmp_path, card):
+    text = _text(_told(f"--model {made()} --method qlora --gpu {card} --quick", tmp_path))
+    assert text.splitlines()[1].startswith("Today's torch has no kernels for a ")
+    text = _text(_told(f"--model {made()} --method qlora --gpu {card} --inference", tmp_path))
+    assert text.count("today's torch does not run on it") == 4
+
+
+@pytest.mark.parametrize("option", ["--max-length 512", "--r 64", "--optim sgd"])
+def test_what_is_of_no_account_to_generating_is_refused(made, tmp_path, option):
+    with pytest.raises(ColabMagicsError, match="is of no account with --inference"):
+        _told(f"--model {made()} --inference {option} --gpu T4", tmp_path)
