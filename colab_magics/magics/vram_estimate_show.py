@@ -231,7 +231,13 @@ class Inference:
         at_once = f"{first.batch} sequences at once" if first.batch > 1 else "one sequence"
         wide = 4 if first.device.kind == "cpu" else 2
         seen = self.shape.window
-        window = f" Layers that see {seen:,} tokens alone may keep less than is counted." if seen is not None else ""
+        slides = seen is not None and self.shape.sliding_layers > 0
+        window = (
+            f" {self.shape.sliding_layers} layers keep {seen:,} tokens at most; what their windows cut off a prompt is "
+            "there until the next token, and counted with the prompt."
+            if slides
+            else ""
+        )
         return Page(
             f"{self.model}: generating, weights in {kept}, {at_once}",
             [f"On {with_article(first.device.shown)}"] if not several else [],
