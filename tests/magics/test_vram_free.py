@@ -121,3 +121,10 @@ def test_who_else_holds_what_was_removed_is_said_with_the_line_that_removes_it(n
     )
     [[frame]] = run(notebook, "%vram free sd loss_hist").displays.values()
     assert "Of what was removed" not in frame["text/plain"]
+
+
+def test_many_small_blocks_come_back_to_the_machine_too(notebook: Kernel) -> None:
+    run(notebook, "blocks = [bytearray(4096) for _ in range(40_000)]; kept = blocks[::400]")
+    [[frame]] = run(notebook, "%vram free blocks").displays.values()
+    assert frame["text/plain"].startswith("1")
+    assert "MiB came back to the machine" in frame["text/plain"]
