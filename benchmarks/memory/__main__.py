@@ -2,6 +2,7 @@
 
 grid       the closed formula against traces
 allocator  traces against what torch's CPU allocator gives out in real trainings
+modules    traces of modules that are no language model, against the same allocator
 layers     traces of a few layers against traces of all
 seconds    how long an answer takes
 published  predictions against what others have measured on GPUs
@@ -35,6 +36,7 @@ def main() -> int:
     allocator = commands.add_parser("allocator")
     allocator.add_argument("--quick", action="store_true", help="two models")
     allocator.add_argument("--only", default="", help="one model")
+    commands.add_parser("modules")
     layers = commands.add_parser("layers")
     layers.add_argument("--quick", action="store_true", help="one model")
     seconds = commands.add_parser("seconds")

@@ -146,7 +146,7 @@ def measured(ready: _Prepared) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         _step(task, samples, packed=ready.training.packed)
     live = highest = before
-    for event in _memory_events(profiled):
+    for event in memory_events(profiled):
         live += event
         highest = max(highest, live)
     return highest
@@ -160,7 +160,7 @@ def _step(task: Task, samples: list[Sample], *, packed: bool) -> None:
     micro_batch_gradients(task, samples, packed, labelled)
 
 
-def _memory_events(profiled: Any) -> list[int]:
+def memory_events(profiled: Any) -> list[int]:
     """What was taken and given back, one after the other, in whole steps."""
     found = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
     return [_stepped(event.nbytes()) for event in sorted(found, key=lambda event: event.start_ns())]

@@ -9,6 +9,7 @@ from traitlets import Unicode
 
 from colab_magics.magics.checkpoint_line import Line, read_line, usage
 from colab_magics.magics.docstring import helped
+from colab_magics.magics.light import light
 from colab_magics.magics.options import check_panel
 
 HELP = """\
@@ -45,6 +46,7 @@ class CheckpointMagics(Magics):  # type: ignore[misc]
 
     @line_magic  # type: ignore[untyped-decorator]
     @helped(HELP)
+    @light
     def checkpoint(self, line: str) -> Any:
         """A run's checkpoints: list, save, resume, verify, deliver."""
         asked = read_line(line)

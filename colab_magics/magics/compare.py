@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 
 from colab_magics.magics.docstring import helped
+from colab_magics.magics.light import light
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +48,7 @@ class CompareMagics(Magics):  # type: ignore[misc]
 
     @line_cell_magic  # type: ignore[untyped-decorator]
     @helped(HELP)
+    @light
     def compare(self, line: str, cell: str | None = None) -> None:
         """A run against its base, side by side."""
         from colab_magics.magics.asking_line import asked_words
@@ -59,13 +61,10 @@ class CompareMagics(Magics):  # type: ignore[misc]
         from colab_magics.errors import Interrupted
         from colab_magics.magics.vram import runs_of
 
-        stopped = False  # raised outside of the except block, whose error holds the frames that hold the cache
         try:
             made = run(asked, cell, runs_of(self.shell) if asked.root is None else None, self.shell.user_ns)
         except KeyboardInterrupt:
-            stopped = True
-        if stopped:
-            raise Interrupted("%compare was stopped before its end.")
+            raise Interrupted("%compare was stopped before its end.") from None
         if asked.out is not None:
             self.shell.user_ns[asked.out] = made
 

@@ -9,6 +9,7 @@ from traitlets import Unicode
 
 from colab_magics.errors import ColabMagicsError, nearest
 from colab_magics.magics.docstring import helped
+from colab_magics.magics.light import light
 from colab_magics.magics.options import SUBCOMMANDS, TAKES, Options, read_line
 
 HELP = """\
@@ -67,6 +68,7 @@ class FinetuneMagics(Magics):  # type: ignore[misc]
     @no_var_expand  # type: ignore[untyped-decorator]
     @line_cell_magic  # type: ignore[untyped-decorator]
     @helped(HELP)
+    @light
     def finetune(self, line: str, cell: str | None = None) -> Any:
         """Fine-tune a language model."""
         options = read_line(line, _recipe_keys)

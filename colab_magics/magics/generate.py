@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 
 from colab_magics.magics.docstring import helped
+from colab_magics.magics.light import light
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,6 +50,7 @@ class GenerateMagics(Magics):  # type: ignore[misc]
     @no_var_expand  # type: ignore[untyped-decorator]
     @line_cell_magic  # type: ignore[untyped-decorator]
     @helped(HELP)
+    @light
     def generate(self, line: str, cell: str | None = None) -> None:
         """Ask a run's model."""
         from colab_magics.magics.asking_line import asked_words
@@ -61,14 +63,10 @@ class GenerateMagics(Magics):  # type: ignore[misc]
         from colab_magics.errors import Interrupted
         from colab_magics.magics.vram import runs_of
 
-        # raised outside of the except block: an error remembers the one that it came after, with all its frames
-        stopped = False
         try:
             made = run(asked, cell, runs_of(self.shell) if asked.root is None else None, self.shell)
         except KeyboardInterrupt:
-            stopped = True
-        if stopped:
-            raise Interrupted("%generate was stopped before its end.")
+            raise Interrupted("%generate was stopped before its end.") from None
         if asked.out is not None:
             self.shell.user_ns[asked.out] = made
         if getattr(made, "interrupted", False):

@@ -18,7 +18,7 @@ from colab_magics.session.duration import Duration
 _PARTS = (
     ("weights", "weights"), ("adapters", "adapters"), ("gradients", "gradients"), ("optimizer", "optimizer"),
     ("activations", "activations"), ("attention", "attention"), ("dequantised", "weights taken out of 4 bits"),
-    ("head", "output head"),
+    ("head", "output head"), ("copies", "16-bit copies of the weights"),
 )  # fmt: skip
 
 

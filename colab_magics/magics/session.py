@@ -7,6 +7,7 @@ from typing import Any
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 
 from colab_magics.magics.docstring import helped
+from colab_magics.magics.light import light
 from colab_magics.magics.line import split
 from colab_magics.magics.session_line import BODY, COMMANDS, Line, read
 
@@ -34,6 +35,7 @@ class SessionMagics(Magics):  # type: ignore[misc]
     @no_var_expand  # type: ignore[untyped-decorator]
     @line_cell_magic  # type: ignore[untyped-decorator]
     @helped(HELP)
+    @light
     def session(self, line: str, cell: str | None = None) -> None:
         """This session: how long it lives, what it has, what a job costs."""
         asked = read(split(line))

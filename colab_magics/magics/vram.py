@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 
 from colab_magics.magics.docstring import helped
+from colab_magics.magics.light import light
 from colab_magics.magics.line import split
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class VramMagics(Magics):  # type: ignore[misc]
     @no_var_expand  # type: ignore[untyped-decorator]
     @line_cell_magic  # type: ignore[untyped-decorator]
     @helped(HELP)
+    @light
     def vram(self, line: str, cell: str | None = None) -> Any:
         """What fills the GPU, why it ran out, and how to get it back."""
         from colab_magics.magics.vram_line import BODY, read

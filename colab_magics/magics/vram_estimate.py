@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from colab_magics.errors import ColabMagicsError
 from colab_magics.hub import ConfigFile, check_quantisation, read_config
-from colab_magics.magics.vram_devices import OTHERS, card, devices
+from colab_magics.magics.vram_devices import OTHERS, card, devices, unsupported
 from colab_magics.magics.vram_estimate_line import HELP, Asked, read
 from colab_magics.magics.vram_estimate_show import Estimated
 from colab_magics.memory.architecture import UnknownArchitecture, positions_of, shape_of, usual_verdict
@@ -32,6 +33,9 @@ from colab_magics.session.settings import user_file
 from colab_magics.session.table import Table, load_table
 
 _NO_DATA = "no data"  # in a recipe that names none
+_OF_GENERATING = frozenset(
+    "model hub_revision revision method load_in_4bit precision bf16 fp16 trust_remote_code".split()
+)
 _USUAL_LENGTH = 2048  # tokens, where neither data nor a max_length says anything
 
 
@@ -85,7 +89,7 @@ def estimate(
     targets = devices(asked.gpus, table) or [_here(subject.on, table)]
     made = _predictions(asked, subject, targets)
     if asked.inference:
-        return _inference(asked, subject, made, targets)
+        return replace(_inference(asked, subject, made, targets), unsupported=unsupported(targets, table))
     others = [] if asked.gpus else [card(key, table) for key in OTHERS if card(key, table).name != targets[0].name]
     elsewhere = tuple(_elsewhere(made.shape, made.verdict, subject, device) for device in others)
     title = subject.title or subject.recipe.model
@@ -94,6 +98,7 @@ def estimate(
         title=title,
         others=tuple(one for one in elsewhere if one is not None),
         note=subject.note,
+        unsupported=unsupported(targets, table),
         lengths=None if "model" in asked.recipe and body is None else subject.lengths,
     )
 
@@ -117,11 +122,18 @@ def _module(asked: Asked, root: Path, namespace: MutableMapping[str, Any] | None
     A run of the same name is the one that is meant, unless there is an input.
     """
     torch = sys.modules.get("torch")
-    found = (namespace or {}).get(asked.name or "")
-    if torch is None or not isinstance(found, torch.nn.Module):
+    held, name = namespace or {}, asked.name or ""
+    found = held.get(name)
+    if torch is None or (asked.batch is None and (_root(asked, root) / name).is_dir()):
         return None
-    is_run = asked.batch is None and (_root(asked, root) / str(asked.name)).is_dir()
-    return None if is_run else found
+    whole = re.match(r"\w+(?=[.\[])", name)
+    if whole is not None and whole[0] in held and not _is_model(name):
+        raise ColabMagicsError(
+            f"{name} is a part of {whole[0]}.",
+            "%vram estimate takes a module by the name of a variable.",
+            f"Write net = {name} in a cell, then %vram estimate net --batch {asked.batch or 'x'}.",
+        )
+    return found if isinstance(found, torch.nn.Module) else None
 
 
 def _check_together(asked: Asked) -> None:
@@ -137,6 +149,13 @@ def _check_together(asked: Asked) -> None:
             "--compare goes with training.",
             "What others' trainers take is said beside ours; generating is not trained.",
             "Leave out --compare or --inference.",
+        )
+    useless = [key for key in asked.recipe if key not in _OF_GENERATING] if asked.inference else []
+    if useless:
+        raise ColabMagicsError(
+            f"--{useless[0].replace('_', '-')} is of no account with --inference.",
+            "Generating takes the model's weights and a cache that grows with the context.",
+            "Leave it out; --context 8192 asks for a length, --batch 4 for sequences at once.",
         )
     if asked.context is not None and not asked.inference:
         raise ColabMagicsError(

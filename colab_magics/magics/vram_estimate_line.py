@@ -18,7 +18,8 @@ HELP = """\
 %vram estimate ID [...]  a model by its id or its folder alone
 %vram estimate RUN      the same of a run, beside what its worker has measured
 %vram estimate net --batch x [--optimizer opt] [--loss f] [--keep a,b]
-                        any torch module of this notebook: by component, against each card
+                        any torch module of this notebook: by component, against each card; x is a tensor, a tuple
+                        of arguments or a dict, f is called as f(output, x), opt holds an optimizer or is adamw, sgd
 %%vram estimate         of the recipe below it, with its data
 
   --gpu T4,24GB           cards by name or by size; without it the one that is here, else a T4
@@ -32,6 +33,7 @@ HELP = """\
 _VALUES = ("gpu", "batch", "optimizer", "keep", "context", "root")
 _MAKERS = frozenset("nvidia geforce tesla quadro rtx gtx".split())  # words that a card's name begins with
 _TRUTHS = frozenset("true false yes no on off".split())
+_UNITS = frozenset("gib gb g mib mb".split())
 _FLAGS = ("compare", "inference", "quick", "help")
 
 
@@ -71,14 +73,17 @@ def read(words: Sequence[str]) -> Asked:
     Raises
     ------
     ColabMagicsError
-        An unknown option (the nearest is named), a missing value, a second name, an impossible number.
+        An unknown option (the nearest is named) or one that is there twice, a missing value, a second name, an
+        impossible number.
     """
     asked, left = Asked(), list(words)
+    options: set[str] = set()
     while left:
         word = left.pop(0)
         if word in ("-h", "-?", "help"):
             asked = replace(asked, help=True)
         elif word.startswith("--") and len(word) > 2:
+            _once(word, options)
             asked = _option(asked, word, left)
         elif word.startswith("-"):
             raise _unknown(word)
@@ -91,6 +96,18 @@ def read(words: Sequence[str]) -> Asked:
         else:
             asked = replace(asked, name=word)
     return asked
+
+
+def _once(word: str, options: set[str]) -> None:
+    name = canonical(word[2:].partition("=")[0].replace("-", "_"))
+    if name in options:
+        option = f"--{name.replace('_', '-')}"
+        raise ColabMagicsError(
+            f"{option} is there twice.",
+            "Which of the two is meant cannot be told.",
+            f"Write {option} once" + (", with a comma between: --gpu T4,L4." if name in ("gpu", "keep") else "."),
+        )
+    options.add(name)
 
 
 def _option(asked: Asked, word: str, left: list[str]) -> Asked:
@@ -120,6 +137,8 @@ def _option(asked: Asked, word: str, left: list[str]) -> Asked:
     if name == "gpu":
         while left and re.split(r"[ ,]", value.lower())[-1] in _MAKERS and not left[0].startswith("--"):
             value = f"{value} {left.pop(0)}"  # --gpu RTX 4090, as it is said
+        if left and re.fullmatch(r".*\d", value) and left[0].lower().partition(",")[0] in _UNITS:
+            value = f"{value} {left.pop(0)}"
     match name:
         case "gpu" | "keep":
             listed = tuple(part.strip() for part in value.split(",") if part.strip())

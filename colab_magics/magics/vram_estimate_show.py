@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from colab_magics.magics.grid import Grid, Page
-from colab_magics.memory.estimate import Estimate, peak
+from colab_magics.memory.estimate import STATES, Estimate, peak
 from colab_magics.memory.inference import Generating, cache_per_token
 from colab_magics.memory.measured import Measured
 from colab_magics.memory.prediction import Prediction, fixed_lengths
@@ -20,6 +20,7 @@ from colab_magics.recipe import Recipe
 from colab_magics.sizes import size
 
 VERDICTS = {"green": "fits", "amber": "should fit, with little to spare", "red": "does not fit"}
+NO_KERNELS = "today's torch does not run on it"
 _KERNELS = {
     "fused": "a memory-efficient kernel, with key and value repeated for every head; no scores are kept",
     "grouped": "flash attention, with key and value heads as they are; no scores are kept",
@@ -35,6 +36,7 @@ PARTS = {
     "adapters": "adapters",
     "gradients": "gradients",
     "optimizer": "optimizer states",
+    "copies": "16-bit copies of the weights",
     "activations": "activations",
     "attention": "attention scores",
     "dequantised": "a layer's weight, dequantised",
@@ -65,6 +67,8 @@ class Estimated:
         Why there is no trace, where one was wanted.
     lengths : array of int, optional
         Of the documents, where there are any.
+    unsupported : frozenset of str
+        Names of cards that today's torch has no kernels for.
     """
 
     recipe: Recipe
@@ -79,6 +83,7 @@ class Estimated:
     others: tuple[Prediction, ...] = _NONE
     note: str = ""
     lengths: npt.NDArray[np.int32] | None = None
+    unsupported: frozenset[str] = frozenset()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: for each device the parts, the peak, what is needed and what there is, in bytes."""
@@ -89,7 +94,7 @@ class Estimated:
         name, first = self.title or self.recipe.model, self.predictions[0]
         return Page(
             name if len(self.predictions) > 1 else f"{name}: {_trained(first)}",
-            [_sentence(made) for made in self.predictions],
+            [_sentence(made, self.unsupported) for made in self.predictions],
             [*self._parts(), *self._beside(), *self._elsewhere()],
             [*self._foot()],
             [_bar(made) for made in self.predictions],
@@ -108,7 +113,7 @@ class Estimated:
             yield Grid(
                 ("the same documents at once", "peak", "most of it", "then"),
                 tuple(rows),
-                f"Beside others, on {_a(made.device.name)}",
+                f"Beside others, on {with_article(made.device.name)}",
                 whole=("peak",),
             )
 
@@ -122,13 +127,27 @@ class Estimated:
         ways = dict.fromkeys(map(_way, self.predictions))
         for way in ways:
             on = [one.device.name for one in self.predictions if _way(one) == way]
-            yield f"On {', '.join(map(_a, on))}: {way[0].lower()}{way[1:]}" if len(ways) > 1 else way
+            yield f"On {', '.join(map(with_article, on))}: {way[0].lower()}{way[1:]}" if len(ways) > 1 else way
+        for paged in [one for one in self.predictions if _is_paged(one)][:1]:
+            chosen = paged.plan.choices["optim"]
+            yield (
+                f"Optimizer: {chosen.value} ({chosen.reason}). Its states, about {size(self._states(paged))}, are in "
+                "managed memory: the driver moves them to the host where the card is full."
+            )
+        if any(one.parts.copies > one.parts.peak / 50 for one in self.predictions):
+            yield "Autocast copies each fp32 weight to 16 bit, whatever the length: shorter texts do not change that."
         yield self._known(made, formula)
         if self.note:
             yield self.note
         for other in self.predictions:
             if other.fit.colour == "red":
                 yield self._way_out(other)
+
+    def _states(self, made: Prediction) -> int:
+        """Of a paged optimizer, wherever they are: two of each weight that is trained, in 8 bits or in fp32."""
+        full = made.plan["method"] == "full"
+        trained = self.shape.parameters if full else self.shape.lora_parameters + self.shape.saved_parameters
+        return round(trained * (STATES["adamw_8bit"] if "8bit" in str(made.plan["optim"]) else 8))
 
     def _way_out(self, made: Prediction) -> str:
         lengths = fixed_lengths(made.setup.length) if self.lengths is None else self.lengths
@@ -137,7 +156,7 @@ class Estimated:
         change = nearest_change(self.recipe, self.shape, made.device, data, self.verdict, peak)
         if change is not None and self.lengths is None:
             change = replace(change, cut=0)  # there are no documents yet that it could cut
-        where = f"On {_a(made.device.name)}"
+        where = f"On {with_article(made.device.name)}"
         found = made.fit
         empty = fit(made.parts.peak, replace(made.device, free=made.device.total), cap=made.cap)
         if found.held and empty.colour != "red":
@@ -179,6 +198,7 @@ class Inference:
     method: str
     shape: ModelShape
     rows: tuple[Generating, ...] = field(default=_NONE)
+    unsupported: frozenset[str] = frozenset()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, in bytes."""
@@ -202,7 +222,7 @@ class Inference:
                 size(row.cache),
                 size(row.working),
                 size(row.fit.need),
-                VERDICTS[row.fit.colour],
+                VERDICTS[row.fit.colour] if row.device.name not in self.unsupported else NO_KERNELS,
             )
             for row in self.rows
         )
@@ -211,10 +231,16 @@ class Inference:
         at_once = f"{first.batch} sequences at once" if first.batch > 1 else "one sequence"
         wide = 4 if first.device.kind == "cpu" else 2
         seen = self.shape.window
-        window = f" Layers that see {seen:,} tokens alone may keep less than is counted." if seen is not None else ""
+        slides = seen is not None and self.shape.sliding_layers > 0
+        window = (
+            f" {self.shape.sliding_layers} layers keep {seen:,} tokens at most; what their windows cut off a prompt is "
+            "there until the next token, and counted with the prompt."
+            if slides
+            else ""
+        )
         return Page(
             f"{self.model}: generating, weights in {kept}, {at_once}",
-            [f"On {_a(first.device.shown)}"] if not several else [],
+            [f"On {with_article(first.device.shown)}"] if not several else [],
             [Grid(("context, in tokens", "on", "weights", "KV cache", "the prompt", "all", "verdict"), rows)],
             [_CACHE.format(size(cache_per_token(self.shape, wide)), self.shape.layers, window)],
         )
@@ -251,20 +277,27 @@ def _is_masked(made: Prediction) -> bool:
     return made.setup.attention in ("fused", "grouped") and made.parts.attention > 0
 
 
+def _is_paged(made: Prediction) -> bool:
+    return str(made.plan["optim"]).startswith("paged_") and made.device.kind == "cuda"
+
+
 def _tokens(made: Prediction) -> int:
     return made.setup.documents * made.setup.length
 
 
-def _sentence(made: Prediction) -> str:
+def _sentence(made: Prediction, unsupported: Collection[str] = ()) -> str:
     found = made.fit
+    begin = "It"
+    if made.device.name in unsupported:
+        begin = f"Today's torch has no kernels for {with_article(made.device.name)}. By memory alone it"
     held = f", {size(found.held)} of it held by others already" if found.held > 2**28 else ""
     return (
-        f"It {VERDICTS[found.colour]} ({found.colour}): {size(found.need)} of the {size(found.total)} of "
-        f"{_a(made.device.name)}{held}."
+        f"{begin} {VERDICTS[found.colour]} ({found.colour}): {size(found.need)} of the {size(found.total)} of "
+        f"{with_article(made.device.name)}{held}."
     )
 
 
-def _a(name: str) -> str:
+def with_article(name: str) -> str:
     """`a Tesla T4`, but `an A100` and `an RTX 4090`: an abbreviation is read letter by letter."""
     word = name.partition(" ")[0]
     return f"{'an' if word == word.upper() and word.startswith(tuple('AEFHILMNORSX')) else 'a'} {name}"
@@ -273,7 +306,7 @@ def _a(name: str) -> str:
 def _bar(made: Prediction) -> Bar:
     parts, found = made.parts, made.fit
     bands = (
-        ("model", float(parts.weights + parts.adapters)),
+        ("model", float(parts.weights + parts.adapters + parts.copies)),
         ("trained", float(parts.gradients + parts.optimizer)),
         ("activations", float(parts.activations + parts.attention + parts.dequantised + parts.head)),
         ("margin + CUDA" if made.device.kind == "cuda" else "margin + libraries", float(found.holes + found.context)),
@@ -287,9 +320,11 @@ def _part_rows(made: Prediction) -> Iterator[tuple[str, str, str]]:
     found = made.fit
     for name, label in PARTS.items():
         amount = getattr(made.parts, name)
-        if amount:
+        if amount or (name == "optimizer" and _is_paged(made)):
             masks = name == "attention" and _is_masked(made)
             note = str(made.plan["optim"]) if name == "optimizer" else ""
+            if name == "optimizer" and _is_paged(made):
+                note += ", the rest in managed memory"
             yield "attention masks" if masks else label, size(amount), note
     yield "peak of torch's allocator", size(made.parts.peak), ""
     yield "margin", size(found.holes), "holes between tensors"

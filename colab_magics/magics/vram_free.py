@@ -9,7 +9,7 @@ from colab_magics.magics.grid import Page
 from colab_magics.magics.vram_line import Line
 from colab_magics.magics.vram_show import owners_grid, removing
 from colab_magics.memory.allocator import CONTEXT, cuda
-from colab_magics.memory.owners import FAILED, Owner, few
+from colab_magics.memory.owners import FAILED, UNNAMED, Owner, Survey, few
 from colab_magics.memory.release import Released, owned, release
 from colab_magics.sizes import size
 
@@ -32,7 +32,7 @@ def free(asked: Line, shell: Any) -> Page:
 
 def page_of(done: Released, listed: Sequence[Owner] = (), *, everything: bool = False) -> Page:
     """What a release has done, in words."""
-    grids = [owners_grid(listed, "Removed")] if listed else []
+    grids = [owners_grid(listed, "Removed", every=True)] if listed else []
     left = [owner for owner in done.left.owners if owner.bytes >= _LEAST]
     if left:
         grids.append(owners_grid(left, "Still held"))
@@ -67,28 +67,47 @@ def _lines(done: Released, everything: bool) -> list[str]:
     return lines
 
 
-def _of_nobody(graphs: Sequence[str]) -> str:
+def _of_nobody(found: Survey, threads: Sequence[str]) -> str:
+    graphs = [name for name in found.graphs if name not in found.read]
+    if threads:
+        return f"What no variable leads to is likely held by {few(threads)}."
     if not graphs:
         return "What no variable leads to is held by a library or a thread: restart the kernel if you need it."
     whose = f"the graph{'s' if len(graphs) > 1 else ''} of {few(graphs)}"
     return f"What no variable leads to is likely held by {whose}: try %vram free {' '.join(graphs[:_FREED])} first."
 
 
+def _still(left: Survey) -> str:
+    """Who else holds what was removed."""
+    names = [name if name != UNNAMED else "a library or a thread" for name in left.still_by]
+    told = f"Of what was removed, {size(left.still)} is still held by {', '.join(names)}"
+    return f"{told}: %vram free {' '.join(left.removable)} removes that too." if left.removable else f"{told}."
+
+
+def _of_module(name: str) -> str:
+    return f"{name} is a module that was imported, and stays: del {name}.NAME takes out what holds memory there."
+
+
 def _foot(done: Released, left: Sequence[Owner]) -> list[str]:
     told = list(done.stuck)
     if done.left.cut:
         told.append(done.left.cut)
+    if done.left.still >= _LEAST:
+        told.append(_still(done.left))
     kept = [owner for owner in left if owner.variable]
+    of_modules = [owner.name for owner in left if not owner.variable and not owner.name.startswith((FAILED, UNNAMED))]
+    modules = dict.fromkeys(name.partition(".")[0] for name in of_modules)
     failures = [owner for owner in kept if "() in " in owner.name]
     if failures:
         named = failures[0].variable
         told.append(
             f"{named} is an error that your own code keeps, with all its frames: %vram free {named} removes it."
         )
-    elif kept:
+    elif kept and done.left.still < _LEAST:
         told.append(f"{removing(kept)} removes what holds the most of it.")
-    if any(not owner.variable and not owner.name.startswith(FAILED) for owner in left):
-        told.append(_of_nobody(done.left.graphs))
+    told += [_of_module(name) for name in modules]
+    if any(owner.name == UNNAMED for owner in left):
+        told.append(_of_nobody(done.left, done.threads))
     if cuda() is not None:
         told.append(f"The CUDA context (about {size(CONTEXT)} on a T4) stays until the kernel is restarted.")
     return told

@@ -48,14 +48,21 @@ def page_of(taken: Report) -> Page:
     return Page(_title(taken), lines, grids, _foot(taken), _bars(taken))
 
 
-def owners_grid(owners: Sequence[Owner], title: str = "") -> Grid:
-    """Who holds how much: the largest by name, the rest as a sum."""
-    shown = [owner for owner in owners if owner.bytes >= _LEAST][:_MOST] or list(owners[:1])
+def owners_grid(owners: Sequence[Owner], title: str = "", *, every: bool = False) -> Grid:
+    """Who holds how much: the largest by name, the rest as a sum; or every one, with all its names."""
+    shown = list(owners) if every else [owner for owner in owners if owner.bytes >= _LEAST][:_MOST] or list(owners[:1])
     rest = [owner for owner in owners if owner not in shown]
     several = len({owner.device for owner in owners}) > 1
     rows = [
-        (one.name, one.what, size(one.bytes), one.device if several else "", _few(one.also)) for one in shown
-    ]  # fmt: skip
+        (
+            one.name,
+            one.what,
+            size(one.bytes),
+            one.device if several else "",
+            ", ".join(one.also) if every else _few(one.also),
+        )
+        for one in shown
+    ]
     if sum(owner.bytes for owner in rest) >= _LEAST:
         rows.append((f"{len(rest)} more", "", size(sum(owner.bytes for owner in rest)), "", ""))
     return Grid(HEAD, tuple(rows), title, whole=("size",))
@@ -149,4 +156,6 @@ def _foot(taken: Report) -> list[str]:
 def removing(owners: Sequence[Owner]) -> str:
     """The line that removes all names of the largest that has one: one name less would leave its memory held."""
     largest = next(owner for owner in owners if owner.variable)
-    return " ".join(["%vram free", largest.variable, *(name for name in largest.also if name != FAILED)])
+    return " ".join(
+        ["%vram free", largest.variable, *(name for name in largest.also if name not in (FAILED, *largest.fixed))]
+    )

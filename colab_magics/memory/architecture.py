@@ -23,6 +23,7 @@ ATTENTION_DROPOUTS = ("attn_pdrop", "attention_dropout")
 _HEADS, _EMBEDDINGS = ("lm_head", "embed_out"), ("embed_tokens", "wte", "embed_in")
 _WINDOWS = {"mistral": 4096, "gemma2": 4096, "gemma3_text": 4096}  # of a config that says nothing of it
 DROPOUTS = ("resid_pdrop", "hidden_dropout", "dropout")  # of what a layer adds to the residual
+_EVERY = {"gemma2": 2, "gemma3_text": 6}  # the layer that sees all, where the file does not say
 _PLAIN = frozenset("gpt2 gpt_neox opt".split())
 _FAMILIES = _PLAIN | frozenset("llama mistral qwen2 qwen3 smollm3 gemma gemma2 gemma3_text phi3".split())
 
@@ -132,6 +133,7 @@ def shape_of(
     words = sizes["vocabulary"] * sizes["hidden"]
     named = [found for part in (config, text) if isinstance(found := part.get("architectures"), list) and found]
     quantised = config.get("quantization_config") is not None
+    windowed = {"sliding_window": _WINDOWS.get(kind), **text}
     return ModelShape(
         architecture=str(named[0][0] if named else kind),
         parameters=parameters,
@@ -158,7 +160,8 @@ def shape_of(
         rank=r,
         dropouts=2 if any(read.rate(name) for name in DROPOUTS) else 0,
         attention_dropout=any(read.rate(name) for name in ATTENTION_DROPOUTS),
-        window=window_of({"sliding_window": _WINDOWS.get(kind), **text}),
+        window=window_of(windowed),
+        sliding_layers=sliding_layers(windowed, kind, layers),
         saved_parameters=len({name.rpartition(".")[2] for name in saved}) * words,
         saves_head=any(name.rpartition(".")[2] in _HEADS for name in saved),
         dora=dora and not full,
@@ -189,6 +192,26 @@ def window_of(text: Any) -> int | None:
     if isinstance(kinds, list | tuple):
         slides = "sliding_attention" in kinds
     return window if slides and isinstance(window, int) and not isinstance(window, bool) else None
+
+
+def sliding_layers(text: Any, kind: str, layers: int) -> int:
+    """How many layers see a window alone: as the config lists them, else as the kind's class arranges them.
+
+    Parameters
+    ----------
+    text : as of `window_of`
+    """
+    get = text.get if isinstance(text, Mapping) else lambda name, usual=None: getattr(text, name, usual)
+    if window_of(text) is None:
+        return 0
+    kinds = get("layer_types")
+    if isinstance(kinds, list | tuple):
+        return sum(one == "sliding_attention" for one in kinds)
+    if kind == "qwen2":
+        return max(0, layers - int(get("max_window_layers", 28)))
+    # every so many a layer that sees all
+    every = get("sliding_window_pattern") or _EVERY.get(kind)
+    return layers - layers // every if isinstance(every, int) and every > 0 else layers
 
 
 def usual_verdict(shape: ModelShape) -> Verdict:

@@ -13,7 +13,7 @@ from colab_magics.plan import ModelShape, Setup
 
 NF4 = 0.515913  # bytes a weight: 4 bits, double-quantised scales, tables
 _BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
-_STATES = {  # optimizer bytes a trainable fp32 parameter; paged states are the driver's, and leave a card that is full
+STATES = {  # optimizer bytes a trainable fp32 parameter; paged states are the driver's, and leave a card that is full
     "adamw_torch": 8.0,
     "adamw_torch_fused": 8.0,
     "adamw_8bit": 2.03,
@@ -43,6 +43,8 @@ class Estimate:
         The weight of one layer, back in 16 bit, while it is multiplied.
     head : int
         Logits and what the loss makes of them; of a full model also the gradients of embedding and head on their way.
+    copies : int
+        Of a full model's fp32 weights, in 16 bit, as autocast makes them: whatever the length.
     """
 
     weights: int
@@ -53,6 +55,7 @@ class Estimate:
     attention: int
     dequantised: int
     head: int
+    copies: int = 0
 
     @property
     def peak(self) -> int:
@@ -86,11 +89,12 @@ def _at(moment: str, shape: ModelShape, setup: Setup) -> Estimate:
     """The parts at one moment: while the loss is computed, in the last layer's backward, or in the first's."""
     kept = _Kept(shape, setup)
     layers, full = shape.layers, kept.full
-    activations = attention = dequantised = head = 0.0
+    activations = attention = dequantised = head = copies = 0.0
     if moment == "loss":
         activations = layers * kept.between_layers + kept.after_layers
         attention = layers * kept.scores if not setup.gradient_checkpointing else 0
         head = _head(shape, setup, kept)
+        copies = layers * kept.casts
     elif moment == "last layer":
         # with checkpointing the layer was just computed again; without it all of them are still there
         again = kept.layer if setup.gradient_checkpointing else 0
@@ -99,24 +103,31 @@ def _at(moment: str, shape: ModelShape, setup: Setup) -> Estimate:
         attention = at_once * kept.scores + kept.scores_in_backward
         dequantised = kept.dequantised
         head = kept.head_gradients
+        copies = kept.casts * (1 if setup.gradient_checkpointing else layers)
     elif full:
         # the embedding's gradient is made whole, beside that of the head where they are one weight
         activations = kept.between_layers if setup.gradient_checkpointing else kept.layer
+        copies = 0 if setup.gradient_checkpointing else kept.casts
         attention = 0 if setup.gradient_checkpointing else kept.scores
         head = 4 * shape.vocabulary * shape.hidden + kept.head_gradients
     attention += kept.mask
+    copies = copies if full else 0.0  # an adapter's are small, and counted with what else it keeps
+    activations -= copies
     weights, trained = _weights(shape, setup)
     saved = 0 if full else shape.saved_parameters  # in fp32, each with its gradient and states
     wide = 4 if full else setup.adapter_bytes
     # 8-bit states are of 8 bits whatever the weight is; all others have its dtype
-    states = _STATES.get(setup.optim, 8.0) * (1 if "8bit" in setup.optim else wide / 4)
+    states = STATES.get(setup.optim, 8.0) * (1 if "8bit" in setup.optim else wide / 4)
     parts = (
         weights,
         0 if full else trained * wide + 4 * saved,
         trained * wide + 4 * saved,
-        trained * states + saved * _STATES.get(setup.optim, 8.0),
+        trained * states + saved * STATES.get(setup.optim, 8.0),
     )
-    return Estimate(*map(round, (*parts, activations, attention, dequantised, head)))
+    if moment == "loss" and full and kept.half and setup.loss not in ("head", "logits", "trl"):
+        of_head = 2.0 * shape.vocabulary * shape.hidden
+        head, copies = head - of_head, copies + of_head
+    return Estimate(*map(round, (*parts, activations, attention, dequantised, head, copies)))
 
 
 def _weights(shape: ModelShape, setup: Setup) -> tuple[float, int]:

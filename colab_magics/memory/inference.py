@@ -44,6 +44,13 @@ def cache_per_token(shape: ModelShape, width: int = 2) -> int:
     return 2 * shape.layers * shape.key_value * width
 
 
+def cache_of(shape: ModelShape, length: int, width: int = 2) -> int:
+    """Bytes of keys and values of a sequence: layers that see a window keep no more than that."""
+    sliding = shape.sliding_layers if shape.window is not None else 0
+    tokens = (shape.layers - sliding) * length + sliding * min(length, shape.window or length)
+    return 2 * shape.key_value * width * tokens
+
+
 def generating(
     shape: ModelShape, weights: int, device: Device, *, batch: int = 1, context: int | None = None
 ) -> list[Generating]:
@@ -59,13 +66,18 @@ def generating(
     lengths = [context] if context is not None else sorted({*(one for one in _USUAL if one < most), most})
     # the prompt goes through a layer at once, at most; its logits are those of its last token
     widest = shape.hidden * 4 + 2 * shape.intermediate + shape.query
+
+    def beyond(length: int) -> int:
+        """What a window cuts off is there until the token after the prompt: it is cut as a view."""
+        return length * cache_per_token(shape, width) - cache_of(shape, length, width)
+
     return [
         Generating(
             length,
             batch,
             weights,
-            batch * length * cache_per_token(shape, width),
-            batch * (length * widest * width + shape.vocabulary * (4 + width)),
+            batch * cache_of(shape, length, width),
+            batch * (length * widest * width + shape.vocabulary * (4 + width) + beyond(length)),
             device,
         )
         for length in lengths

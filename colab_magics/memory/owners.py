@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from colab_magics.memory.held import held
 from colab_magics.memory.kept import OWN_NAMES, failures, output_names, outputs
+from colab_magics.memory.references import is_imported
 from colab_magics.memory.tensors import Kind, Libraries
 from colab_magics.memory.walk import Found, Root, Walk
 
@@ -47,6 +48,8 @@ class Owner:
         What to write after `%vram free` to let go of it; empty where no name leads to it.
     also : tuple of str
         Other names that hold some of the same memory.
+    fixed : tuple of str
+        Of these, such as `%vram free` does not remove: modules that were imported, what is ours, a failed cell.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Owner:
     tensors: bool = True
     variable: str = ""
     also: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,19 +68,25 @@ class Survey:
     """The owners, the largest first.
 
     `cut` says why some may be missing, and is empty where none are. `graphs` are the variables with a graph that
-    backward has not emptied: likely holders of what cannot be seen.
+    backward has not emptied, and `read` those of them whose graphs were looked through to their end: what no variable
+    leads to is not theirs. Of storages that were sought, `still` bytes are there, held by the names `still_by`; those
+    of them that `%vram free` can remove are `removable`.
     """
 
     owners: tuple[Owner, ...] = ()
     cut: str = ""
     graphs: tuple[str, ...] = ()
+    read: tuple[str, ...] = ()
+    still: int = 0
+    still_by: tuple[str, ...] = ()
+    removable: tuple[str, ...] = ()
 
     def on(self, device: str) -> int:
         """Bytes that are accounted for on a device."""
         return sum(owner.bytes for owner in self.owners if owner.device == device)
 
 
-def survey(shell: Any, *, host: bool, seconds: float = SECONDS) -> Survey:
+def survey(shell: Any, *, host: bool, seconds: float = SECONDS, sought: Mapping[Hashable, int] | None = None) -> Survey:
     """Look for all that holds tensors in this process.
 
     Parameters
@@ -84,6 +94,7 @@ def survey(shell: Any, *, host: bool, seconds: float = SECONDS) -> Survey:
     shell : IPython's, whose notebook is looked at
     host : whether memory of the host counts (where there is no GPU); else only a device's
     seconds : after which it is cut off
+    sought : storages of which is told who holds them, as `behind` gives them
 
     Notes
     -----
@@ -93,18 +104,42 @@ def survey(shell: Any, *, host: bool, seconds: float = SECONDS) -> Survey:
     if not libraries.any:
         return Survey()
     with _collector_paused():
-        return _survey(shell, libraries, host, time.monotonic(), seconds)
+        return _survey(shell, libraries, host, time.monotonic(), seconds, sought)
 
 
-def _survey(shell: Any, libraries: Libraries, host: bool, begin: float, seconds: float) -> Survey:
-    walk = Walk(shell, libraries, host, begin + 0.7 * seconds)
+def behind(shell: Any, objects: Iterable[Any], *, host: bool, seconds: float = SECONDS / 3) -> dict[Hashable, int]:
+    """The storages that these objects lead to, graphs left out: bytes, by a key that outlives the objects."""
+    libraries = Libraries()
+    if not libraries.any:
+        return {}
+    with _collector_paused():
+        walk = Walk(shell, libraries, host, time.monotonic() + seconds)
+        for one in objects:
+            walk.from_root(Root("", one, 0, ""))
+        return walk.storages
+
+
+def _survey(
+    shell: Any,
+    libraries: Libraries,
+    host: bool,
+    begin: float,
+    seconds: float,
+    sought: Mapping[Hashable, int] | None,
+) -> Survey:
+    walk = Walk(shell, libraries, host, begin + 0.7 * seconds, sought)
     for root in sorted(_roots(shell, libraries), key=lambda root: root.rank):
         walk.from_root(root)
     walk.graphs()
     walk.unnamed(Root(UNNAMED, None, 7, ""), begin + seconds)
     owners = sorted((_owner(walk, found) for found in walk.found), key=lambda owner: -owner.bytes)
     carrying = dict.fromkeys(root.variable for root in walk.carrying() if root.variable)
-    return Survey(tuple(owners), walk.cut, tuple(carrying))
+    unread = {root.variable for root in walk.unread()}
+    read = tuple(name for name in carrying if name not in unread)
+    still, roots = walk.still()
+    still_by = tuple(dict.fromkeys(root.name for root in roots))
+    removable = tuple(dict.fromkeys(root.variable for root in roots if root.variable))
+    return Survey(tuple(owners), walk.cut, tuple(carrying), read, still, still_by, removable)
 
 
 @contextmanager
@@ -129,7 +164,7 @@ def _roots(shell: Any, libraries: Libraries) -> Iterator[Root]:
         if type(name) is not str or OWN_NAMES.fullmatch(name):
             continue
         if name not in of_outputs:
-            yield Root(name, one, ranks.get(libraries.kind(one), 3), name)
+            yield Root(name, one, ranks.get(libraries.kind(one), 3), "" if is_imported(one) else name)
         elif id(one) not in kept:
             yield Root(name, one, 5, name)
     for ours in held():  # behind the user's own names: what he holds as well is his
@@ -143,10 +178,12 @@ def _roots(shell: Any, libraries: Libraries) -> Iterator[Root]:
 def _owner(walk: Walk, found: Found) -> Owner:
     """As names and numbers."""
     root = walk.root(found.root)
-    names = dict.fromkeys(one.name for one in walk.leading_to(found))
-    also = tuple(name for name in names if name not in (root.name, UNNAMED))
+    names = {one.name: one.variable for one in walk.leading_to(found) if one.name not in (root.name, UNNAMED)}
+    fixed = tuple(name for name, variable in names.items() if not variable)
     what = _what(found)
-    return Owner(found.name, what, found.bytes, found.device, found.count, found.tensors, root.variable, also)
+    return Owner(
+        found.name, what, found.bytes, found.device, found.count, found.tensors, root.variable, tuple(names), fixed
+    )
 
 
 def _what(found: Found) -> str:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import gc
 import inspect
+import os
+import re
 import sys
 import types
 import weakref
@@ -17,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 Named = tuple[str, Any]
@@ -38,6 +41,9 @@ _KEY_MOST = 40  # characters of a key that become part of a name
 _FLAGS: Callable[[type], int] = type.__dict__["__flags__"].__get__
 _DESCRIPTORS = (types.GetSetDescriptorType, types.MemberDescriptorType)  # Python's own; a property is somebody's code
 _HEAP = 1 << 9  # Py_TPFLAGS_HEAPTYPE: classes that were made by a class statement
+_MODULE_DICT: Callable[[Any], dict[str, Any]] = vars(types.ModuleType)["__dict__"].__get__
+_INSTALLED = re.compile(r"[/\\](?:site|dist)-packages[/\\]")
+_OWN = (str(Path(os.__file__).parent), str(Path(__file__).parents[1]))  # Python's library, and ours
 _SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
@@ -77,6 +83,20 @@ class References:
     def of(self, one: Any) -> Iterator[Named]:
         """What it refers to, leaves left out."""
         return ((name, child) for name, child in self._all(one) if not self.is_leaf(child))
+
+    def members(self, one: Any) -> Iterator[Named] | None:
+        """What is in a class that a cell has made, or in a module of the user's; None of everything else.
+
+        No instance tells of the attributes of a class, and to look into libraries would be to look for ever.
+        """
+        up = bases(type(one))
+        if type in up and type.__dict__["__module__"].__get__(one) == "__main__":
+            held = dict(_CLASS_DICT(one))
+        elif types.ModuleType in up and id(one) not in self._hidden and _is_users(held := _MODULE_DICT(one)):
+            held = dict(held)
+        else:
+            return None
+        return ((f".{name}", child) for name, child in held.items() if not self.is_leaf(child))
 
     def attributes(self, one: Any) -> dict[str, Any]:
         """The object's own `__dict__`, the very one; an empty one where it has none."""
@@ -172,6 +192,22 @@ class References:
                     self._running.add(id(frame))
                     frame = frame.f_back
         return self._running
+
+
+def is_imported(one: Any) -> bool:
+    """Whether it is a module that Python keeps, whatever name is removed."""
+    if types.ModuleType not in bases(type(one)):
+        return False
+    name = _MODULE_DICT(one).get("__name__")
+    return type(name) is str and sys.modules.get(name) is one
+
+
+def _is_users(module: dict[str, Any]) -> bool:
+    """Whether a module is a file of the user's own, or was made by his code; by what it holds."""
+    file = module.get("__file__")
+    if type(file) is str:
+        return not (file.startswith(_OWN) or _INSTALLED.search(file))
+    return module.get("__spec__") is None and module.get("__name__") != "__main__"
 
 
 def _of_mapping(one: Any) -> Iterator[Named]:

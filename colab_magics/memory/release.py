@@ -7,6 +7,7 @@ torch something to give to the card.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import re
 import sys
@@ -28,7 +29,8 @@ from colab_magics.memory.kept import (
     output_names,
     outputs,
 )
-from colab_magics.memory.owners import Owner, Survey, survey
+from colab_magics.memory.owners import Owner, Survey, behind, survey
+from colab_magics.memory.references import is_imported
 
 _OUTPUT = re.compile(r"Out\[(\d+)\]|_(\d+)")
 _PART = re.compile(r"(Out\[\d+\]|\w+)((?:\.|\[).*)")
@@ -68,6 +70,8 @@ class Released:
         Variables and outputs that were removed, as they were named.
     ours : tuple of str
         What colab_magics had kept itself.
+    threads : tuple of str
+        Threads of the user's that still run.
     left : Survey
         Who holds what is left.
     stuck : tuple of str
@@ -81,6 +85,7 @@ class Released:
     left: Survey
     stuck: tuple[str, ...] = ()
     ours: tuple[str, ...] = ()
+    threads: tuple[str, ...] = ()
 
 
 def standing() -> Standing:
@@ -109,13 +114,18 @@ def release(shell: Any, names: Sequence[str] = ()) -> Released:
         A name that there is not (the nearest is named); nothing is removed then.
     """
     before, forgotten = standing(), any(map(holds_users, failures(shell)))
+    for name in names:
+        _check(name, shell.user_ns, outputs(shell))
+    host = cuda() is None
+    sought = behind(shell, _named(shell, names), host=host) if names else {}
     removed, ours = _remove(shell, names), let_go()
     forget_failures(shell)
     gc.collect()
     gc.collect()  # what a finaliser has brought back in the first
     stuck = _empty_cache()
-    left = survey(shell, host=cuda() is None)
-    return Released(before, standing(), forgotten, removed, left, (*stuck, *_threads()), ours)
+    _trim()
+    left, threads = survey(shell, host=host, sought=sought), _threads()
+    return Released(before, standing(), forgotten, removed, left, (*stuck, *_told(threads)), ours, threads)
 
 
 def release_ours() -> tuple[str, ...]:
@@ -131,31 +141,31 @@ def owned(shell: Any) -> tuple[list[Owner], list[str]]:
     """Variables and outputs that hold tensors, the largest first; and all names that lead to any of these."""
     found = survey(shell, host=cuda() is None).owners
     owners = [owner for owner in found if owner.variable and owner.tensors]
-    names = dict.fromkeys(name for owner in owners for name in (owner.variable, *owner.also))
+    fixed = {name for owner in owners for name in owner.fixed}
+    names = dict.fromkeys(name for owner in owners for name in (owner.variable, *owner.also) if name not in fixed)
     return owners, [name for name in names if _is_there(name, shell.user_ns, outputs(shell))]
 
 
 def _remove(shell: Any, names: Sequence[str]) -> tuple[str, ...]:
     """Remove variables and outputs; the objects die with the last reference, which is ours."""
-    namespace, shown = shell.user_ns, outputs(shell)
-    of_ipython = set(output_names(namespace))
-    for name in names:
-        _check(name, namespace, shown)
-    objects, removed = [], []
-    for name in dict.fromkeys(names):
-        number = _number(name)
-        if name == "Out":
-            objects += list(shown.values())
-        elif number is not None:
-            objects.append(shown[number])
-        elif name in of_ipython:
-            objects.append(namespace[name])
-        else:
-            objects.append(namespace.pop(name))
-        removed.append(name)
+    objects, removed = _named(shell, names), tuple(dict.fromkeys(names))
+    of_ipython = {"Out", *output_names(shell.user_ns)}
+    for name in removed:
+        if name not in of_ipython and _number(name) is None:
+            del shell.user_ns[name]
     if objects:
         drop_outputs(shell, objects)
-    return tuple(removed)
+    return removed
+
+
+def _named(shell: Any, names: Sequence[str]) -> list[Any]:
+    """The objects that these names stand for."""
+    shown = outputs(shell)
+    objects: list[Any] = []
+    for name in names:
+        number = _number(name)
+        objects += shown.values() if name == "Out" else [shell.user_ns[name] if number is None else shown[number]]
+    return objects
 
 
 def _number(name: str) -> int | None:
@@ -170,6 +180,12 @@ def _is_there(name: str, namespace: Any, shown: dict[int, Any]) -> bool:
 
 def _check(name: str, namespace: Any, shown: dict[int, Any]) -> None:
     if _is_there(name, namespace, shown):
+        if is_imported(namespace.get(name)):
+            raise ColabMagicsError(
+                f"{name} is a module that was imported; nothing was removed.",
+                "Python keeps it, whatever name is removed, and with it all that it holds.",
+                "%vram shows which names hold memory.",
+            )
         return
     if name in namespace:
         raise ColabMagicsError(
@@ -237,13 +253,22 @@ def _empty_cache() -> list[str]:
     return []
 
 
-def _threads() -> list[str]:
+def _trim() -> None:
+    """Give the host what its allocator keeps of freed blocks: with many small ones in between it keeps nearly all."""
+    with suppress(Exception):  # glibc alone has it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _threads() -> tuple[str, ...]:
     """Threads of the user's: what their frames hold cannot be seen, nor taken from them."""
-    names = [
+    return tuple(
         one.name
         for one in threading.enumerate()
         if one is not threading.main_thread() and not one.daemon and _is_users(one)
-    ]
+    )
+
+
+def _told(names: Sequence[str]) -> list[str]:
     if not names:
         return []
     verb = "is" if len(names) == 1 else "are"

@@ -26,6 +26,7 @@ from colab_magics.recipe import Recipe
 from colab_magics.version import __version__
 
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
+_FORM = 2  # of an answer: of an earlier form, what is kept has other parts
 _PATIENCE = 180.0  # seconds: a model whose layers all differ is traced whole
 
 
@@ -116,7 +117,7 @@ def _prediction(told: Mapping[str, Any], device: Device, recipe: Recipe) -> Pred
 
 
 def _key(request: Mapping[str, Any], model: ConfigFile) -> str:
-    versions = [__version__, *map(_version, _LIBRARIES)]
+    versions = [__version__, _FORM, *map(_version, _LIBRARIES)]
     asked = {key: value for key, value in request.items() if key not in ("folder", "cache")}
     text = json.dumps([versions, asked, model.config], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

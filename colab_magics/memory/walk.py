@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import CodeType, FrameType
@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from colab_magics.memory.graphs import Graphs
 from colab_magics.memory.kept import cell_of
-from colab_magics.memory.references import References, bases
+from colab_magics.memory.references import References
 from colab_magics.memory.tensors import Kind, Libraries, Storage
 
 _DEPTH = 12  # references behind a name; what lies within a module, or along a graph, counts as one
@@ -26,7 +26,6 @@ _NODES = 100_000  # of all graphs together
 # such by recursion: with 60,000 of them, `del loss` overflows a stack of 8 MiB and the kernel dies. A chain that was
 # never looked at it frees in a loop.
 _CHAIN = 10_000
-_CLASS_DICT = type.__dict__["__dict__"].__get__
 _LOOKED = 512  # references between two looks at the clock
 _PARAMETER = ".variable"
 Part = Literal["", "weights", "states", "parameters", "gradients", "saved", "leaves"]
@@ -78,10 +77,23 @@ class _Place:
 
 
 class Walk:
-    """Nodes are `id`s of objects that `_alive` keeps from dying meanwhile; roots are negative numbers."""
+    """Nodes are `id`s of objects that `_alive` keeps from dying meanwhile; roots are negative numbers.
 
-    def __init__(self, shell: Any, libraries: Libraries, host: bool, until: float) -> None:
+    `sought` are storages of which is told who leads to them: bytes, by their keys.
+    """
+
+    def __init__(
+        self,
+        shell: Any,
+        libraries: Libraries,
+        host: bool,
+        until: float,
+        sought: Mapping[Hashable, int] | None = None,
+    ) -> None:
         self._libraries, self._host, self._until = libraries, host, until
+        self._sought = sought or {}
+        self._still: dict[Hashable, int] = {}  # of these, what was met
+        self._still_by: set[int] = set()
         names = ("user_ns", "user_global_ns", "user_ns_hidden", "user_module", "kernel")
         hidden = [shell, shell.user_ns.get("_oh"), libraries, *(getattr(shell, name, None) for name in names)]
         self._references = References({id(one) for one in hidden if one is not None}, _places(shell))
@@ -95,8 +107,9 @@ class Walk:
         self._carriers: list[Any] = []  # tensors whose graph is still to be walked
         self._chains: dict[int, int] = {}  # of nodes of graphs: how many may come after one another from there, at most
         self._loaded: set[int] = set()  # nodes of graphs that hold something
+        self._unread: set[int] = set()  # of these, such as hold what could not be looked at
         self._found: dict[tuple[Any, ...], Found] = {}
-        self._counted: dict[Hashable, Found] = {}
+        self._counted: dict[Hashable, tuple[Found, int]] = {}
         self._steps = 0
         self._cut_off: list[str] = []
 
@@ -106,10 +119,9 @@ class Walk:
         number = -len(self._roots)
         self._parent[number] = (0, root.name)
         pending: deque[tuple[Any, int]] = deque()
-        if _is_own_class(root.what):  # its attributes may be tensors, and no instance of it tells
-            for name, child in list(_CLASS_DICT(root.what).items()):
-                if not self._references.is_leaf(child) and self._meet(child, number, f".{name}"):
-                    pending.append((child, 1))
+        members = self._references.members(root.what)
+        if members is not None:
+            pending.extend((child, 1) for name, child in members if self._meet(child, number, name))
         elif not self._references.is_leaf(root.what) and self._meet(root.what, number, ""):
             pending.append((root.what, 0))
         now = time.monotonic()
@@ -131,6 +143,8 @@ class Walk:
                 saved = self._graphs.saved(node)
                 if saved.hidden or saved.objects:
                     self._loaded.add(id(node))
+                if saved.hidden:
+                    self._unread.add(id(node))
                 for child in (*saved.objects, *self._references.attributes(node).values()):
                     if self._worth(child) and self._meet(child, id(node), ""):
                         pending.append((child, 1))
@@ -176,6 +190,19 @@ class Walk:
     def carrying(self) -> list[Root]:
         """The roots that lead to a graph which backward has not emptied."""
         return self._leading_to(self._loaded)
+
+    def unread(self) -> list[Root]:
+        """Of these, such as lead to one that could not be looked through."""
+        return self._leading_to(self._unread)
+
+    @property
+    def storages(self) -> dict[Hashable, int]:
+        """The memory that was met, by its key; parameters that an optimizer works on are not its own."""
+        return {key: size for key, (found, size) in self._counted.items() if found.part != "parameters"}
+
+    def still(self) -> tuple[int, list[Root]]:
+        """How much of what was sought is there, and which roots lead to it."""
+        return sum(self._still.values()), self._leading_to(self._still_by)
 
     def _leading_to(self, nodes: set[int]) -> list[Root]:
         pending, seen, roots = list(nodes), set(nodes), set()
@@ -235,6 +262,7 @@ class Walk:
 
     def _cut_graph(self, node: Any) -> None:
         self._loaded.add(id(node))
+        self._unread.add(id(node))
         name = f"the graph of {self._named(id(node)).path}"
         if name not in self._cut_off:
             self._cut_off.append(name)
@@ -305,9 +333,12 @@ class Walk:
     ) -> None:
         if (storage.device == "cpu") is not self._host:
             return
+        if self._sought.get(storage.key) == storage.bytes:
+            self._still[storage.key] = storage.bytes
+            self._still_by.add(node)
         known = self._counted.get(storage.key)
         if known is not None:
-            known.holders.add(node)
+            known[0].holders.add(node)
             return
         place = self._named(node)
         part = part or place.part
@@ -324,7 +355,7 @@ class Walk:
             found.carriers[place.path] = None
         if storage.bytes > found.largest:
             found.largest, found.path, found.shape = storage.bytes, place.path, shape
-        self._counted[storage.key] = found
+        self._counted[storage.key] = found, storage.bytes
 
     def _named(self, node: int) -> _Place:
         """By the first module, optimizer or frame on the way there; of what a graph holds, before its carrier."""
@@ -370,8 +401,3 @@ def _places(shell: Any) -> Callable[[CodeType], str]:
         return f"{name}{file}"
 
     return place
-
-
-def _is_own_class(one: Any) -> bool:
-    """Whether it is a class that a cell has made."""
-    return type in bases(type(one)) and type.__dict__["__module__"].__get__(one) == "__main__"

@@ -67,6 +67,8 @@ class ModelShape:
         Whether attention scores are dropped from in training.
     window : int, optional
         How many tokens a token sees in the layers that see the fewest.
+    sliding_layers : int
+        How many layers these are.
     saved_parameters : int
         Of the modules that `modules_to_save` trains beside the adapters.
     saves_head : bool
@@ -101,6 +103,7 @@ class ModelShape:
     dropouts: int = 0
     attention_dropout: bool = False
     window: int | None = None
+    sliding_layers: int = 0
     saved_parameters: int = 0
     saves_head: bool = False
     dora: bool = False

@@ -13,7 +13,15 @@ import torch
 from torch import nn
 
 from colab_magics.errors import ColabMagicsError
-from colab_magics.memory.architecture import ATTENTION_DROPOUTS, DROPOUTS, adapted_names, role_of, roles, window_of
+from colab_magics.memory.architecture import (
+    ATTENTION_DROPOUTS,
+    DROPOUTS,
+    adapted_names,
+    role_of,
+    roles,
+    sliding_layers,
+    window_of,
+)
 from colab_magics.plan import ModelShape, Plan
 from colab_magics.recipe import Recipe
 from colab_magics.training import attention
@@ -82,6 +90,7 @@ def describe(source: ModelSource, recipe: Recipe) -> ModelShape:
         dropouts=2 if any(getattr(text, key, 0) for key in DROPOUTS) else 0,
         attention_dropout=any(getattr(text, key, 0) for key in ATTENTION_DROPOUTS),
         window=window_of(text),
+        sliding_layers=sliding_layers(text, str(getattr(text, "model_type", "")), layers),
         saved_parameters=sum(parameter.numel() for module in saved for parameter in module.parameters()),
         saves_head=any(module is head for module in saved),
         dora=recipe.use_dora and recipe.method != "full",

@@ -357,3 +357,32 @@ def test_a_run_of_the_same_name_is_meant_unless_there_is_an_input(tmp_path):
     with pytest.raises(ColabMagicsError):  # the folder holds no run
         _of_module(lambda self, x: self.inner(x), "net", tmp_path)
     assert _of_module(lambda self, x: self.inner(x), "net --batch x", tmp_path).parameters == 64 * 65
+
+
+def test_of_a_full_model_copies_are_a_line_and_where_paged_states_are_is_said(made, tmp_path):
+    short, long = (
+        _told(f"--model {made()} --method full --gpu T4 --quick --max-length {length}", tmp_path)
+        for length in (64, 512)
+    )
+    text = _text(short)
+    assert "16-bit copies of the weights  7.5 GiB" in text
+    assert "shorter texts do not change that" in text
+    assert "optimizer states              0 bytes    paged_adamw_8bit, the rest in managed memory" in text
+    assert "Optimizer: paged_adamw_8bit (AdamW's two fp32 states do not fit beside the weights)." in text
+    assert "Its states, about 7.6 GiB, are in managed memory" in text
+    assert short.predictions[0].parts.copies == long.predictions[0].parts.copies
+    assert short.predictions[0].parts.activations < 2**25
+
+
+@pytest.mark.parametrize("card", ["M4000", "P100"])
+def test_of_a_card_that_torch_has_no_kernels_for_it_is_said_in_the_verdict(made, tmp_path, card):
+    text = _text(_told(f"--model {made()} --method qlora --gpu {card} --quick", tmp_path))
+    assert text.splitlines()[1].startswith("Today's torch has no kernels for a ")
+    text = _text(_told(f"--model {made()} --method qlora --gpu {card} --inference", tmp_path))
+    assert text.count("today's torch does not run on it") == 4
+
+
+@pytest.mark.parametrize("option", ["--max-length 512", "--r 64", "--optim sgd"])
+def test_what_is_of_no_account_to_generating_is_refused(made, tmp_path, option):
+    with pytest.raises(ColabMagicsError, match="is of no account with --inference"):
+        _told(f"--model {made()} --inference {option} --gpu T4", tmp_path)

@@ -54,6 +54,8 @@ def test_lines(line, asked):
         ("--gpu ,", "--gpu needs a value", "Write --gpu VALUE"),
         ("--keep=", "--keep needs a value", "Write --keep VALUE"),
         ("--quick=false", "--quick takes no value", "Write --quick alone"),
+        ("--gpu T4 --gpu L4", "--gpu is there twice", "--gpu T4,L4"),
+        ("--model a --model=b", "--model is there twice", "Write --model once"),
         ("one two", "takes one name, and there are one and two", "--max-length"),
         *(
             (f"--context {wrong}", "no number of tokens", "--context 8192")
@@ -88,6 +90,27 @@ def test_a_card_is_known_however_it_is_spelt(table, written):
     (found,) = devices(read(["--gpu", *written.split(), "run"]).gpus, table)
     assert "4090" in found.name
     assert read(["--gpu", *written.split(), "run"]).name == "run"
+
+
+@pytest.mark.parametrize("written", ["T4x2", "2 T4", "2xT4", "T4 x 2", "2x Tesla T4"])
+def test_of_two_cards_one_is_meant(table, written):
+    (found,) = devices([written], table)
+    assert (found.name, found.total) == ("Tesla T4 16 GB, one of 2", card("T4", table).total)
+
+
+@pytest.mark.parametrize("words", [["24", "GB"], ["24", "gib"]])
+def test_a_size_may_have_a_space(table, words):
+    asked = read(["--gpu", *words, "run"])
+    assert asked.name == "run"
+    assert devices(asked.gpus, table)[0].total >= 24 * 10**9
+
+
+@pytest.mark.parametrize("written", ["RTX 3060", "A6000", "H200", "RTX 5090"])
+def test_of_an_unknown_card_a_size_is_offered_first(table, written):
+    with pytest.raises(ColabMagicsError) as raised:
+        devices([written], table)
+    assert raised.value.next_steps[0] == "A size will do: --gpu 24GB."
+    assert not any("A100" in step for step in raised.value.next_steps)
 
 
 def test_a_number_alone_is_told_its_unit(table):

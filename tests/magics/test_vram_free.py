@@ -108,3 +108,23 @@ def test_it_says_what_was_let_go_and_what_is_left(notebook: Kernel) -> None:
     assert lines[1] == "Let go: the traceback of the failed cell (%debug and %tb have nothing to show any more)."
     assert lines[2].startswith("This process now holds ")
     assert 'class="cm-grid ' in frame["text/html"]
+
+
+def test_who_else_holds_what_was_removed_is_said_with_the_line_that_removes_it(notebook: Kernel) -> None:
+    pytest.importorskip("torch")
+    run(notebook, "import torch\nm = torch.nn.Linear(1000, 1000)\nsd, other = m.state_dict(), torch.ones(2**20)\n")
+    run(notebook, "loss_hist = [m(torch.ones(1, 1000)).sum()]")
+    [[frame]] = run(notebook, "%vram free m").displays.values()
+    said = frame["text/plain"].splitlines()[-1]
+    assert said == (
+        "Of what was removed, 3.8 MiB is still held by sd, loss_hist: %vram free sd loss_hist removes that too."
+    )
+    [[frame]] = run(notebook, "%vram free sd loss_hist").displays.values()
+    assert "Of what was removed" not in frame["text/plain"]
+
+
+def test_many_small_blocks_come_back_to_the_machine_too(notebook: Kernel) -> None:
+    run(notebook, "blocks = [bytearray(4096) for _ in range(40_000)]; kept = blocks[::400]")
+    [[frame]] = run(notebook, "%vram free blocks").displays.values()
+    assert frame["text/plain"].startswith("1")
+    assert "MiB came back to the machine" in frame["text/plain"]

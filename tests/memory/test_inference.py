@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from shapes import GPT2, LLAMA_1B, QWEN3_4B, QWEN3_14B
 
-from colab_magics.memory.inference import cache_per_token, generating, weights_for
+from colab_magics.memory.architecture import shape_of
+from colab_magics.memory.inference import cache_of, cache_per_token, generating, weights_for
 from colab_magics.plan import GIB, Device
 
 pytestmark = pytest.mark.face
@@ -48,3 +49,38 @@ def test_weights_are_in_4_bits_where_that_is_how_it_is_trained():
 
 def test_a_cpu_keeps_fp32():
     assert generating(GPT2, 1, CPU)[0].cache == 2 * generating(GPT2, 1, T4)[0].cache
+
+
+GEMMA = {
+    "model_type": "gemma3_text", "vocab_size": 100, "hidden_size": 32, "intermediate_size": 32, "head_dim": 16,
+    "num_hidden_layers": 7, "num_attention_heads": 2, "num_key_value_heads": 1, "sliding_window": 16,
+    "max_position_embeddings": 256,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("given", [{}, {"sliding_window_pattern": 3}, {"layer_types": ["sliding_attention"] * 7}])
+def test_sliding_layers_keep_their_window_as_a_filled_cache_does(given):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    shape = shape_of({**GEMMA, **given})
+    config = transformers.Gemma3TextConfig(
+        **{key: value for key, value in {**GEMMA, **given}.items() if key != "model_type"}
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+
+    def held(cache):
+        tensors = [tensor.untyped_storage() for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        return sum({one.data_ptr(): one.nbytes() for one in tensors}.values())
+
+    with torch.no_grad():
+        cache = model(torch.zeros(1, 99, dtype=torch.long), use_cache=True).past_key_values
+        assert held(cache) == 99 * cache_per_token(shape, 4)  # at once, and the views keep all of it
+        cache = model(torch.zeros(1, 1, dtype=torch.long), past_key_values=cache, use_cache=True).past_key_values
+    assert held(cache) == cache_of(shape, 100, 4)
+    row = generating(shape, 0, CPU, context=100)[0]
+    assert row.cache == held(cache)
+    assert row.cache + row.working > 100 * cache_per_token(shape, 4)
+
+
+def test_where_no_layer_slides_all_of_it_is_kept():
+    assert cache_of(QWEN3_4B, 1000) == 1000 * cache_per_token(QWEN3_4B)
+    assert shape_of({**GEMMA, "model_type": "qwen2", "use_sliding_window": False}).sliding_layers == 0

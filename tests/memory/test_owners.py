@@ -157,6 +157,28 @@ def test_closures_defaults_classes_and_generators_are_looked_into(shell: Any) ->
     }  # fmt: skip
 
 
+def test_a_module_of_the_users_is_looked_into_and_one_that_was_imported_is_no_variable(
+    shell: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kept_in_a_file.py").write_text("import torch\nt = torch.ones(2**19)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    made = "import types\nmade = types.ModuleType('made'); made.t = mib(3)\nimport kept_in_a_file, numpy"
+    found = owners(shell, made)
+    assert {name: (one.bytes // MIB, one.variable) for name, one in found.items()} == {
+        "made: t: float32 [786432]": (3, "made"),
+        "kept_in_a_file: t: float32 [524288]": (2, ""),
+    }
+
+
+def test_graphs_that_were_looked_through_are_told_apart_from_such_as_hide_something(shell: Any) -> None:
+    shell.run_cell("weight = mib(1).requires_grad_()\nloss = (weight * 2).exp()\n")
+    found = survey(shell, host=True)
+    assert (found.graphs, found.read) == (("loss",), ("loss",))
+    shell.run_cell("deep = weight\nfor _ in range(11_000): deep = deep * 1.0")
+    found = survey(shell, host=True, seconds=30)
+    assert set(found.graphs) - set(found.read) == {"deep"}
+
+
 def test_the_graph_of_a_loss_is_told(shell: Any) -> None:
     found = owners(shell, "weight = mib(1).requires_grad_()\nloss = weight * 2")
     assert found["loss: float32 [262144], with its graph"].bytes == MIB

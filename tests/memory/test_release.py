@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from types import SimpleNamespace
+from dataclasses import replace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -136,6 +137,38 @@ def test_a_restart_is_advised_only_where_no_name_carries_a_graph() -> None:
     said = left(("losses", "out"))
     assert "restart the kernel" not in said
     assert "likely held by the graphs of losses, out: try %vram free losses out first." in said
+
+
+def test_a_graph_that_was_looked_through_is_not_blamed_for_what_no_variable_leads_to() -> None:
+    nothing = Standing(None, 0, 0)
+    found = Survey((Owner(UNNAMED, "4 tensors", GIB, "cpu"),), graphs=("losses", "out"), read=("losses",))
+    said = page_of(Released(nothing, nothing, False, (), found)).text()
+    assert "likely held by the graph of out: try %vram free out first." in said
+    said = page_of(Released(nothing, nothing, False, (), replace(found, read=found.graphs))).text()
+    assert "losses" not in said
+    assert "held by a library or a thread" in said
+    said = page_of(Released(nothing, nothing, False, (), found, threads=("trains on",))).text()
+    assert "What no variable leads to is likely held by trains on." in said
+    assert "losses" not in said
+
+
+def test_an_imported_module_is_refused_and_one_that_was_made_here_is_removed(shell: Any) -> None:
+    shell.user_ns |= {"sys": sys, "made": ModuleType("made")}
+    with pytest.raises(ColabMagicsError, match="sys is a module that was imported; nothing was removed"):
+        release(shell, ["model", "sys"])
+    assert {"model", "sys"} <= set(shell.user_ns)
+    assert release(shell, ["made"]).removed == ("made",)
+
+
+def test_all_that_is_removed_is_listed_by_name() -> None:
+    nothing = Standing(None, 0, 0)
+    names = tuple(f"also_{number}" for number in range(9))
+    listed = [Owner(f"keep_{number}", "float32 [4]", 16, "cpu", variable=f"keep_{number}") for number in range(30)]
+    listed[0] = replace(listed[0], also=names)
+    said = page_of(Released(nothing, nothing, False, (), Survey()), listed, everything=True).text()
+    assert [
+        name for name in (*names, *(one.name for one in listed)) if name not in said.replace(",", " ").split()
+    ] == []
 
 
 def test_a_thread_of_the_users_that_still_runs_is_named(shell: Any) -> None:

@@ -21,7 +21,7 @@ from colab_magics.training.source import ModelSource
 from colab_magics.training.tracing.extrapolate import Moments, peak_of, whole
 from colab_magics.training.tracing.scene import Case, trace
 
-_PARTS = ("weights", "adapters", "gradients", "optimizer", "activations", "attention", "dequantised", "head")
+_PARTS = ("weights", "adapters", "gradients", "optimizer", "activations", "attention", "dequantised", "head", "copies")
 
 
 def answer(

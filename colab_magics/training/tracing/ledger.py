@@ -41,6 +41,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[misc]
         self._part = "activations"
         self._moment = "before"
         self._scores = frozenset(scores)
+        self.ran: set[str] = set()  # operations, by their names
 
     @property
     def total(self) -> int:
@@ -77,11 +78,20 @@ class Ledger(TorchDispatchMode):  # type: ignore[misc]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
+        self.ran.add(func.__name__)
+        if func is torch.ops.aten._to_copy.default and self._is_copy(args[0], out):
+            self._count(out, "copies")
         for leaf in tree_leaves(out):
             if isinstance(leaf, torch.Tensor):
                 self._count(leaf, None)
         self._note()
         return out
+
+    def _is_copy(self, tensor: torch.Tensor, out: torch.Tensor) -> bool:
+        """Whether it is a weight in 16 bit: as autocast makes them, and keeps them until it ends."""
+        found = self._held.get(tensor.untyped_storage()._cdata)
+        wide, narrow = tensor.dtype == torch.float32, out.dtype in (torch.float16, torch.bfloat16)
+        return found is not None and found[1] == "weights" and wide and narrow
 
     def _count(self, tensor: torch.Tensor, part: str | None) -> None:
         storage = tensor.untyped_storage()

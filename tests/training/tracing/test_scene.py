@@ -201,6 +201,19 @@ def test_autocast_keeps_a_16_bit_copy_of_each_adapter():
     assert wide - narrow == pytest.approx(2 * adapters, rel=0.05)
 
 
+def test_16_bit_copies_of_a_full_models_weights_are_a_part_of_their_own_whatever_the_length():
+    def copies(length: int) -> tuple[int, float]:
+        one = case(config=WIDE, method="full", length=length, gradient_checkpointing=True)
+        shape = describe(ModelSource("m", Path(), None, one.config, 0), one.recipe)
+        return trace(one, [0, 1])["head"]["copies"], estimate(shape, one.setup).copies
+
+    traced, by_formula = copies(64)
+    assert traced > 0
+    assert copies(32)[0] == traced
+    assert by_formula == pytest.approx(traced, rel=0.02)
+    assert "copies" not in peak_of(trace(case(), [0]))[1]
+
+
 def test_scores_of_the_model_s_own_attention_are_counted_as_attention():
     eager = trace(case("gemma2", {"head_dim": 16}, attention="eager", loss="head"), [0, 1])
     fused = trace(case(), [0])
