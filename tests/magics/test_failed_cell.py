@@ -182,6 +182,47 @@ except MemoryError as error:
     assert "9.00 GiB" in noted(shell, code).message
 
 
+def test_the_line_is_where_the_error_passed_and_not_where_it_was_raised_again(shell: Any) -> None:
+    code = "try:\n    raise MemoryError('Unable to allocate 9.00 GiB')\nexcept MemoryError:\n    x = 1\n    raise"
+    assert noted(shell, code).frames[-1] == "this notebook.<module>:2"
+
+
+def test_smaller_and_smaller_batches_that_all_failed_are_noted(shell: Any) -> None:
+    said = "No executable batch size found, reached zero."
+    assert noted(shell, f"raise RuntimeError({said!r})").message == said
+    code = f"""
+try:
+    raise MemoryError("Unable to allocate 9.00 GiB")
+except MemoryError:
+    raise RuntimeError({said!r})
+"""
+    assert noted(shell, code).message == "Unable to allocate 9.00 GiB", "the chain tells more"
+
+
+@pytest.mark.parametrize("said", ["cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "cuFFT error: CUFFT_ALLOC_FAILED"])
+def test_a_library_of_cuda_that_found_no_memory_is_noted(shell: Any, said: str) -> None:
+    assert noted(shell, f"raise RuntimeError({said!r})").message == said
+
+
+def test_what_merely_lies_in_the_notebook_is_marked_so(shell: Any) -> None:
+    shell.run_cell("import numpy as np\nlies = np.zeros((2**11, 2**10), np.int8)")
+    inside = "def work():\n    mine = np.zeros((2**12, 2**10), np.int8)\n    raise MemoryError\nwork()"
+    near = {one.name: one.near for one in noted(shell, inside).tensors}
+    assert near == {"mine": True, "lies": False}
+    near = {one.name: one.near for one in noted(shell, "raise MemoryError(str(lies.shape))").tensors}
+    assert near == {"lies": True}, "the cell's own line names it"
+
+
+def test_a_limit_of_the_process_is_noted(shell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(
+        resource, "getrlimit", lambda which: (2**30 if which == resource.RLIMIT_DATA else resource.RLIM_INFINITY,) * 2
+    )
+    found = noted(shell, "raise MemoryError('Unable to allocate 1.10 GiB')")
+    assert found.process_limit == ("RLIMIT_DATA", 2**30)
+    assert found.facts().process_limit == ("RLIMIT_DATA", 2**30)
+
+
 def test_a_lost_context_is_noted_as_one(shell: Any) -> None:
     assert noted(shell, "raise RuntimeError('CUDA error: device-side assert triggered')").lost_context
 

@@ -132,7 +132,7 @@ def test_the_context_that_is_counted_for_a_t4_is_the_one_that_messages_tell_of()
     assert context_of(t4) / GIB == pytest.approx(median(alone), abs=0.01)
 
 
-_KINDS = ("cuda", "cuda error", "driver", "cublas", "cudnn", "nccl", "mps", "cpu", "host")
+_KINDS = ("cuda", "cuda error", "driver", "cublas", "cudnn", "nccl", "library", "mps", "cpu", "host", "retried")
 
 
 @pytest.mark.parametrize(
@@ -158,6 +158,39 @@ def test_the_worker_repeats_a_step_for_no_other_words_than_before() -> None:
     for other in ("Unable to allocate 3 GiB for an array", "CUDNN_STATUS_ALLOC_FAILED"):
         assert not tells_of_memory(other)
         assert read(other) is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "library"),
+    [
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "cuDNN"),
+        ("cuFFT error: CUFFT_ALLOC_FAILED", "cuFFT"),
+        ("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`", "cuSOLVER"),
+        ("CUDA error: insufficient resources when calling ... CUSPARSE_STATUS_INSUFFICIENT_RESOURCES", "cuSPARSE"),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "cuBLAS"),
+    ],
+)
+def test_a_library_that_found_no_memory_is_named(text: str, library: str) -> None:
+    told = read(text)
+    assert told is not None
+    assert diagnose(Facts(text, told)).sentence == f"The GPU was full when {library} asked for its own working memory."
+
+
+def test_what_another_mistake_may_say_too_is_told_as_a_guess() -> None:
+    text = "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a non-contiguous input."
+    told = read(text)
+    assert told is not None
+    found = diagnose(Facts(text, told))
+    assert found.sentence.startswith("Perhaps the GPU was full: cuDNN found no way to do it")
+    assert ".contiguous()" in [remedy.line for remedy in found.remedies]
+
+
+def test_one_piece_that_metal_never_makes_is_no_full_mac() -> None:
+    told = read("Invalid buffer size: 24.00 GiB")
+    assert told is not None
+    found = diagnose(Facts("", told))
+    assert found.sentence == "One piece of 24.0 GiB was asked for; Metal makes no single buffer so large."
+    assert not any("end " in remedy.line for remedy in found.remedies)
 
 
 def test_in_a_container_this_process_is_the_one_that_holds_what_pytorch_holds_and_a_context() -> None:
