@@ -97,7 +97,8 @@ def _what(facts: Facts, culprit: Culprit) -> str:
         case Cause.OTHERS:
             text = f"another process was on {where}: {_holders(facts)}, and {thing} found no room{sample}"
         case Cause.LIMIT if told.on_host and facts.max_memory:
-            text = f"max_memory lets this run have {facts.max_memory}, and {thing or 'one more piece'} went beyond it{sample}"
+            thing = thing or "one more piece"
+            text = f"max_memory lets this run have {facts.max_memory}, and {thing} went beyond it{sample}"
         case Cause.LIMIT if told.on_host and facts.process_limit is not None:
             name, limit = facts.process_limit
             whole = f"{size(limit)} of memory ({name})"
@@ -121,7 +122,7 @@ def _what(facts: Facts, culprit: Culprit) -> str:
                 text = f"perhaps {where} was full: {library} found no way to do it, for which memory is one reason"
         case Cause.EVERY_SIZE:
             text = (
-                "memory ran out at every batch size that was tried, down to the smallest; accelerate caught the errors, "
+                "memory ran out at every batch size that was tried, to the smallest; accelerate caught the errors, "
                 "and their figures with them"
             )
         case Cause.HOST:

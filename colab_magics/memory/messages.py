@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from colab_magics.sizes import size
+
 Kind = Literal["cuda", "cuda error", "driver", "cublas", "cudnn", "nccl", "library", "mps", "cpu", "host", "retried"]
 """`cuda`: PyTorch's allocator on a GPU, of any maker. `cuda error`, `driver`, `cublas`, `cudnn`, `nccl`, `library`
 (cuFFT, cuSOLVER, cuSPARSE): a library that asked the driver itself. `mps`: Metal. `cpu`: PyTorch's allocator of the
@@ -150,6 +152,14 @@ class Told:
 def tells_of_memory(text: str) -> bool:
     """Whether a RuntimeError of this text says that memory ran out. A lost context is not that."""
     return any(word in text for word in _RUNTIME_TEXTS)
+
+
+def in_words(line: str) -> str:
+    """The line for a person: PyTorch's own of a CPU is one of its source code."""
+    told = _cpu(line)
+    if told is None or told.requested is None:
+        return line
+    return f"PyTorch found no room for {size(told.requested)} more in this process's memory"
 
 
 def is_sticky(text: str) -> bool:

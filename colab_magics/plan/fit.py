@@ -59,6 +59,11 @@ class Fit:
         return left if self.cap is None else min(left, self.cap + self.context)
 
     @property
+    def capped(self) -> bool:
+        """Whether it is `max_memory` that says how much it can have."""
+        return self.cap is not None and self.room < self.total - self.held
+
+    @property
     def colour(self) -> Colour:
         """`green`: it fits; `amber`: it should; `red`: it does not."""
         for name, share in (("green", GREEN), ("amber", RED)):

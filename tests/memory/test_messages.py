@@ -14,7 +14,7 @@ import pytest
 from colab_magics.memory.culprit import Cause
 from colab_magics.memory.diagnosis import diagnose, lost_context
 from colab_magics.memory.facts import Facts, Sizes
-from colab_magics.memory.messages import Told, is_sticky, read, tells_of_memory
+from colab_magics.memory.messages import Told, in_words, is_sticky, read, tells_of_memory
 from colab_magics.plan import GIB, Device
 from colab_magics.plan.fit import context_of
 
@@ -141,6 +141,16 @@ _KINDS = ("cuda", "cuda error", "driver", "cublas", "cudnn", "nccl", "library", 
 def test_what_is_no_message_of_memory_is_none(text: str) -> None:
     assert read(text) is None
     assert not tells_of_memory(text)
+
+
+def test_the_line_of_pytorch_s_source_is_told_in_words_and_any_other_as_it_is() -> None:
+    line = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate: you tried to allocate"
+    assert (
+        in_words(f"{line} 153600 bytes. Error") == "PyTorch found no room for 150.0 KiB more in this process's memory"
+    )
+    assert (
+        in_words("CUDA out of memory. Tried to allocate 2.00 GiB.") == "CUDA out of memory. Tried to allocate 2.00 GiB."
+    )
 
 
 def test_a_bare_memory_error_is_one_of_the_host() -> None:
