@@ -61,7 +61,7 @@ class FailedCell:
     batch : rows and tokens of the `input_ids`
     card, total : of the GPU, as far as torch was there to tell
     host : the machine's memory and what of it was free, when the cell had ended
-    near : whether the config is of a model that the code that failed reached
+    near : whether the config and the batch are what the code that failed reached
     process_limit : the name and the bytes of a limit that the system held the process to
     """
 
@@ -190,29 +190,29 @@ class _Found:
         """Look at a variable of a frame; `near` if the code that failed is what uses it."""
         tensor = _tensor(name, value)
         if tensor is not None:
-            self._batch_of(tensor)
+            self._batch_of(tensor, near=near)
             if tensor.elements >= _LEAST_TENSOR:
                 self.tensors.setdefault((name, tensor.shape), replace(tensor, near=near))
             return
         if name in ("inputs", "batch", "kwargs"):
             inputs = _tensor("input_ids", _entry(value, "input_ids"))
             if inputs is not None:
-                self._batch_of(inputs)
+                self._batch_of(inputs, near=near)
         own = _own(value)
         if own is None:
             return
         self.adapters = self.adapters or type(value).__name__.startswith("Peft")
         if not self.config and (config := _config(own)):
-            self.config, self.near = config, near
+            self.config, self.near = config, self.near and near
             self.attention = _attention(own)
         if not self.arguments and (arguments := _arguments(own)):
             self.arguments = arguments
             self.fused_head = _has_fused_head(type(value))
         self.step = _step(own) if self.step is None else self.step
 
-    def _batch_of(self, tensor: Tensor) -> None:
+    def _batch_of(self, tensor: Tensor, *, near: bool) -> None:
         if self.batch is None and tensor.name == "input_ids" and len(tensor.shape) == 2:
-            self.batch = (tensor.shape[0], tensor.shape[1])
+            self.batch, self.near = (tensor.shape[0], tensor.shape[1]), self.near and near
 
 
 def _frames(traceback: TracebackType | None) -> Iterator[tuple[FrameType, int]]:

@@ -37,7 +37,9 @@ def kept_error(shell: Any) -> tuple[str, FailedCell] | None:
     from colab_magics.magics.cell_record import written_down
 
     cell, name, error = newest
-    return name, replace(written_down(error, cell), at=0.0, host=None, process_limit=None)
+    found = written_down(error, cell)
+    total = found.host[0] if found.host is not None and found.facts().told.on_host else found.total
+    return name, replace(found, at=0.0, host=None, total=total, process_limit=None)
 
 
 def _cell(shell: Any, traceback: TracebackType | None) -> int:

@@ -82,7 +82,7 @@ def _named(name: str, root: Path) -> _Found | None:
 
 
 def _newest(root: Path, shell: Any) -> _Found | None:
-    this_cell = int(getattr(shell, "execution_count", 0) or 0)
+    this_cell = _number(shell)
     cell = FAILURES.last
     kept = kept_error(shell)
     runs = (found for run in list_runs(root)[:_MOST_RUNS] if (found := _of_run(run)) is not None)
@@ -97,6 +97,14 @@ def _newest(root: Path, shell: Any) -> _Found | None:
     found = _of_cell(caught, 0)
     foot = f"`{name}` keeps alive what its frames hold: %vram free {name} gives it back."
     return replace(found, where=f"{found.where}; the error is kept in `{name}`", foot=(*found.foot, foot))
+
+
+def _number(shell: Any) -> int:
+    """Of the cell that runs now: IPython 9 counts on before it runs one, 7 after."""
+    inputs = getattr(shell, "user_ns", {}).get("In")
+    if isinstance(inputs, list):
+        return len(inputs) - 1
+    return int(getattr(shell, "execution_count", 0) or 0)
 
 
 def _of_cell(cell: FailedCell, this_cell: int) -> _Found:

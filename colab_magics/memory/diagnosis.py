@@ -180,12 +180,12 @@ def _details(facts: Facts, culprit: Culprit) -> Iterator[str]:
     elif culprit.cause is Cause.FULL and facts.told.requested is not None:
         yield (
             "Nothing of this model has that size, and the place does not tell."
-            if facts.sizes.hidden
+            if facts.sizes.hidden and facts.near
             else ("What it was for cannot be told: neither the model's sizes nor the place in the code are known.")
         )
     if (held := _held(facts)) is not None:
         yield held
-    if facts.tokens:
+    if facts.tokens and facts.near:
         yield _flight(facts)
     yield from _missing(facts, culprit)
     if telling := [_place(frame) for frame in facts.frames if not _NOISE.search(frame)]:

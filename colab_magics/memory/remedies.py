@@ -144,9 +144,9 @@ def _more(facts: Facts) -> Remedy:
 
 def _others_matter(facts: Facts) -> bool:
     """Whether what other processes of the machine hold could have made the room."""
-    if facts.host is None:
+    total, free = facts.host or (facts.total, 0)
+    if total is None:
         return True
-    total, free = facts.host
     return facts.told.requested <= total if facts.told.requested is not None else free < total / 2
 
 
@@ -314,6 +314,6 @@ def _without_an_estimate(facts: Facts, culprit: Culprit) -> Iterator[Remedy]:
 
 def _last_resort(facts: Facts) -> Iterator[Remedy]:
     if facts.told.on_host:
-        yield Remedy("a smaller model", "or a machine with more memory")
+        yield Remedy("a smaller model", "or a machine with more memory") if facts.run else Remedy(*_LESS_AT_A_TIME)
         return
     yield Remedy("a smaller model, or a larger GPU", "%session plan compares platforms" if facts.run else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 from colab_magics.errors import ColabMagicsError
+from colab_magics.magics import vram_why
 from colab_magics.magics.cell_record import FailedCell
 from colab_magics.magics.failed_cell import FAILURES, HOOKS, cell_failed
 
@@ -180,6 +182,24 @@ except MemoryError as error:
     raise ValueError("the batch is bad") from error
 """
     assert "9.00 GiB" in noted(shell, code).message
+
+
+def test_in_the_very_next_cell_nothing_is_said_of_cells_since(shell: Any, capsys: Any) -> None:
+    shell.user_ns["why"] = lambda: print(vram_why.why([], shell, Path("none")))
+    noted(shell, "raise MemoryError")
+    shell.run_cell("why()", store_history=True)
+    shell.run_cell("why()", store_history=True)
+    first, second = re.findall(r"'text/plain': .*", capsys.readouterr().out)
+    assert "No cell has ended by such an error since" not in first
+    assert "No cell has ended by such an error since" in second
+
+
+def test_a_batch_that_merely_lies_in_the_notebook_is_not_told_as_the_one_in_flight(shell: Any) -> None:
+    shell.run_cell("import numpy as np\ninput_ids = np.zeros((4, 16), np.int64)")
+    inside = "def work():\n    raise MemoryError\nwork()"
+    assert not noted(shell, inside).near
+    mine = "def work(input_ids):\n    raise MemoryError\nwork(input_ids)"
+    assert noted(shell, mine).near
 
 
 def test_the_line_is_where_the_error_passed_and_not_where_it_was_raised_again(shell: Any) -> None:
