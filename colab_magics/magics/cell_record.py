@@ -141,9 +141,8 @@ def written_down(error: BaseException, cell: int) -> FailedCell:
     places = list(_frames(error.__traceback__))
     found, inside = _Found(), False
     for frame, _ in reversed(places):
-        code = frame.f_code
         # what a cell's own lines name is theirs, unless they had called a function that failed
-        used = set(code.co_names) if code.co_name == "<module>" else None
+        used = set(frame.f_code.co_names) if frame.f_locals is frame.f_globals else None
         for name, value in list(frame.f_locals.items())[:_MOST_LOCALS]:
             near = used is None or (name in used and not inside)
             with suppress(Exception):  # one object of the user's that cannot be looked at costs no more than itself

@@ -201,7 +201,9 @@ def _place(frame: str) -> str:
     if found is None:
         return frame
     name, line = found["name"], found["line"]
-    return f"this notebook's cell, line {line}" if name == "<module>" else f"{name} in this notebook, line {line}"
+    if name == "<module>" or name.startswith("<cell line"):  # what IPython 7 calls it
+        return f"this notebook's cell, line {line}"
+    return f"{name} in this notebook, line {line}"
 
 
 def _missing(facts: Facts, culprit: Culprit) -> Iterator[str]:
