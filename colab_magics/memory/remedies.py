@@ -138,8 +138,10 @@ def _more(facts: Facts) -> Remedy:
     note = f"in the recipe, now {facts.max_memory}; or leave it out"
     if facts.shape is None or facts.setup is None:
         return Remedy("max_memory: (more)", note)
-    peak = max(estimate(facts.shape, facts.setup).peak, (facts.told.limit or 0) + (facts.told.requested or 0))
-    return Remedy(f"max_memory: {cap_for(peak)}", note, enough=True)
+    peak, limit = estimate(facts.shape, facts.setup).peak, facts.told.limit or 0
+    # where the estimate had room for it, what took that room is not known, nor whether this is enough
+    enough = True if peak > limit else None
+    return Remedy(f"max_memory: {cap_for(max(peak, limit + (facts.told.requested or 0)))}", note, enough=enough)
 
 
 def _others_matter(facts: Facts) -> bool:
@@ -219,6 +221,8 @@ def _fewer(facts: Facts, setup: Setup, culprit: Culprit) -> int:
     whole = facts.effective or setup.documents
     largest = min(setup.documents - 1, _MOST_DOCUMENTS)
     sizes = [size for size in range(largest, 0, -1) if whole % size == 0] or [1]
+    if short_by(facts, culprit) is None:
+        return sizes[0]
     for size in sizes:
         if _is_enough(facts, culprit, replace(setup, documents=size)):
             return size

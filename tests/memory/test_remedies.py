@@ -184,6 +184,14 @@ def test_a_small_run_on_a_capped_cpu_is_told_what_its_own_error_names_and_a_cap_
     assert not any("GPU" in f"{one.line} {one.note}" for one in found.remedies)
 
 
+def test_where_the_estimate_had_room_under_the_cap_nothing_is_said_to_be_enough() -> None:
+    told = Told("cpu", backend="CPU", requested=MIB, limit=100 * GIB)
+    found = diagnose(replace(a_run(max_memory="100 GiB"), told=told))
+    assert found.remedies[0].line.startswith("max_memory: ")
+    assert all(one.enough is None for one in found.remedies)
+    assert "per_device_train_batch_size: 4" in lines(found), "the next smaller one"
+
+
 def test_an_array_larger_than_the_machine_is_no_fault_of_other_notebooks() -> None:
     told = Told("host", backend="CPU", requested=9 * GIB)
     assert "end other notebooks" in lines(diagnose(Facts("", told, host=(12 * GIB, 3 * GIB))))
