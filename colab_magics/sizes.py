@@ -12,4 +12,4 @@ def size(value: float | None) -> str:
     for amount, unit in _UNITS:
         if value >= amount:
             return f"{value / amount:.1f} {unit}"
-    return f"{value:.0f} bytes"
+    return "1 byte" if round(value) == 1 else f"{value:.0f} bytes"

@@ -11,12 +11,12 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType, GetSetDescriptorType, TracebackType
 from typing import Any, Literal
 
 from colab_magics.memory.facts import Facts, Sizes, Tensor
-from colab_magics.memory.host import host_memory
+from colab_magics.memory.host import host_memory, process_limit
 from colab_magics.memory.messages import Told, is_sticky, read
 from colab_magics.plan import Setup
 
@@ -61,6 +61,8 @@ class FailedCell:
     batch : rows and tokens of the `input_ids`
     card, total : of the GPU, as far as torch was there to tell
     host : the machine's memory and what of it was free, when the cell had ended
+    near : whether the config and the batch are what the code that failed reached
+    process_limit : the name and the bytes of a limit that the system held the process to
     """
 
     at: float
@@ -79,6 +81,8 @@ class FailedCell:
     fused_head: bool = False
     attention: str = ""
     old_gpu: bool = False
+    near: bool = True
+    process_limit: tuple[str, int] | None = None
 
     @property
     def lost_context(self) -> bool:
@@ -121,6 +125,8 @@ class FailedCell:
             card=self.card,
             total=self.total,
             host=self.host,
+            near=self.near,
+            process_limit=self.process_limit if told.on_host else None,
         )
 
     def _attention(self, sizes: Sizes) -> Literal["fused", "math", "eager"]:
@@ -132,18 +138,22 @@ class FailedCell:
 
 def written_down(error: BaseException, cell: int) -> FailedCell:
     """What the error and its frames tell, as text and numbers."""
-    frames = list(_frames(error.__traceback__))
-    found = _Found()
-    for frame in reversed(frames):
+    places = list(_frames(error.__traceback__))
+    found, inside = _Found(), False
+    for frame, _ in reversed(places):
+        # what a cell's own lines name is theirs, unless they had called a function that failed
+        used = set(frame.f_code.co_names) if frame.f_locals is frame.f_globals else None
         for name, value in list(frame.f_locals.items())[:_MOST_LOCALS]:
+            near = used is None or (name in used and not inside)
             with suppress(Exception):  # one object of the user's that cannot be looked at costs no more than itself
-                found.take(name, value)
+                found.take(name, value, near=near)
+        inside = inside or (used is None and frame.f_globals.get("__name__") == "__main__")
     card, total, old = _card()
     return FailedCell(
         time.time(),
         cell,
         (str(error) or type(error).__name__)[:_MOST_TEXT],
-        tuple(place for frame in frames if not _PASSED_ON.search(place := _place(frame)))[-_MOST_FRAMES:],
+        tuple(place for one in places if not _PASSED_ON.search(place := _place(*one)))[-_MOST_FRAMES:],
         tuple(sorted(found.tensors.values(), key=lambda one: -one.bytes)[:_MOST_TENSORS]),
         found.config,
         found.arguments,
@@ -156,6 +166,8 @@ def written_down(error: BaseException, cell: int) -> FailedCell:
         found.fused_head,
         found.attention,
         old,
+        found.near,
+        process_limit(),
     )
 
 
@@ -171,46 +183,49 @@ class _Found:
         self.fused_head = False
         self.attention = ""
         self.batch: tuple[int, int] | None = None
+        self.near = True
 
-    def take(self, name: str, value: Any) -> None:
+    def take(self, name: str, value: Any, *, near: bool) -> None:
+        """Look at a variable of a frame; `near` if the code that failed is what uses it."""
         tensor = _tensor(name, value)
         if tensor is not None:
-            self._batch_of(tensor)
+            self._batch_of(tensor, near=near)
             if tensor.elements >= _LEAST_TENSOR:
-                self.tensors.setdefault((name, tensor.shape), tensor)
+                self.tensors.setdefault((name, tensor.shape), replace(tensor, near=near))
             return
         if name in ("inputs", "batch", "kwargs"):
             inputs = _tensor("input_ids", _entry(value, "input_ids"))
             if inputs is not None:
-                self._batch_of(inputs)
+                self._batch_of(inputs, near=near)
         own = _own(value)
         if own is None:
             return
         self.adapters = self.adapters or type(value).__name__.startswith("Peft")
         if not self.config and (config := _config(own)):
-            self.config = config
+            self.config, self.near = config, self.near and near
             self.attention = _attention(own)
         if not self.arguments and (arguments := _arguments(own)):
             self.arguments = arguments
             self.fused_head = _has_fused_head(type(value))
         self.step = _step(own) if self.step is None else self.step
 
-    def _batch_of(self, tensor: Tensor) -> None:
+    def _batch_of(self, tensor: Tensor, *, near: bool) -> None:
         if self.batch is None and tensor.name == "input_ids" and len(tensor.shape) == 2:
-            self.batch = (tensor.shape[0], tensor.shape[1])
+            self.batch, self.near = (tensor.shape[0], tensor.shape[1]), self.near and near
 
 
-def _frames(traceback: TracebackType | None) -> Iterator[FrameType]:
+def _frames(traceback: TracebackType | None) -> Iterator[tuple[FrameType, int]]:
+    """Each frame, and the line where the error passed it: after a `raise` in a handler the frame itself is further."""
     while traceback is not None:
-        yield traceback.tb_frame
+        yield traceback.tb_frame, traceback.tb_lineno
         traceback = traceback.tb_next
 
 
-def _place(frame: FrameType) -> str:
+def _place(frame: FrameType, line: int) -> str:
     code = frame.f_code
     module = str(frame.f_globals.get("__name__", "?"))
     module = "this notebook" if module == "__main__" else module
-    return f"{module}.{getattr(code, 'co_qualname', code.co_name)}:{frame.f_lineno}"
+    return f"{module}.{getattr(code, 'co_qualname', code.co_name)}:{line}"
 
 
 def _tensor(name: str, value: Any) -> Tensor | None:

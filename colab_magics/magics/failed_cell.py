@@ -43,8 +43,9 @@ def cell_failed(*arguments: Any) -> None:
 def of_memory(error: BaseException) -> BaseException | None:
     """Of the error and those that led to it, the one that tells of memory or of a lost context."""
     from colab_magics.errors import ColabMagicsError
-    from colab_magics.memory.messages import is_sticky, tells_of_memory
+    from colab_magics.memory.messages import is_sticky, read
 
+    retried = None
     for _ in range(_CHAIN):
         if isinstance(error, ColabMagicsError):
             return None  # a run's: its log tells more
@@ -52,15 +53,18 @@ def of_memory(error: BaseException) -> BaseException | None:
         kind = type(error).__name__
         if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
             return error
-        if isinstance(error, RuntimeError) and (tells_of_memory(said) or is_sticky(said)):
+        told = read(said) if isinstance(error, RuntimeError) else None
+        if told is not None and told.kind == "retried":
+            retried = retried or error  # one of those that it caught may be in the chain, and tells more
+        elif told is not None or (isinstance(error, RuntimeError) and is_sticky(said)):
             return error
         if isinstance(error, OSError) and error.errno == 12:
             return error
         before = error.__cause__ or error.__context__
         if before is None:
-            return None
+            break
         error = before
-    return None
+    return retried
 
 
 HOOKS = {"post_run_cell": cell_failed}

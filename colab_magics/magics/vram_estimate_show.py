@@ -15,7 +15,7 @@ from colab_magics.memory.inference import Generating, cache_per_token
 from colab_magics.memory.measured import Measured
 from colab_magics.memory.prediction import Prediction, fixed_lengths
 from colab_magics.panel.bands import Bar
-from colab_magics.plan import DataFacts, ModelShape, Verdict, fit, nearest_change
+from colab_magics.plan import DataFacts, ModelShape, Verdict, cap_for, fit, nearest_change
 from colab_magics.recipe import Recipe
 from colab_magics.sizes import size
 
@@ -165,7 +165,7 @@ class Estimated:
         if change is not None:
             return f"{where} it fits with {change}."
         if made.cap is not None and fit(made.parts.peak, made.device).colour != "red":
-            return f"{where} it fits with a max_memory above {size(found.need)}."
+            return f"{where} it fits with max_memory: {cap_for(found.peak)}."
         return f"{where} nothing that a recipe can say makes it fit."
 
     def _known(self, made: Prediction, formula: Prediction) -> str:
@@ -291,6 +291,13 @@ def _sentence(made: Prediction, unsupported: Collection[str] = ()) -> str:
     if made.device.name in unsupported:
         begin = f"Today's torch has no kernels for {with_article(made.device.name)}. By memory alone it"
     held = f", {size(found.held)} of it held by others already" if found.held > 2**28 else ""
+    if found.capped:
+        itself = "CUDA itself takes" if made.device.kind == "cuda" else "the process itself needs"
+        left = f"that max_memory leaves ({size(found.cap)} + {size(found.context)} that {itself})"
+        return (
+            f"{begin} {VERDICTS[found.colour]} ({found.colour}): {size(found.need)} of the {size(found.room)} {left} "
+            f"on {with_article(made.device.name)}."
+        )
     return (
         f"{begin} {VERDICTS[found.colour]} ({found.colour}): {size(found.need)} of the {size(found.total)} of "
         f"{with_article(made.device.name)}{held}."
@@ -330,7 +337,7 @@ def _part_rows(made: Prediction) -> Iterator[tuple[str, str, str]]:
     yield "margin", size(found.holes), "holes between tensors"
     yield "context", size(found.context), "CUDA itself" if made.device.kind == "cuda" else "the libraries"
     if found.cap is not None:
-        yield "may take", size(found.room), "by max_memory"
+        yield "may take", size(found.room), f"max_memory {size(found.cap)}, for tensors, and the context"
     if found.held > 2**20:
         yield "others", size(found.held), "held there already: %vram shows by whom"
     yield "all", size(found.need + found.held), f"of {size(found.total)}"
@@ -346,5 +353,6 @@ def _card_row(made: Prediction) -> tuple[str, ...]:
     found, plan = made.fit, made.plan
     ways: Sequence[str] = [plan["method"], plan["precision"], f"{made.setup.documents} at once"]
     checkpointing = ["checkpointing"] if plan["gradient_checkpointing"] else []
-    need = f"{size(found.need)} of {size(found.total)}"
+    whole = f"{size(found.room)} by max_memory" if found.capped else size(found.total)
+    need = f"{size(found.need)} of {whole}"
     return made.device.name, VERDICTS[found.colour], need, ", ".join([*ways, *checkpointing])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from colab_magics.events import Event
 from colab_magics.magics.cell_record import FailedCell
 from colab_magics.magics.failed_cell import FAILURES
 from colab_magics.magics.grid import Grid, Page
+from colab_magics.magics.kept_error import kept_error
 from colab_magics.memory.culprit import Cause
 from colab_magics.memory.diagnosis import Diagnosis, diagnose, lost_context
 from colab_magics.memory.logged import facts_of, message_of, newest
@@ -22,7 +23,7 @@ from colab_magics.run import Run, list_runs
 from colab_magics.sizes import size
 
 _MOST_RUNS = 20  # the newest that are looked into
-_CAUGHT = "An error that a cell caught itself is not seen here."
+_CAUGHT = "An error that a cell caught itself is not seen here. One that a variable keeps (err = e) is."
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def why(words: Sequence[str], shell: Any, root: Path) -> dict[str, str]:
     Parameters
     ----------
     words : of the line after `why`: none, or the name of a run
-    shell : the notebook's, for the number of this cell; its namespace is not looked at
+    shell : the notebook's, for the number of this cell, and for errors that its variables keep
     root : where runs are kept
 
     Raises
@@ -49,7 +50,7 @@ def why(words: Sequence[str], shell: Any, root: Path) -> dict[str, str]:
     ColabMagicsError
         More than one word, an option, or a run that is not there.
     """
-    found = _named(_one(words), root) if words else _newest(root, int(getattr(shell, "execution_count", 0) or 0))
+    found = _named(_one(words), root) if words else _newest(root, shell)
     if found is None:
         looked = [f"No cell of this kernel since %load_ext, and none of the runs here. {_CAUGHT}"]
         return Page(
@@ -80,11 +81,30 @@ def _named(name: str, root: Path) -> _Found | None:
     return _of_run(find(name, root, "%vram why").run)
 
 
-def _newest(root: Path, this_cell: int) -> _Found | None:
+def _newest(root: Path, shell: Any) -> _Found | None:
+    this_cell = _number(shell)
     cell = FAILURES.last
+    kept = kept_error(shell)
     runs = (found for run in list_runs(root)[:_MOST_RUNS] if (found := _of_run(run)) is not None)
     both = [*([_of_cell(cell, this_cell)] if cell is not None else []), *runs]
-    return max(both, key=lambda found: found.at, default=None)
+    newest = max(both, key=lambda found: found.at, default=None)
+    if kept is None or (cell is not None and cell.cell >= kept[1].cell):
+        return newest
+    name, caught = kept
+    if newest is not None and newest.where.startswith("Run "):  # when the other was is not known
+        line = f"`{name}` keeps an out-of-memory of a cell: %vram why tells of it where no run has run out of memory."
+        return replace(newest, foot=(*newest.foot, line))
+    found = _of_cell(caught, 0)
+    foot = f"`{name}` keeps alive what its frames hold: %vram free {name} gives it back."
+    return replace(found, where=f"{found.where}; the error is kept in `{name}`", foot=(*found.foot, foot))
+
+
+def _number(shell: Any) -> int:
+    """Of the cell that runs now: IPython 9 counts on before it runs one, 7 after."""
+    inputs = getattr(shell, "user_ns", {}).get("In")
+    if isinstance(inputs, list):
+        return len(inputs) - 1
+    return int(getattr(shell, "execution_count", 0) or 0)
 
 
 def _of_cell(cell: FailedCell, this_cell: int) -> _Found:

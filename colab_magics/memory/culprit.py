@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from colab_magics.memory.facts import Facts
@@ -22,6 +22,7 @@ _LARGE, _LARGE_SEGMENT = 10 * _MIB, 20 * _MIB
 _CHUNK = 512
 _MOST_OF_A_CARD = 0.97  # the driver keeps some, and CUDA's context needs some
 _ROUNDING = 2**30 // 100
+_FULL_OF_TENSORS = 0.975  # of a card: so full it would be also without holes
 _HUGE = 2**29  # bytes in one piece
 
 
@@ -48,16 +49,21 @@ class Cause(StrEnum):
     WORKSPACE = "a library's workspace"
     HOST = "the machine's memory"
     FULL = "a full card"
+    EVERY_SIZE = "every batch size"
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """A thing of a known size: what it is, in words, and the product that is its bytes."""
+    """A thing of a known size: what it is, in words, and the product that is its bytes.
+
+    `near` unless its sizes are of something that the failing code did not reach.
+    """
 
     cause: Cause
     words: str
     bytes: int
     factors: str
+    near: bool = True
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,11 @@ class Culprit:
     cause: Cause
     allocation: Allocation | None
     certain: str
+
+    @property
+    def guessed(self) -> bool:
+        """Whether nothing but the size speaks for it, of something that merely lies in the notebook."""
+        return self.certain == "size" and self.allocation is not None and not self.allocation.near
 
 
 def segment(size: int) -> int:
@@ -101,7 +112,9 @@ def name(facts: Facts) -> Culprit:
         return Culprit(around, allocation, certain if allocation is not None else "figures")
     if allocation is not None:
         return Culprit(allocation.cause, allocation, certain)
-    if told.kind in ("cublas", "cudnn", "nccl"):
+    if told.kind == "retried":
+        return Culprit(Cause.EVERY_SIZE, None, "figures")
+    if told.kind in ("cublas", "cudnn", "nccl", "library"):
         return Culprit(Cause.WORKSPACE, None, "figures")
     if told.on_host:
         return Culprit(Cause.HOST, None, "figures")
@@ -114,6 +127,10 @@ def _around(facts: Facts, allocation: Allocation | None) -> Cause | None:
     """What outweighs the allocation itself: without it, there would have been room for it."""
     told = facts.told
     requested, free, total = told.requested, told.free, told.total
+    if told.on_host and (told.limit is not None or facts.process_limit is not None):
+        return Cause.LIMIT
+    if told.kind == "mps" and requested is not None and told.limit is None:
+        return Cause.OVERSIZED
     if requested is None or told.on_host or told.kind == "mps":
         return None
     if requested >= _MOST_OF_A_CARD * (total or EVERYTHING):
@@ -128,7 +145,8 @@ def _around(facts: Facts, allocation: Allocation | None) -> Cause | None:
     if free >= requested + total / 20:
         return Cause.REFUSED
     # of two that would have been enough each, the one that would have given more back
-    spare = (told.unallocated or 0) if told.fragmented else 0
+    in_pieces = told.fragmented and (told.allocated or 0) < _FULL_OF_TENSORS * total
+    spare = (told.unallocated or 0) if in_pieces else 0
     others = max(told.by_others, facts.kernel or 0)
     if others >= max(requested - free, total / 16) and others > spare:
         return Cause.OTHERS
@@ -137,6 +155,7 @@ def _around(facts: Facts, allocation: Allocation | None) -> Cause | None:
 
 def _allocation(facts: Facts) -> tuple[Allocation | None, str]:
     fitting = [one for one in allocations(facts) if has_size(facts.told, one.bytes)]
+    fitting.sort(key=lambda one: not one.near)
     strong, weak = _hints(facts.frames)
     for hint in (strong, weak):
         for one in fitting:
@@ -160,8 +179,8 @@ def allocations(facts: Facts) -> Iterator[Allocation]:
     if facts.phase in ("optimizer", "clipping"):
         yield from _weights(facts, Cause.OPTIMIZER)
         return
-    yield from _of_tokens(facts)
-    yield from _of_weights(facts)
+    for one in (*_of_tokens(facts), *_of_weights(facts)):
+        yield one if facts.near else replace(one, near=False)
     yield from _of_tensors(facts)
     yield from _of_products(facts)
 
@@ -234,7 +253,13 @@ def _of_tensors(facts: Facts) -> Iterator[Allocation]:
         own = tensor.bytes // max(1, tensor.elements)
         for width in dict.fromkeys((own, 4, 2)):
             words = f"a tensor of the size of `{tensor.name}` ({shown}) in {_dtype(width)}"
-            yield Allocation(_like(facts, tensor.shape), words, tensor.elements * width, f"{shown} × {width}")
+            cause, size = _like(facts, tensor.shape), tensor.elements * width
+            yield Allocation(cause, words, size, f"{shown} × {width}", tensor.near)
+
+
+# what says that four dimensions are rows, heads, tokens and the width of a head
+_ATTENDS = re.compile(r"(q|k|query|key|queries|keys)(_\w+)?$")
+_ATTENTION = re.compile(r"[Aa]tt(entio)?n|sdpa|MultiHead")
 
 
 def _of_products(facts: Facts) -> Iterator[Allocation]:
@@ -243,9 +268,13 @@ def _of_products(facts: Facts) -> Iterator[Allocation]:
         if len(tensor.shape) == 4:
             rows, heads, length, _ = tensor.shape
             shown = f"{rows} × {heads} × {length:,} × {length:,}"
+            attends = _ATTENDS.match(tensor.name) or any(_ATTENTION.search(frame) for frame in facts.frames)
+            what = "attention scores of" if attends else "a value for each pair of rows of"
+            cause = Cause.SCORES if attends else Cause.TENSOR
             for width in (4, 2):
-                words = f"attention scores of `{tensor.name}`, {shown} in {_dtype(width)}"
-                yield Allocation(Cause.SCORES, words, rows * heads * length**2 * width, f"{shown} × {width}")
+                words = f"{what} `{tensor.name}`, {shown} in {_dtype(width)}"
+                size = rows * heads * length**2 * width
+                yield Allocation(cause, words, size, f"{shown} × {width}", tensor.near)
     for left in facts.tensors:
         for right in facts.tensors:
             if len(left.shape) < 2 or len(right.shape) != 2 or left.shape[-1] not in right.shape:
@@ -254,7 +283,8 @@ def _of_products(facts: Facts) -> Iterator[Allocation]:
             rows = left.elements // max(1, left.shape[-1])
             for width in (4, 2):
                 words = f"the product of `{left.name}` and `{right.name}`, {rows:,} × {columns:,} in {_dtype(width)}"
-                yield Allocation(Cause.TENSOR, words, rows * columns * width, f"{rows:,} × {columns:,} × {width}")
+                near = left.near and right.near
+                yield Allocation(Cause.TENSOR, words, rows * columns * width, f"{rows:,} × {columns:,} × {width}", near)
 
 
 def _like(facts: Facts, shape: tuple[int, ...]) -> Cause:

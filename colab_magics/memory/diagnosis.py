@@ -77,6 +77,7 @@ def _what(facts: Facts, culprit: Culprit) -> str:
     told = facts.told
     asked = "" if told.requested is None or told.requested >= EVERYTHING else size(told.requested)
     what = culprit.allocation.words if culprit.allocation is not None else ""
+    what = f"perhaps {what}" if culprit.guessed else what
     if told.array is not None:
         shape, dtype = told.array
         what = f"an array of {' × '.join(f'{one:,}' for one in shape)} in {dtype}"
@@ -95,6 +96,13 @@ def _what(facts: Facts, culprit: Culprit) -> str:
             text = f"the memory was there, but in pieces: {spare} in PyTorch's cache, none large enough for {piece}"
         case Cause.OTHERS:
             text = f"another process was on {where}: {_holders(facts)}, and {thing} found no room{sample}"
+        case Cause.LIMIT if told.on_host and facts.max_memory:
+            thing = thing or "one more piece"
+            text = f"max_memory lets this run have {facts.max_memory}, and {thing} went beyond it{sample}"
+        case Cause.LIMIT if told.on_host and facts.process_limit is not None:
+            name, limit = facts.process_limit
+            whole = f"{size(limit)} of memory ({name})"
+            text = f"this process may have {whole}, and {thing or 'what was asked'} went beyond it"
         case Cause.LIMIT:
             text = f"a limit of {size(told.limit or 0)} is set for this process, and {thing} went beyond it{sample}"
         case Cause.REFUSED:
@@ -104,10 +112,19 @@ def _what(facts: Facts, culprit: Culprit) -> str:
                 text = f"the driver refused {thing}, although {size(told.free)} of {where} were free"
         case Cause.OVERSIZED:
             whole = f"; {where} has {size(told.total)} in all" if told.total else ""
+            if told.kind == "mps":
+                whole = "; Metal makes no single buffer so large"
             text = f"one piece of {asked or 'more than any card has'} was asked for{whole}"
         case Cause.WORKSPACE:
-            library = {"cublas": "cuBLAS", "cudnn": "cuDNN", "nccl": "NCCL"}[told.kind]
+            library = told.library or {"cublas": "cuBLAS", "cudnn": "cuDNN", "nccl": "NCCL"}.get(told.kind, "a library")
             text = f"{where} was full when {library} asked for its own working memory{sample}"
+            if told.unsure:
+                text = f"perhaps {where} was full: {library} found no way to do it, for which memory is one reason"
+        case Cause.EVERY_SIZE:
+            text = (
+                "memory ran out at every batch size that was tried, to the smallest; accelerate caught the errors, "
+                "and their figures with them"
+            )
         case Cause.HOST:
             text = f"the machine's own memory had no room for {thing or 'what was asked'}{_host(facts)}"
         case Cause.SAMPLE:
@@ -147,6 +164,8 @@ def _host(facts: Facts) -> str:
     if facts.host is None:
         return ""
     total, free = facts.host
+    if facts.told.requested is None and free >= total / 2:
+        return f"; {size(free)} of {size(total)} were free when it had ended, so one piece alone was larger than that"
     return f"; {size(free)} of {size(total)} were free{'' if facts.run else ' when it had ended'}"
 
 
@@ -161,16 +180,30 @@ def _details(facts: Facts, culprit: Culprit) -> Iterator[str]:
     elif culprit.cause is Cause.FULL and facts.told.requested is not None:
         yield (
             "Nothing of this model has that size, and the place does not tell."
-            if facts.sizes.hidden
+            if facts.sizes.hidden and facts.near
             else ("What it was for cannot be told: neither the model's sizes nor the place in the code are known.")
         )
     if (held := _held(facts)) is not None:
         yield held
-    if facts.tokens:
+    if facts.tokens and facts.near:
         yield _flight(facts)
     yield from _missing(facts, culprit)
-    if telling := [frame for frame in facts.frames if not _NOISE.search(frame)]:
+    if telling := [_place(frame) for frame in facts.frames if not _NOISE.search(frame)]:
         yield f"Where: {' ← '.join(reversed(telling[-3:]))}"
+
+
+_CELL = re.compile(r"this notebook\.(?P<name>.+):(?P<line>\d+)")
+
+
+def _place(frame: str) -> str:
+    """A place of the notebook's own code in words; of a library as Python names it."""
+    found = _CELL.fullmatch(frame)
+    if found is None:
+        return frame
+    name, line = found["name"], found["line"]
+    if name == "<module>" or name.startswith("<cell line"):  # what IPython 7 calls it
+        return f"this notebook's cell, line {line}"
+    return f"{name} in this notebook, line {line}"
 
 
 def _missing(facts: Facts, culprit: Culprit) -> Iterator[str]:
@@ -181,6 +214,8 @@ def _missing(facts: Facts, culprit: Culprit) -> Iterator[str]:
 
 
 def _sure(culprit: Culprit) -> str:
+    if culprit.guessed:
+        return "the size agrees; the code that failed does not reach what has it"
     return {"size and place": "the size and the place in the code agree", "size": "by the size"}.get(
         culprit.certain, "by the place in the code"
     )
@@ -189,6 +224,8 @@ def _sure(culprit: Culprit) -> str:
 def _held(facts: Facts) -> str | None:
     """Who held the card."""
     told = facts.told
+    if told.on_host:
+        return None
     parts = []
     if told.allocated is not None:
         parts.append(f"tensors {size(told.allocated)}")

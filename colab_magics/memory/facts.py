@@ -103,11 +103,12 @@ def _heads(query: int, hidden: int) -> int:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor that a failed cell could reach, by its name there."""
+    """A tensor that a failed cell could reach, by its name there; `near` if the code that failed did."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
+    near: bool = True
 
     @property
     def elements(self) -> int:
@@ -137,12 +138,13 @@ class Facts:
     usual : the 101 quantiles of the run's document lengths
     documents_in_all : how many documents the run has
     sizes, shape, setup : of the model, and what was in memory, as far as an estimate can be asked
+    near : whether the code that failed reached that model, which else merely lies in the notebook
     tensors : the largest that the cell's frames could reach
     arguments : values of the trainer's own arguments, in a cell
     effective, rank, optim : of the run's recipe
     card, total : the device's name and its memory
     kernel : bytes that this kernel itself holds on the card
-    own_pid : the process that ran out, where known
+    process_limit : the name and the bytes of a limit that the system holds the process to
     """
 
     message: str
@@ -173,6 +175,8 @@ class Facts:
     kernel: int | None = None
     host: tuple[int, int] | None = None
     rss: int | None = None
+    near: bool = True
+    process_limit: tuple[str, int] | None = None
 
     @property
     def rows(self) -> int:
@@ -199,6 +203,8 @@ class Facts:
         """Bytes that were wanted beyond what was free."""
         if self.told.requested is None:
             return None
+        if self.told.on_host and (self.told.limit is not None or self.process_limit is not None):
+            return None  # what a limit has left nobody tells
         free = self.told.free or (self.host[1] if self.told.on_host and self.host is not None else 0)
         if self.told.kind == "mps" and self.told.limit is not None:
             free = max(0, self.told.limit - (self.told.allocated or 0) - self.told.by_others)

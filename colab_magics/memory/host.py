@@ -53,3 +53,15 @@ def _container(root: Path) -> Host | None:
         except (OSError, ValueError):
             continue
     return None
+
+
+def process_limit() -> tuple[str, int] | None:
+    """The least of what the system lets this process have, and what it is called; None without a limit."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    names = ("RLIMIT_DATA", "RLIMIT_AS")
+    limits = [(resource.getrlimit(getattr(resource, name))[0], name) for name in names if hasattr(resource, name)]
+    told = [(limit, name) for limit, name in limits if limit != resource.RLIM_INFINITY and 0 <= limit < _UNLIMITED]
+    return (min(told)[1], min(told)[0]) if told else None

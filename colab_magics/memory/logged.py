@@ -134,6 +134,8 @@ def _completed(told: Told, record: object) -> Told:
     requested, allocated, free, total, reserved = (
         _whole(record.get(key)) for key in ("requested", "allocated", "free", "total", "reserved")
     )
+    if told.on_host:  # of a CPU under a cap: what it tells of its use are bounds, and not of tensors alone
+        return replace(told, requested=told.requested if requested is None else requested, slack=0, limit=total)
     both = allocated is not None and reserved is not None
     return replace(
         told,

@@ -11,9 +11,12 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["cuda", "cuda error", "driver", "cublas", "cudnn", "nccl", "mps", "cpu", "host"]
-"""`cuda`: PyTorch's allocator on a GPU, of any maker. `cuda error`, `driver`, `cublas`, `cudnn`, `nccl`: a library that
-asked the driver itself. `mps`: Metal. `cpu`: PyTorch's allocator of the host. `host`: Python, NumPy, the system."""
+from colab_magics.sizes import size
+
+Kind = Literal["cuda", "cuda error", "driver", "cublas", "cudnn", "nccl", "library", "mps", "cpu", "host", "retried"]
+"""`cuda`: PyTorch's allocator on a GPU, of any maker. `cuda error`, `driver`, `cublas`, `cudnn`, `nccl`, `library`
+(cuFFT, cuSOLVER, cuSPARSE): a library that asked the driver itself. `mps`: Metal. `cpu`: PyTorch's allocator of the
+host. `host`: Python, NumPy, the system. `retried`: accelerate, which tried ever smaller batches."""
 
 _GIB = 2**30
 _CONTEXT = 2 * _GIB  # at most: CUDA's context, cuBLAS' and cuDNN's workspaces (0.11 to 0.15 GiB on a T4)
@@ -34,12 +37,19 @@ _RUNTIME_TEXTS = (
 # said by errors of other types, or only worth a diagnosis
 _OTHER_TEXTS = (
     "CUDNN_STATUS_ALLOC_FAILED",
+    "CUFFT_ALLOC_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+    "CUSPARSE_STATUS_ALLOC_FAILED",
+    "CUSPARSE_STATUS_INSUFFICIENT_RESOURCES",
+    "Invalid buffer size",
+    "No executable batch size found",
     "would exceed allowed memory",
     "can NOT allocate memory block",
     "Unable to allocate",
     "std::bad_alloc",
     "MemoryError",
 )
+_LIBRARIES = {"CUFFT": "cuFFT", "CUSOLVER": "cuSOLVER", "CUSPARSE": "cuSPARSE", "CUBLAS": "cuBLAS", "CUDNN": "cuDNN"}
 # After these the context is lost: every later call fails with the same words, and only a new process helps.
 _STICKY = (
     "device-side assert triggered",
@@ -78,6 +88,8 @@ class Told:
     private_pools : of these, in CUDA graphs' own pools
     unallocated : reserved by PyTorch, in no tensor
     array : (shape, dtype) that NumPy could not make
+    library : that asked for its own working memory
+    unsure : whether another mistake says the same
     """
 
     kind: Kind
@@ -95,6 +107,8 @@ class Told:
     private_pools: int | None = None
     unallocated: int | None = None
     array: tuple[tuple[int, ...], str] | None = None
+    library: str = ""
+    unsure: bool = False
 
     @property
     def fragmented(self) -> bool:
@@ -140,6 +154,14 @@ def tells_of_memory(text: str) -> bool:
     return any(word in text for word in _RUNTIME_TEXTS)
 
 
+def in_words(line: str) -> str:
+    """The line for a person: PyTorch's own of a CPU is one of its source code."""
+    told = _cpu(line)
+    if told is None or told.requested is None:
+        return line
+    return f"PyTorch found no room for {size(told.requested)} more in this process's memory"
+
+
 def is_sticky(text: str) -> bool:
     """Whether the error has lost the CUDA context: no memory will help, only a new process."""
     return any(word in text for word in _STICKY) and not tells_of_memory(text)
@@ -153,7 +175,11 @@ def read(text: str) -> Told | None:
     for reader in (_pytorch, _async, _mps, _cpu, _numpy):
         if (told := reader(text)) is not None:
             return told
-    return Told(_kind(text), backend="CPU" if _kind(text) == "host" else "CUDA")
+    if "No executable batch size found" in text:
+        return Told("retried", backend="")
+    library = next((name for word, name in _LIBRARIES.items() if word in text), "NCCL" if "NCCL" in text else "")
+    backend = "CPU" if _kind(text) == "host" else "CUDA"
+    return Told(_kind(text), backend=backend, library=library, unsure="CUDNN_STATUS_NOT_SUPPORTED" in text)
 
 
 def _kind(text: str) -> Kind:
@@ -163,6 +189,8 @@ def _kind(text: str) -> Kind:
         return "cudnn"
     if "NCCL" in text:
         return "nccl"
+    if re.search(r"CUFFT|CUSOLVER|CUSPARSE", text):
+        return "library"
     if re.search(r"driver error|CUDA_ERROR_OUT_OF_MEMORY", text):
         return "driver"
     if re.search(r"CUDA|cuda runtime|HIP|cudaErrorMemoryAllocation|hipErrorOutOfMemory", text):
@@ -256,6 +284,9 @@ def _async(text: str) -> Told | None:
 
 
 def _mps(text: str) -> Told | None:
+    if "Invalid buffer size" in text:  # Metal's answer to one piece that is larger than it makes any
+        requested, slack = _size(text, rf"Invalid buffer size: {_SIZE}")
+        return Told("mps", backend="MPS", requested=requested, slack=slack)
     if "MPS backend out of memory" not in text:
         return None
     requested, slack = _size(text, rf"Tried to allocate {_SIZE}")

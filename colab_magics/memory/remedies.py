@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from colab_magics.memory.culprit import Cause, Culprit
 from colab_magics.memory.estimate import estimate
 from colab_magics.memory.facts import Facts
-from colab_magics.plan import ModelShape, Setup
+from colab_magics.plan import ModelShape, Setup, cap_for
 
-_LEAST = 32 * 2**20  # bytes; less is not worth a line
+_LEAST = 32 * 2**20  # bytes; less is not worth a line,
+_SHARE = 0.05  # unless it is that much of what a small run holds
 _FEWER_ROWS = ("max_train_samples: (fewer), or a smaller model", "in the recipe")
 _LESS_AT_A_TIME = ("less at a time", "a smaller array, batch or part of the file")
 _MARGIN = 1.1  # of what is looked for: the estimate is within 6% (12% at worst)
@@ -46,7 +47,7 @@ def remedies(facts: Facts, culprit: Culprit) -> tuple[Remedy, ...]:
     first = list(_of_the_cause(facts, culprit))
     changed = sorted(_of_the_recipe(facts, culprit), key=lambda one: -(one.saves or 0))
     if not facts.run and culprit.cause in _BY_CAUSE:
-        general = Remedy(*_BY_CAUSE[culprit.cause])
+        general = _general(facts, culprit.cause)
         changed += [general] if all(one.line != general.line for one in changed) else []
     if not first and not changed:
         first = list(_last_resort(facts))
@@ -57,7 +58,14 @@ def short_by(facts: Facts, culprit: Culprit) -> int | None:
     """Bytes that must be saved: what this allocation lacked, or all that is then held beyond what may be used."""
     missing = facts.missing
     total = facts.told.total or facts.total
-    if facts.shape is None or facts.setup is None or not total or facts.told.on_host:
+    if facts.shape is None or facts.setup is None:
+        return missing
+    if facts.told.on_host:
+        if facts.told.limit is None:
+            return missing
+        # what was to spare was not: by how much the estimate says nothing
+        return max(0, _held(facts.shape, facts.setup, culprit) - facts.told.limit) or missing
+    if not total:
         return missing
     room = min(total, facts.told.limit or total) - (facts.kernel or facts.told.by_others)
     return max(missing or 0, _held(facts.shape, facts.setup, culprit) - room)
@@ -94,8 +102,14 @@ def _of_the_cause(facts: Facts, culprit: Culprit) -> Iterator[Remedy]:
         case Cause.FRAGMENTATION:
             yield _expandable(facts, enough=True)
         case Cause.LIMIT:
-            if facts.max_memory:
+            if facts.max_memory and told.on_host:
+                yield _more(facts)
+            elif facts.max_memory:
                 yield Remedy(f"max_memory: (now {facts.max_memory}; raise it, or leave it out)", "in the recipe")
+            elif facts.process_limit is not None:
+                name = facts.process_limit[0]
+                note = "the limit is set in this notebook, or for all that is started here (ulimit)"
+                yield Remedy(f"raise {name} with resource.setrlimit", note)
             elif told.kind != "mps":
                 yield Remedy(
                     "torch.cuda.set_per_process_memory_fraction(1.0)", "the limit is set somewhere in the notebook"
@@ -103,9 +117,13 @@ def _of_the_cause(facts: Facts, culprit: Culprit) -> Iterator[Remedy]:
         case Cause.REFUSED:
             yield Remedy("restart the kernel", "then nothing of an earlier failure is left on the card")
         case Cause.HOST:
-            if facts.host is None or (told.requested or 0) <= facts.host[0]:
+            if _others_matter(facts):
                 yield Remedy("end other notebooks", "it is the machine's memory, not the GPU's")
             yield Remedy(*(_FEWER_ROWS if facts.run else _LESS_AT_A_TIME))
+        case Cause.EVERY_SIZE:
+            yield Remedy("call the function once with batch_size=1", "outside of the decorator: that error has figures")
+            yield Remedy("gradient checkpointing, or shorter texts", "if this is a training")
+            yield Remedy("%vram", "shows what fills the GPU now")
         case Cause.FULL if told.requested is None:
             yield Remedy("%vram", "shows what fills the GPU now")
         case _:
@@ -113,6 +131,25 @@ def _of_the_cause(facts: Facts, culprit: Culprit) -> Iterator[Remedy]:
     spare = told.unallocated or 0
     if culprit.cause not in (Cause.FRAGMENTATION, Cause.REFUSED) and spare >= max(_LEAST, (told.requested or 0) // 2):
         yield _expandable(facts, enough=None)
+
+
+def _more(facts: Facts) -> Remedy:
+    """A `max_memory` by which the run as it stands would fit, as it is written into the recipe."""
+    note = f"in the recipe, now {facts.max_memory}; or leave it out"
+    if facts.shape is None or facts.setup is None:
+        return Remedy("max_memory: (more)", note)
+    peak, limit = estimate(facts.shape, facts.setup).peak, facts.told.limit or 0
+    # where the estimate had room for it, what took that room is not known, nor whether this is enough
+    enough = True if peak > limit else None
+    return Remedy(f"max_memory: {cap_for(max(peak, limit + (facts.told.requested or 0)))}", note, enough=enough)
+
+
+def _others_matter(facts: Facts) -> bool:
+    """Whether what other processes of the machine hold could have made the room."""
+    total, free = facts.host or (facts.total, 0)
+    if total is None:
+        return True
+    return facts.told.requested <= total if facts.told.requested is not None else free < total / 2
 
 
 def _expandable(facts: Facts, *, enough: bool | None) -> Remedy:
@@ -134,7 +171,7 @@ def _of_the_recipe(facts: Facts, culprit: Culprit) -> Iterator[Remedy]:
         if factor != 1.0:
             shape = replace(shape, lora_parameters=round(shape.lora_parameters * factor))
         saves = before - _held(shape, changed, culprit)
-        if saves >= _LEAST:
+        if saves >= min(_LEAST, _SHARE * before):
             yield Remedy(line, note, saves, _enough(facts, culprit, saves))
 
 
@@ -157,7 +194,8 @@ def _changes(facts: Facts, setup: Setup, culprit: Culprit) -> Iterator[tuple[str
     if length is not None:
         yield written("max_length", length), _cut(facts, length), replace(setup, length=length), 1.0
     if "8bit" not in setup.optim and setup.optim != "adafactor":
-        yield written("optim", "paged_adamw_8bit"), "", replace(setup, optim="paged_adamw_8bit"), 1.0
+        narrow = "adamw_8bit" if facts.told.on_host else "paged_adamw_8bit"
+        yield written("optim", narrow), "", replace(setup, optim=narrow), 1.0
     if own and setup.attention == "eager":
         yield 'attn_implementation="sdpa"', "in from_pretrained", replace(setup, attention="fused"), 1.0
     if own and (setup.loss == "logits" or setup.attention == "math"):
@@ -183,6 +221,8 @@ def _fewer(facts: Facts, setup: Setup, culprit: Culprit) -> int:
     whole = facts.effective or setup.documents
     largest = min(setup.documents - 1, _MOST_DOCUMENTS)
     sizes = [size for size in range(largest, 0, -1) if whole % size == 0] or [1]
+    if short_by(facts, culprit) is None:
+        return sizes[0]
     for size in sizes:
         if _is_enough(facts, culprit, replace(setup, documents=size)):
             return size
@@ -250,15 +290,34 @@ _BY_CAUSE: dict[Cause, tuple[str, str]] = {
 }
 
 
+def _general(facts: Facts, cause: Cause) -> Remedy:
+    """What helps against that cause in any cell."""
+    if cause is Cause.SCORES and not facts.sizes.hidden:
+        return Remedy("F.scaled_dot_product_attention(query, key, value)", "its kernels keep no scores where they can")
+    if cause is Cause.OVERSIZED and facts.told.kind == "mps":
+        return Remedy(_BY_CAUSE[cause][0], "in parts: no Mac makes one buffer of that size")
+    return Remedy(*_BY_CAUSE[cause])
+
+
 def _without_an_estimate(facts: Facts, culprit: Culprit) -> Iterator[Remedy]:
     cause = culprit.allocation.cause if culprit.allocation is not None else culprit.cause
     if facts.run or culprit.cause in (Cause.OTHERS, Cause.FRAGMENTATION, Cause.REFUSED):
         return
     if cause in _BY_CAUSE and cause != culprit.cause:
-        yield Remedy(*_BY_CAUSE[cause])
-    if not facts.told.on_host and cause not in (Cause.LOADING, Cause.OPTIMIZER, Cause.OVERSIZED):
+        yield _general(facts, cause)
+    if facts.told.unsure:
+        yield Remedy(".contiguous()", "on the input: a view that is not in one piece is the other usual reason")
+    if not facts.told.on_host and cause not in (
+        Cause.LOADING,
+        Cause.OPTIMIZER,
+        Cause.OVERSIZED,
+        Cause.EVERY_SIZE,
+    ):
         yield Remedy("a smaller batch", "or shorter texts; gradient checkpointing if this is a training")
 
 
 def _last_resort(facts: Facts) -> Iterator[Remedy]:
+    if facts.told.on_host:
+        yield Remedy("a smaller model", "or a machine with more memory") if facts.run else Remedy(*_LESS_AT_A_TIME)
+        return
     yield Remedy("a smaller model, or a larger GPU", "%session plan compares platforms" if facts.run else "")

@@ -33,7 +33,7 @@ def text(state: PanelState, moment: Moment = _NOWHEN) -> str:
     lines += [f"! {flag}" for flag in answers.flags(moment)]
     lines += state.begun_from
     if state.notices_left_out:
-        lines.append(f"({state.notices_left_out} earlier warnings)")
+        lines.append(f"({state.notices_left_out} earlier warning{'s' if state.notices_left_out != 1 else ''})")
     lines += [f"! {notice.text}" for notice in state.notices]
     lines += state.failure
     lines += words.footer(state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from colab_magics.memory.messages import in_words
 from colab_magics.panel.fields import count, items, shown
 
 
@@ -14,7 +15,7 @@ def out_of_memory(event: Mapping[str, Any], kind: str = "documents") -> str:
     micro = count(event, "micro_batch")
     if micro:
         text += f" with {_samples(micro, kind)} at a time"
-    message = shown(str(event.get("message") or "").partition("\n")[0])
+    message = shown(in_words(str(event.get("message") or "").partition("\n")[0]))
     return f"{text}: {message}" if message else text
 
 

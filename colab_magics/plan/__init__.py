@@ -12,7 +12,7 @@ from colab_magics.plan.facts import (
     Verdict,
     from_log,
 )
-from colab_magics.plan.fit import Fit, budget, fit
+from colab_magics.plan.fit import Fit, budget, cap_for, fit
 from colab_magics.plan.nearest import Change, length_that_fits, nearest_change
 from colab_magics.plan.policies import GIVEN, choose_max_length, make_plan, setup_of
 
@@ -30,6 +30,7 @@ __all__ = [
     "Setup",
     "Verdict",
     "budget",
+    "cap_for",
     "choose_max_length",
     "fit",
     "from_log",

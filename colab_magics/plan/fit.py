@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,6 +59,11 @@ class Fit:
         return left if self.cap is None else min(left, self.cap + self.context)
 
     @property
+    def capped(self) -> bool:
+        """Whether it is `max_memory` that says how much it can have."""
+        return self.cap is not None and self.room < self.total - self.held
+
+    @property
     def colour(self) -> Colour:
         """`green`: it fits; `amber`: it should; `red`: it does not."""
         for name, share in (("green", GREEN), ("amber", RED)):
@@ -92,6 +98,14 @@ def budget(device: Device, *, cap: int | None = None) -> int:
     context = context_of(device)
     usable = _usable(GREEN, device.total, max(0, device.total - device.free), cap, context)
     return max(0, int((usable - context) / (1 + _HOLES)))
+
+
+def cap_for(peak: int) -> str:
+    """The least `max_memory`, as a recipe writes it, under which that peak is green."""
+    wanted = (peak + int(_HOLES * peak)) / GREEN
+    if wanted < GIB:
+        return f"{math.ceil(wanted / 2**20)} MiB"
+    return f"{math.ceil(10 * wanted / GIB) / 10:.1f} GiB"
 
 
 def _usable(share: float, total: int, held: int, cap: int | None, context: int) -> float:

@@ -39,7 +39,7 @@ def _batches(layer: Layer) -> None:
             layer.values["effective_batch_size"] = micro * steps
             layer.notes.say(
                 f"per_device_train_batch_size {micro} without an accumulation → effective_batch_size: {micro * steps} "
-                f"({steps} micro-batches a step)"
+                f"({steps} micro-batch{'es' if steps != 1 else ''} a step)"
             )
         return
     if isinstance(effective, int) and not isinstance(micro, int) and effective % accumulation == 0:

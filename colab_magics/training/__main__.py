@@ -94,9 +94,11 @@ def _unexpected(error: BaseException, phase: str) -> ColabMagicsError:
     oom = _out_of_memory(error, phase)
     facts = None if oom is None else {"oom": oom}
     if oom is not None and _is_capped():
+        from colab_magics.memory.messages import in_words
+
         return ColabMagicsError(
             f"Out of memory while {phase}: max_memory is too small for this run.",
-            str(error).partition("\n")[0],
+            in_words(str(error).partition("\n")[0]),
             "Set a larger max_memory, or leave it out.",
             "Or use method: qlora, or a smaller model.",
             facts=facts,

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ from colab_magics.checkpoints.manifest import Manifest
 from colab_magics.checkpoints.replica import start as start_replica
 from colab_magics.events import EventLog
 from colab_magics.plan import Plan
+from colab_magics.recipe import Recipe
 from colab_magics.run import Run, cache_folder
 from colab_magics.session.deadline import Deadline
 from colab_magics.training import imported
 from colab_magics.training.cap import HostCap, cap_gpu, cap_host
 from colab_magics.training.loop import Control, Keeper, OnEvent, Outcome, Progress, Task, Trainee, train
 from colab_magics.training.measure import settle_packing
-from colab_magics.training.model import load_model, load_reference
+from colab_magics.training.model import import_peft, load_model, load_reference
 from colab_magics.training.oom_record import observe
+from colab_magics.training.optim import import_schedules
 from colab_magics.training.orders import Orders
 from colab_magics.training.preflight import Ready, Reporter, Wish, first_start, preflight
 from colab_magics.training.quiet import quiet_libraries
@@ -102,6 +105,7 @@ def _cap(ready: Ready, device: torch.device, log: EventLog) -> HostCap | None:
     if device.type == "cuda":
         cap_gpu(cap, device)
         return None
+    _import_what_trains(ready.recipe, ready.plan)
     host = cap_host(cap)
     if not host.works:
         log.append(
@@ -109,6 +113,18 @@ def _cap(ready: Ready, device: torch.device, log: EventLog) -> HostCap | None:
         )
         return None
     return host
+
+
+def _import_what_trains(recipe: Recipe, plan: Plan) -> None:
+    """All of it that would be imported later: of a small cap the libraries take more than the tensors do."""
+    import_peft(bitsandbytes=plan["method"] == "qlora")
+    import_schedules()
+    if "bit" in plan["optim"]:
+        import_module("bitsandbytes")
+    if recipe.compares:
+        from colab_magics.training.preferences.library import trainer_of
+
+        trainer_of(recipe.objective)
 
 
 def _train(

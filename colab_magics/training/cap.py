@@ -6,7 +6,8 @@ counted, nor what other processes hold: a card that is full before the cap is re
 On a CPU torch counts nothing, and the system's answer to a process that takes too much is to kill it without a word.
 RLIMIT_DATA (Linux) makes it answer the allocation instead: malloc returns nothing and torch raises. It counts private
 writable memory whether touched or not, which here is what was allocated, the stacks of threads, and, of files, the
-weights that safetensors maps.
+weights that safetensors maps. A plan counts tensors. So what else a training brings is not charged to the cap: the
+libraries are imported before it is measured from, and a little is allowed beside it.
 
 Whatever is small (Python's objects, a graph's nodes, a new thread's first steps) must find memory also at the moment
 when a tensor did not: an exception in the wrong place ends the process, or hangs it (CPython waits for ever for a
@@ -30,6 +31,9 @@ _REQUESTED = re.compile(r"tried to allocate (\d+) bytes")
 
 _LARGE = 256 * 2**10
 _RESERVE = 16 * 2**20
+# What steps take beside their tensors: holes in the heap, nodes of the graph, the stack of a thread. After the first
+# step of a small model it was 6 MiB.
+_BESIDE = 8 * 2**20
 _MMAP_THRESHOLD, _ARENA_MAX = -3, -8  # glibc's malloc.h
 
 
@@ -54,7 +58,7 @@ class HostCap:
         self._cap = cap
         _start_threads()
         _keep_a_reserve()
-        self._base = _data() or 0
+        self._base = self._allowed = _data() or 0
         self._limits: tuple[int, int] | None = None
         with suppress(ImportError):  # Windows has no such module
             import resource
@@ -65,7 +69,7 @@ class HostCap:
     def for_loading(self, files: int) -> None:
         """Weights are read through mappings of their `files` bytes, which count and are given back in the end."""
         os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # one tensor at a time: transformers' threads have 8 MiB stacks
-        self._limit(self._base + self._cap + files)
+        self._hold(files)
 
     def for_training(self, weights: int) -> None:
         """What is left of the cap beside `weights` bytes; whatever else loading has left is not charged for.
@@ -78,28 +82,28 @@ class HostCap:
         if weights > self._cap:
             raise torch.OutOfMemoryError(f"The weights take {weights:,} bytes, and max_memory is {self._cap:,}.")
         self._base = (_data() or 0) - weights
-        self._limit(self._base + self._cap)
+        self._hold()
 
     def lift(self) -> None:
         if self._limits is not None:
             self._limit(self._limits[0])
 
     def record(self, message: str) -> dict[str, Any]:
-        """Bytes asked for, that are allowed, that were held of them (mapped files, too, while loading), and free.
+        """Bytes asked for, that are allowed, and of these two bounds: what was held at least, and was free at most.
 
-        On its way here the error has let go of some: at that moment less was free than what was refused.
+        The moment itself cannot be looked at: on its way here the error has let go of some. But what was refused was
+        not free.
         """
         found = _REQUESTED.search(message)
         requested = int(found.group(1)) if found else None
-        held = max(0, (_data() or 0) - self._base)
+        free = min(self._cap, max(0, self._allowed - (_data() or 0)))
         if requested is not None:
-            held = max(held, self._cap - requested + 1)
-        return {
-            "requested": requested,
-            "allocated": held,
-            "total": self._cap,
-            "free": max(0, self._cap - held),
-        }
+            free = max(0, min(free, requested - 1))
+        return {"requested": requested, "allocated": self._cap - free, "total": self._cap, "free": free}
+
+    def _hold(self, files: int = 0) -> None:
+        self._allowed = self._base + self._cap + _BESIDE + files
+        self._limit(self._allowed)
 
     def _limit(self, wanted: int) -> None:
         if self._limits is None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from colab_magics.errors import ColabMagicsError
 from colab_magics.memory.estimate import peak
 from colab_magics.memory.prediction import Prediction, by_formula
-from colab_magics.plan import GIB, DataFacts, Device, Fit, ModelShape, Plan, Verdict, nearest_change
+from colab_magics.plan import GIB, DataFacts, Device, Fit, ModelShape, Plan, Verdict, cap_for, nearest_change
 from colab_magics.recipe import Recipe
 from colab_magics.sizes import size
 from colab_magics.training.source import ModelSource
@@ -55,6 +55,8 @@ def check_fit(
     if found.colour == "green":
         return None
     figures = f"about {size(found.need)}, and {_to_be_had(found, device)}"
+    if found.capped:  # in the recipe's own terms: it caps tensors
+        figures = f"about {size(found.peak + found.holes)} for its tensors, and max_memory is {recipe.max_memory}"
     if not found.cannot(made.error):
         if found.colour == "amber":
             return f"memory will be tight: this needs {figures}"
@@ -73,8 +75,6 @@ def _room_without(found: Fit, held: int) -> int:
 
 
 def _to_be_had(found: Fit, device: Device) -> str:
-    if found.cap is not None and found.room < found.total - found.held:
-        return f"max_memory leaves {size(found.room)} of {device.shown}"
     if found.room < found.total:
         return f"{size(found.room)} of {device.shown} can be had"
     return f"there is a {device.shown}" if device.kind == "cuda" else f"there is {device.shown}"
@@ -105,6 +105,7 @@ def _refusal(
         f"other processes hold {size(others)}" if others >= _WORTH_FREEING and device.kind == "cuda" else "",
     ]
     why = "; ".join(filter(None, held))
+    raised = found.capped and replace(found, cap=None).colour != "red"
     change = nearest_change(recipe, shape, device, data, verdict, peak)
     steps = []
     if kernel_holds >= _WORTH_FREEING and found.need <= _room_without(found, kernel_holds):
@@ -117,8 +118,8 @@ def _refusal(
         cut = f" (it cuts {change.cut:,} of {len(data.lengths):,} {recipe.samples})" if change.cut else ""
         lines = "; ".join(change.lines)
         steps.append(f"{'Or change' if steps else 'Change'} the recipe, the least that fits: {lines}{cut}")
-    elif not steps:
+    elif not steps and not raised:
         steps.append("Use a smaller model, or a larger GPU: %vram estimate --model ID --gpu L4 tells beforehand.")
-    if recipe.max_memory is not None and found.cap is not None:
-        steps.append(f"Or raise max_memory: {recipe.max_memory}.")
+    if raised:
+        steps.append(f"{'Or set' if steps else 'Set'} max_memory: {cap_for(found.peak)}")
     return ColabMagicsError(said, f"{why[:1].upper()}{why[1:]}." if why else "", *steps)

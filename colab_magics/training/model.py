@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -151,7 +152,8 @@ def load_model(source: ModelSource, recipe: Recipe, plan: Plan, device: torch.de
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     import_peft(bitsandbytes=plan["method"] == "qlora")
-    adapted = with_adapter(model, recipe)
+    with _without_bitsandbytes():  # a quantised model has it in already
+        adapted = with_adapter(model, recipe)
     config = adapted.peft_config["default"]
     # what `AutoPeftModelForCausalLM` will ask for: the model as the user named it, at the commit that was trained on
     config.base_model_name_or_path = source.id if source.revision else os.fspath(source.folder)
@@ -211,19 +213,33 @@ def _kept_for_the_report(error: BaseException) -> str | None:
 
 
 def import_peft(*, bitsandbytes: bool) -> None:
-    """Import peft without what it would import on the way, where nothing needs it.
-
-    peft imports bitsandbytes if it is there, which imports torch's compiler: 1.5 of the 7 seconds before a first step.
-    """
+    """Import peft, and bitsandbytes only where it is needed."""
     hide_old_torchao()
-    hidden = not bitsandbytes and "bitsandbytes" not in sys.modules and "peft" not in sys.modules
-    if hidden:
-        sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
-    try:
+    if bitsandbytes or "peft" in sys.modules:
         import_module("peft")
+        return
+    with _without_bitsandbytes():
+        import_module("peft")
+
+
+@contextmanager
+def _without_bitsandbytes() -> Iterator[None]:
+    """peft imports bitsandbytes if it is there: itself on its way in, and once more when it makes its first adapter.
+
+    That imports torch's compiler: 1.5 of the 7 seconds before a first step, and 36 MiB. peft remembers whether it is
+    there; that is forgotten, for the next model may be quantised.
+    """
+    if "bitsandbytes" in sys.modules:
+        yield
+        return
+    sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
+    try:
+        yield
     finally:
-        if hidden:
-            del sys.modules["bitsandbytes"]
+        del sys.modules["bitsandbytes"]
+        asked = sys.modules.get("peft.import_utils")
+        for name in ("is_bnb_available", "is_bnb_4bit_available"):
+            getattr(getattr(asked, name, None), "cache_clear", lambda: None)()
 
 
 def nf4(dtype: torch.dtype) -> Any:

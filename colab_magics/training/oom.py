@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from colab_magics.memory.host import host_memory
-from colab_magics.memory.messages import tells_of_memory
+from colab_magics.memory.messages import in_words, tells_of_memory
 from colab_magics.training import cap, oom_record
 from colab_magics.training.attention import forget_masks
 
@@ -63,7 +63,8 @@ class OutOfMemory:
 
     @property
     def first_line(self) -> str:
-        return self.message.partition("\n")[0]
+        """What people read of the message."""
+        return in_words(self.message.partition("\n")[0])
 
 
 def attempt(work: Callable[[], T], phase: str = "forward") -> T | OutOfMemory:

@@ -79,14 +79,17 @@ def too_large(failure: OutOfMemory, sample: Sample, oom: dict[str, Any], *, chun
 
 def update_failed(failure: OutOfMemory, oom: dict[str, Any], *, fresh: bool, adapter: bool) -> ColabMagicsError:
     """The optimizer ran out: of a `fresh` one the states did not fit, and of an `adapter` fewer can be asked for."""
+    narrow = "adamw_8bit" if capped() else "paged_adamw_8bit"  # there is nowhere else to page to
     return ColabMagicsError(
         f"Out of memory at step {oom['step']}: the optimizer's states do not fit beside the model."
         if fresh
         else f"Out of memory at step {oom['step']}, while the optimizer updated the weights.",
         failure.first_line,
-        "Use optim: paged_adamw_8bit, or a smaller r or fewer target_modules."
+        f"Use optim: {narrow}, or a smaller r or fewer target_modules."
         if adapter
-        else "Use method: lora or qlora, or optim: paged_adamw_8bit.",
-        "Or end what else uses the device (a kernel holds its GPU memory until it is restarted).",
+        else f"Use method: lora or qlora, or optim: {narrow}.",
+        "Or set a larger max_memory: %vram why says how much would be enough."
+        if capped()
+        else "Or end what else uses the device (a kernel holds its GPU memory until it is restarted).",
         facts={"oom": oom},
     )

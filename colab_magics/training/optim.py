@@ -9,6 +9,7 @@ from torch import nn
 
 from colab_magics.errors import ColabMagicsError
 from colab_magics.recipe import Recipe
+from colab_magics.training.model import import_peft
 
 _BITSANDBYTES = {
     "adamw_8bit": "AdamW8bit",
@@ -83,8 +84,17 @@ def build_schedule(
     optimizer: torch.optim.Optimizer, recipe: Recipe, warmup_steps: int, total_steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """transformers' schedule of that name."""
-    from transformers import get_scheduler
-
-    return get_scheduler(
+    return import_schedules()(  # type: ignore[no-any-return]
         recipe.lr_scheduler_type, optimizer, num_warmup_steps=warmup_steps, num_training_steps=total_steps
     )
+
+
+def import_schedules() -> Any:
+    """transformers' `get_scheduler`. The module where it is imports peft, which takes what it does on the way.
+
+    A step's cap (`cap.py`) must not count it: with bitsandbytes and torch's compiler it was 36 MiB.
+    """
+    import_peft(bitsandbytes=False)
+    from transformers import get_scheduler
+
+    return get_scheduler

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 from colab_magics.errors import ColabMagicsError
+from colab_magics.magics import vram_why
 from colab_magics.magics.cell_record import FailedCell
 from colab_magics.magics.failed_cell import FAILURES, HOOKS, cell_failed
 
@@ -180,6 +182,65 @@ except MemoryError as error:
     raise ValueError("the batch is bad") from error
 """
     assert "9.00 GiB" in noted(shell, code).message
+
+
+def test_in_the_very_next_cell_nothing_is_said_of_cells_since(shell: Any, capsys: Any) -> None:
+    shell.user_ns["why"] = lambda: print(vram_why.why([], shell, Path("none")))
+    noted(shell, "raise MemoryError")
+    shell.run_cell("why()", store_history=True)
+    shell.run_cell("why()", store_history=True)
+    first, second = re.findall(r"'text/plain': .*", capsys.readouterr().out)
+    assert "No cell has ended by such an error since" not in first
+    assert "No cell has ended by such an error since" in second
+
+
+def test_a_batch_that_merely_lies_in_the_notebook_is_not_told_as_the_one_in_flight(shell: Any) -> None:
+    shell.run_cell("import numpy as np\ninput_ids = np.zeros((4, 16), np.int64)")
+    inside = "def work():\n    raise MemoryError\nwork()"
+    assert not noted(shell, inside).near
+    mine = "def work(input_ids):\n    raise MemoryError\nwork(input_ids)"
+    assert noted(shell, mine).near
+
+
+def test_the_line_is_where_the_error_passed_and_not_where_it_was_raised_again(shell: Any) -> None:
+    code = "try:\n    raise MemoryError('Unable to allocate 9.00 GiB')\nexcept MemoryError:\n    x = 1\n    raise"
+    assert noted(shell, code).frames[-1] == "this notebook.<module>:2"
+
+
+def test_smaller_and_smaller_batches_that_all_failed_are_noted(shell: Any) -> None:
+    said = "No executable batch size found, reached zero."
+    assert noted(shell, f"raise RuntimeError({said!r})").message == said
+    code = f"""
+try:
+    raise MemoryError("Unable to allocate 9.00 GiB")
+except MemoryError:
+    raise RuntimeError({said!r})
+"""
+    assert noted(shell, code).message == "Unable to allocate 9.00 GiB", "the chain tells more"
+
+
+@pytest.mark.parametrize("said", ["cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "cuFFT error: CUFFT_ALLOC_FAILED"])
+def test_a_library_of_cuda_that_found_no_memory_is_noted(shell: Any, said: str) -> None:
+    assert noted(shell, f"raise RuntimeError({said!r})").message == said
+
+
+def test_what_merely_lies_in_the_notebook_is_marked_so(shell: Any) -> None:
+    shell.run_cell("import numpy as np\nlies = np.zeros((2**11, 2**10), np.int8)")
+    inside = "def work():\n    mine = np.zeros((2**12, 2**10), np.int8)\n    raise MemoryError\nwork()"
+    near = {one.name: one.near for one in noted(shell, inside).tensors}
+    assert near == {"mine": True, "lies": False}
+    near = {one.name: one.near for one in noted(shell, "raise MemoryError(str(lies.shape))").tensors}
+    assert near == {"lies": True}, "the cell's own line names it"
+
+
+def test_a_limit_of_the_process_is_noted(shell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(
+        resource, "getrlimit", lambda which: (2**30 if which == resource.RLIMIT_DATA else resource.RLIM_INFINITY,) * 2
+    )
+    found = noted(shell, "raise MemoryError('Unable to allocate 1.10 GiB')")
+    assert found.process_limit == ("RLIMIT_DATA", 2**30)
+    assert found.facts().process_limit == ("RLIMIT_DATA", 2**30)
 
 
 def test_a_lost_context_is_noted_as_one(shell: Any) -> None:

@@ -157,6 +157,14 @@ def test_a_cap_counts(made, tmp_path):
     )
 
 
+def test_a_cap_that_decides_is_what_the_verdict_names_and_its_two_parts_are_told(made, tmp_path):
+    text = _text(_told(f"--model {made()} --method lora --max-memory 4GiB --gpu T4 --quick", tmp_path))
+    assert "of the 4.1 GiB that max_memory leaves (4.0 GiB + 133.1 MiB that CUDA itself takes) on a Tesla T4" in text
+    assert "max_memory 4.0 GiB, for tensors, and the context" in text
+    ample = _text(_told(f"--model {made()} --method lora --max-memory 40GiB --gpu T4 --quick", tmp_path))
+    assert "that max_memory leaves" not in ample
+
+
 def test_without_a_trace_the_reason_is_said_and_the_formula_answers(made, tmp_path, monkeypatch):
     def untraced(*_: object, **__: object) -> None:
         raise NotTraced("torch is not installed")

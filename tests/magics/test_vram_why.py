@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -127,6 +128,62 @@ def test_an_older_cell_is_not_taken_for_one_that_caught_its_error_itself(
     said = why([], SimpleNamespace(execution_count=this_cell), tmp_path)["text/plain"]
     assert "Cell [7] of this notebook" in said
     assert ("An error that a cell caught itself is not seen here." in said) is told
+
+
+class AShell:
+    """Has what `%vram why` asks of IPython's shell: what the variables hold, and the number of this cell."""
+
+    def __init__(self, **variables: Any) -> None:
+        self.user_ns, self.execution_count = variables, 9
+
+
+def caught(message: str) -> RuntimeError:
+    try:
+        raise RuntimeError(message)
+    except RuntimeError as error:
+        return error
+
+
+def test_an_error_that_a_variable_keeps_is_told_and_how_to_let_go_of_it(tmp_path: Path) -> None:
+    shell = AShell(err=caught(CUDA), other=ValueError("no"), _=caught("out of memory"))
+    said = why([], shell, tmp_path)["text/plain"]
+    assert "one more piece of 1.2 GiB" in said
+    assert "A cell of this notebook; the error is kept in `err`" in said
+    assert "%vram free err gives it back" in said
+    assert FAILURES.last is None, "it is written down for the answer alone"
+
+
+def test_a_cell_that_failed_later_is_told_before_an_error_that_is_kept(tmp_path: Path) -> None:
+    FAILURES.last = a_cell("Unable to allocate 9.00 GiB for an array")
+    said = why([], AShell(err=caught(CUDA)), tmp_path)["text/plain"]
+    assert "Cell [7] of this notebook" in said
+    assert "`err`" not in said
+
+
+def test_where_a_run_ran_out_an_error_that_is_kept_is_named(tmp_path: Path) -> None:
+    a_run(tmp_path, "tune", an_oom())
+    said = why([], AShell(err=caught(CUDA)), tmp_path)["text/plain"]
+    assert "Run tune" in said
+    assert "`err` keeps an out-of-memory of a cell" in said
+
+
+A_CPU_S = (
+    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
+    "153600 bytes. Error code 12 (Cannot allocate memory)"
+)
+
+
+def test_a_cpu_under_max_memory_is_told_by_its_cap_and_what_would_be_enough(tmp_path: Path) -> None:
+    record = {"requested": 153_600, "total": 44 * 2**20, "allocated": 44 * 2**20 - 153_599, "free": 153_599}
+    folder = a_run(tmp_path, "tune", an_oom(message=A_CPU_S, record=record, host={"total": 24 * GIB, "free": 22 * GIB}))
+    (folder / "recipe.yaml").write_text("model: m\ndata: d\nr: 16\nmax_memory: 44 MiB\n")
+    said = text(tmp_path)
+    assert "max_memory lets this run have 44 MiB, and one more piece of 150.0 KiB went beyond it" in said
+    for invented in ("The card", "Missing", "tensors", "were free", "GPU"):
+        assert invented not in said
+    change = said.partition("What to change")[2].splitlines()[2]
+    assert re.match(r"max_memory: [\d.]+ GiB +yes", change)
+    assert "now 44 MiB" in change
 
 
 def test_a_lost_context_is_not_called_memory(tmp_path: Path) -> None:

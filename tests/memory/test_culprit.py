@@ -142,6 +142,15 @@ CASES: list[tuple[str, Cause, Facts]] = [
     ("cudnn", Cause.WORKSPACE, Facts("", Told("cudnn"), run="a", phase="forward", step=3)),
     ("numpy", Cause.HOST, Facts("", Told("host", backend="CPU", requested=58 * GIB), host=(12 * GIB, 3 * GIB))),
     ("MemoryError", Cause.HOST, Facts("", Told("host", backend="CPU"))),
+    (
+        "a run's own",
+        Cause.LIMIT,
+        Facts("", Told("cpu", backend="CPU", requested=MIB, limit=44 * MIB), run="a", max_memory="44 MiB"),
+    ),
+    ("accelerate", Cause.EVERY_SIZE, Facts("", Told("retried", backend=""))),
+    ("of a trainer", Cause.EVERY_SIZE, Facts("", Told("retried", backend=""), sizes=QWEN)),
+    ("a card of tensors", Cause.FULL, ran_out(20 * MIB, message={"allocated": 14_640 * MIB, "unallocated": 100 * MIB})),
+    ("no attention", Cause.TENSOR, ran_out(60_000**2 * 4, tensors=(Tensor("x1", (1, 1, 60_000, 3), "float32"),))),
 ]
 
 
@@ -151,6 +160,35 @@ def test_the_cause_is_named(label: str, cause: Cause, facts: Facts) -> None:
     assert found.cause == cause, found.sentence
     assert found.sentence.endswith(".")
     assert found.remedies
+
+
+def test_sizes_of_what_merely_lies_in_the_notebook_are_told_as_a_guess() -> None:
+    lies = diagnose(ran_out(2048 * 151_936 * 4, 2048, sizes=QWEN, near=False))
+    assert lies.sentence.startswith("Perhaps the logits of 2,048 tokens × 151,936 words in fp32 (1.2 GiB) did not fit")
+    assert any("the code that failed does not reach" in line for line in lies.details)
+    reached = diagnose(ran_out(2048 * 151_936 * 4, 2048, sizes=QWEN))
+    assert reached.sentence.startswith("The logits of 2,048 tokens")
+
+
+def test_what_the_failing_code_reached_goes_before_what_lies_around() -> None:
+    far, near = (Tensor(name, (9000, 9001), "float32", near) for name, near in (("far", False), ("near", True)))
+    found = diagnose(ran_out(9000 * 9001 * 4, tensors=(far, near)))
+    assert "a tensor of the size of `near`" in found.sentence.lower()
+    assert "perhaps" not in found.sentence.lower()
+
+
+def test_attention_of_one_s_own_is_offered_torch_s_kernel_and_not_an_argument_of_transformers() -> None:
+    facts = ran_out(2 * 60_000**2 * 4, tensors=(Tensor("query", (1, 2, 60_000, 8), "float32"),))
+    offered = [remedy.line for remedy in diagnose(facts).remedies]
+    assert "F.scaled_dot_product_attention(query, key, value)" in offered
+    assert not any("attn_implementation" in line for line in offered)
+
+
+def test_a_line_of_the_cell_is_told_in_words() -> None:
+    facts = ran_out(700 * MIB, frames=("this notebook.<module>:4", "this notebook.train:9", "torch.nn.f:1"))
+    assert (
+        "Where: torch.nn.f:1 ← train in this notebook, line 9 ← this notebook's cell, line 4" in diagnose(facts).details
+    )
 
 
 def test_every_cause_has_at_least_two_cases() -> None:

@@ -14,7 +14,7 @@ import pytest
 from colab_magics.memory.culprit import Cause
 from colab_magics.memory.diagnosis import diagnose, lost_context
 from colab_magics.memory.facts import Facts, Sizes
-from colab_magics.memory.messages import Told, is_sticky, read, tells_of_memory
+from colab_magics.memory.messages import Told, in_words, is_sticky, read, tells_of_memory
 from colab_magics.plan import GIB, Device
 from colab_magics.plan.fit import context_of
 
@@ -132,7 +132,7 @@ def test_the_context_that_is_counted_for_a_t4_is_the_one_that_messages_tell_of()
     assert context_of(t4) / GIB == pytest.approx(median(alone), abs=0.01)
 
 
-_KINDS = ("cuda", "cuda error", "driver", "cublas", "cudnn", "nccl", "mps", "cpu", "host")
+_KINDS = ("cuda", "cuda error", "driver", "cublas", "cudnn", "nccl", "library", "mps", "cpu", "host", "retried")
 
 
 @pytest.mark.parametrize(
@@ -141,6 +141,16 @@ _KINDS = ("cuda", "cuda error", "driver", "cublas", "cudnn", "nccl", "mps", "cpu
 def test_what_is_no_message_of_memory_is_none(text: str) -> None:
     assert read(text) is None
     assert not tells_of_memory(text)
+
+
+def test_the_line_of_pytorch_s_source_is_told_in_words_and_any_other_as_it_is() -> None:
+    line = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate: you tried to allocate"
+    assert (
+        in_words(f"{line} 153600 bytes. Error") == "PyTorch found no room for 150.0 KiB more in this process's memory"
+    )
+    assert (
+        in_words("CUDA out of memory. Tried to allocate 2.00 GiB.") == "CUDA out of memory. Tried to allocate 2.00 GiB."
+    )
 
 
 def test_a_bare_memory_error_is_one_of_the_host() -> None:
@@ -158,6 +168,39 @@ def test_the_worker_repeats_a_step_for_no_other_words_than_before() -> None:
     for other in ("Unable to allocate 3 GiB for an array", "CUDNN_STATUS_ALLOC_FAILED"):
         assert not tells_of_memory(other)
         assert read(other) is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "library"),
+    [
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "cuDNN"),
+        ("cuFFT error: CUFFT_ALLOC_FAILED", "cuFFT"),
+        ("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`", "cuSOLVER"),
+        ("CUDA error: insufficient resources when calling ... CUSPARSE_STATUS_INSUFFICIENT_RESOURCES", "cuSPARSE"),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "cuBLAS"),
+    ],
+)
+def test_a_library_that_found_no_memory_is_named(text: str, library: str) -> None:
+    told = read(text)
+    assert told is not None
+    assert diagnose(Facts(text, told)).sentence == f"The GPU was full when {library} asked for its own working memory."
+
+
+def test_what_another_mistake_may_say_too_is_told_as_a_guess() -> None:
+    text = "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a non-contiguous input."
+    told = read(text)
+    assert told is not None
+    found = diagnose(Facts(text, told))
+    assert found.sentence.startswith("Perhaps the GPU was full: cuDNN found no way to do it")
+    assert ".contiguous()" in [remedy.line for remedy in found.remedies]
+
+
+def test_one_piece_that_metal_never_makes_is_no_full_mac() -> None:
+    told = read("Invalid buffer size: 24.00 GiB")
+    assert told is not None
+    found = diagnose(Facts("", told))
+    assert found.sentence == "One piece of 24.0 GiB was asked for; Metal makes no single buffer so large."
+    assert not any("end " in remedy.line for remedy in found.remedies)
 
 
 def test_in_a_container_this_process_is_the_one_that_holds_what_pytorch_holds_and_a_context() -> None:

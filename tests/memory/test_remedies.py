@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from pretended_allocator import GIB, T4, out_of_memory
-from shapes import LLAMA_1B, QWEN3_4B
+from shapes import GPT2, LLAMA_1B, QWEN3_4B
 
 from colab_magics.memory.culprit import Cause, name
 from colab_magics.memory.diagnosis import Diagnosis, diagnose
@@ -16,7 +16,7 @@ from colab_magics.memory.estimate import estimate
 from colab_magics.memory.facts import Facts, Sizes
 from colab_magics.memory.messages import Told, read
 from colab_magics.memory.remedies import short_by
-from colab_magics.plan import Setup
+from colab_magics.plan import Setup, cap_for
 from colab_magics.recipe import Recipe
 
 MIB = 2**20
@@ -168,6 +168,44 @@ def test_on_a_host_nothing_is_said_of_a_gpu() -> None:
     assert "GPU" not in found.sentence.replace("the GPU's", "")
     assert "1.0 GiB of 12.0 GiB were free" in found.sentence
     assert "gradient_checkpointing: true" in lines(found)
+
+
+def test_a_small_run_on_a_capped_cpu_is_told_what_its_own_error_names_and_a_cap_that_is_enough() -> None:
+    setup = Setup("full", "fp32", "adamw_torch_fused", 1, 64, True, 64)
+    tiny = replace(GPT2, parameters=1_820_000, linear_parameters=1_400_000, largest_linear=2**18, layers=2, hidden=128,
+                   intermediate=512, query=128, key_value=128, vocabulary=2048, lora_parameters=80_000)  # fmt: skip
+    told = Told("cpu", backend="CPU", requested=MIB, limit=24 * MIB)
+    facts = a_run(shape=tiny, setup=setup, phase="optimizer", max_memory="24 MiB", host=(24 * GIB, 20 * GIB))
+    found = diagnose(replace(facts, told=told))
+    assert found.cause == Cause.LIMIT
+    first, *others = found.remedies
+    assert first.line == f"max_memory: {cap_for(estimate(tiny, setup).peak)}"
+    assert {"method: lora", "method: qlora", "optim: adamw_8bit"} <= {one.line for one in others}
+    assert not any("GPU" in f"{one.line} {one.note}" for one in found.remedies)
+
+
+def test_where_the_estimate_had_room_under_the_cap_nothing_is_said_to_be_enough() -> None:
+    told = Told("cpu", backend="CPU", requested=MIB, limit=100 * GIB)
+    found = diagnose(replace(a_run(max_memory="100 GiB"), told=told))
+    assert found.remedies[0].line.startswith("max_memory: ")
+    assert all(one.enough is None for one in found.remedies)
+    assert "per_device_train_batch_size: 4" in lines(found), "the next smaller one"
+
+
+def test_an_array_larger_than_the_machine_is_no_fault_of_other_notebooks() -> None:
+    told = Told("host", backend="CPU", requested=9 * GIB)
+    assert "end other notebooks" in lines(diagnose(Facts("", told, host=(12 * GIB, 3 * GIB))))
+    assert "end other notebooks" not in lines(diagnose(Facts("", told, host=(8 * GIB, 3 * GIB))))
+    nothing_said = replace(told, requested=None)
+    assert "end other notebooks" not in lines(diagnose(Facts("", nothing_said, host=(24 * GIB, 22 * GIB))))
+
+
+def test_a_limit_of_the_process_is_raised_and_nobody_else_ended() -> None:
+    told = Told("cpu", backend="CPU", requested=2 * GIB)
+    found = diagnose(Facts("", told, host=(24 * GIB, 22 * GIB), process_limit=("RLIMIT_DATA", GIB)))
+    said = "This process may have 1.0 GiB of memory (RLIMIT_DATA), and one more piece of 2.0 GiB went beyond it."
+    assert found.sentence == said
+    assert lines(found) == ["raise RLIMIT_DATA with resource.setrlimit"]
 
 
 def test_in_a_cell_they_are_arguments_of_the_trainer() -> None:

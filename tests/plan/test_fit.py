@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from colab_magics.plan import GIB, Device, Fit, budget, fit
+from colab_magics.plan import GIB, Device, Fit, budget, cap_for, fit
+from colab_magics.recipe.rules import memory_bytes
 
 pytestmark = [pytest.mark.face, pytest.mark.colab]
 
@@ -40,6 +41,15 @@ def test_budget_and_colour_are_one_rule(total, free, cap, capability):
     if most > 0:
         assert fit(most, device, cap=cap).colour == "green"
     assert fit(most + MIB, device, cap=cap).colour != "green"
+
+
+@given(st.integers(1, 200 * GIB))
+def test_the_cap_that_is_named_for_a_peak_is_green_and_as_small_as_it_can_be_written(peak):
+    device = Device("cuda", "GPU", 1000 * GIB, 1000 * GIB, 0, (8, 0))
+    written = memory_bytes(cap_for(peak))
+    assert fit(peak, device, cap=written).colour == "green"
+    step = MIB if written < GIB else 0.1 * GIB
+    assert fit(peak, device, cap=int(written - step) - MIB).colour != "green"
 
 
 def test_amber_ends_where_97_percent_of_the_card_would_be_taken():

@@ -65,11 +65,14 @@ class Workers:
         rows = [{"text": "one step takes the effective batch " * 3 + str(number)} for number in range(24)]
         (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def run(self, name: str, max_memory: str | None, method: str = "lora") -> Ended:
+    def run(self, name: str, max_memory: str | None, method: str = "lora", *, fresh: bool = False) -> Ended:
+        """One run; a `fresh` worker imports all that it needs itself, and chooses how much is in memory at once."""
         folder = self.folder / name
         folder.mkdir()
         rows = self.folder / "rows.jsonl"
         recipe = RECIPE.format(model=self.folder / "model", rows=rows).replace("lora", method)
+        if fresh:
+            recipe = recipe.replace("batch_size: 8\ngradient_checkpointing: false", "batch_size: auto")
         (folder / "recipe.yaml").write_text(recipe + (f"max_memory: {max_memory}\n" if max_memory else ""))
         source = {"kind": "file", "name": "rows.jsonl", "path": str(rows), "split": None, "found": None}
         (folder / "inputs.json").write_text(json.dumps({"train": {**source, "identity": "rows"}}))
@@ -79,7 +82,10 @@ class Workers:
             "HF_HUB_OFFLINE": "1",
             "WARM_REFUSES_NOTHING": "1",
         }
-        command = [str(self.warm.python), "-P", "-m", "colab_magics.training", str(folder)]
+        python = str(self.warm.python)
+        if fresh:
+            python, environment["PYTHONPATH"] = self.warm.environment["WARM_REAL_PYTHON"], os.pathsep.join(sys.path)
+        command = [python, "-P", "-m", "colab_magics.training", str(folder)]
         done = subprocess.run(
             command,
             env=environment,
@@ -124,6 +130,17 @@ def test_a_step_that_does_not_fit_is_done_again_smaller_and_learns_the_same(work
     assert settled["micro_batch"] < 8
     assert held.told("step")[-1]["in_memory"] < free.told("step")[-1]["in_memory"]
     assert measured(held.events) is None, "on a CPU nothing is measured"
+
+
+@pytest.mark.parametrize(("method", "cap"), [("full", "80MiB"), ("lora", "36MiB")])
+def test_what_auto_says_fits_into_a_small_cap_trains_in_it(workers: Workers, method: str, cap: str) -> None:
+    """A plan counts tensors: the libraries that a training brings with it are not charged to the cap."""
+    run = workers.run(f"green-{method}", cap, method, fresh=True)
+    assert run.code == 0, run.log
+    chosen = run.told("plan")[0]["choices"]["micro_batch"]
+    assert chosen["reason"].startswith("the largest")
+    assert not run.told("oom")
+    assert [event["reason"] for event in run.told("finished")] == ["completed"]
 
 
 def test_where_nothing_fits_the_document_is_named_and_the_worker_ends_in_good_order(workers: Workers) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,3 +67,21 @@ def test_where_nobody_else_is_on_the_card_nobody_is_blamed() -> None:
     said = refused(1, 0, 0)
     assert said.why == ""
     assert list(said.next_steps) == ["Change the recipe, the least that fits: method: lora"]
+
+
+@pytest.mark.parametrize("cap", ["24 MiB", "1 MiB"])
+def test_a_cap_that_is_too_small_is_told_in_its_own_terms_with_what_would_fit(cap: str) -> None:
+    recipe = replace(RECIPE, max_memory=cap)
+    cpu = Device("cpu", "CPU with 2 cores", 12 * GIB, 10 * GIB, 10 * GIB)
+    data = DataFacts(LENGTHS, 0, choose_max_length(recipe, LENGTHS, GPT2.positions))
+    plan, source = make_plan(recipe, GPT2, cpu, data, FREE, peak), ModelSource("m", Path(), None, None, 0)
+    with pytest.raises(ColabMagicsError) as raised:
+        fitting.check_fit(plan, recipe, source, GPT2, FREE, cpu, data)
+    said = raised.value
+    assert f"for its tensors, and max_memory is {cap}" in said.what
+    last = said.next_steps[-1]
+    assert last.startswith("Set max_memory: " if len(said.next_steps) == 1 else "Or set max_memory: ")
+    assert not any("GPU" in step for step in said.next_steps)
+    enough = replace(recipe, max_memory=last.partition(": ")[2].rstrip("."))
+    plan = make_plan(enough, GPT2, cpu, data, FREE, peak)
+    assert fitting.check_fit(plan, enough, source, GPT2, FREE, cpu, data) is None
