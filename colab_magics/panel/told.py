@@ -40,9 +40,8 @@ def resumed(event: Mapping[str, Any], *, over: bool = False) -> tuple[str, ...]:
     """
     step, lost = count(event, "step") or 0, count(event, "lost_steps") or 0
     line = f"{'Went' if over else 'Goes'} on from step {step:,}, checkpoint {shown(event.get('checkpoint'), 40)}"
-    again = (
-        f"; {lost:,} step{'s' if lost != 1 else ''} since then {'were' if over else 'are'} run again" if lost else ""
-    )
+    verb = ("was" if over else "is") if lost == 1 else ("were" if over else "are")
+    again = f"; {lost:,} step{'s' if lost != 1 else ''} since then {verb} run again" if lost else ""
     if event.get("finished") is True:
         line = f"It was finished already, at step {step:,}: there was nothing left to do. again=True begins anew"
     lines = [f"{line}{again}."]

@@ -72,8 +72,8 @@ def test_one_that_begins_over_and_ends_without_a_step_has_none() -> None:
 def test_of_one_that_has_ended_only_one_line_says_from_where_it_goes_on() -> None:
     state = PanelState().fold_all([*FIRST[:4], event("checkpoint", action="saved", step=3, bytes=1), begun(2)])
     state = state.fold_all([event("resumed", step=2, checkpoint="00000002-a1", lost_steps=1), step(3)])
-    assert "Goes on from step 2, checkpoint 00000002-a1; 1 step since then are run again." in text(state)
+    assert "Goes on from step 2, checkpoint 00000002-a1; 1 step since then is run again." in text(state)
     told = text(state.fold_all([event("checkpoint", action="saved", step=3, bytes=1), BROKEN]))
-    assert "Went on from step 2, checkpoint 00000002-a1; 1 step since then were run again." in told
+    assert "Went on from step 2, checkpoint 00000002-a1; 1 step since then was run again." in told
     assert told.count("oes on from step") == 1
     assert "The cell, run again, goes on from step 3." in told

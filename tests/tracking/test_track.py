@@ -163,7 +163,7 @@ def test_of_one_that_failed_one_line_says_from_where_it_goes_on(
     broken_off(3)
     broken_off(7, panel="text")
     said = capsys.readouterr().out
-    assert "Went on from step 2, checkpoint 00000002-a1; 1 step since then were run again." in said
+    assert "Went on from step 2, checkpoint 00000002-a1; 1 step since then was run again." in said
     last = said.partition("loop: failed after step 7")[2]
     assert [line for line in last.splitlines() if "go on from" in line or "goes on from" in line] == [
         "loop failed after step 7; run the cell again to go on from step 6."
