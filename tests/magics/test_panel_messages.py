@@ -249,6 +249,8 @@ def test_a_run_in_the_background_that_is_killed_says_where_why_and_how_to_go_on(
         assert words in last["text/html"]
     assert re.search(r"ended \d{4}-\d\d-\d\d \d\d:\d\d UTC", last["text/plain"])
 
+    # the kernel waited for its child; what the system still has to let go of (its lock) may take a moment more
+    wait_for(lambda: not worker.is_alive(home.runs / "lost"))
     again = kernel.run("%panel lost")
     assert "The worker of lost ended without a word at step" in again.panel[-1]["text/plain"]
     assert "It was killed (signal 9)" in again.panel[-1]["text/plain"]
