@@ -45,7 +45,7 @@ def record(made: Compared, subject: Subject, sampling: Sampling, *, on: str) -> 
     ]
     told = {
         "on": on,
-        "sampling": sampling_told(sampling),
+        "sampling": _sampling_told(sampling),
         "trained_on": made.trained_on,
         "rows": rows,
         "base": _figures(made.before),
@@ -69,7 +69,7 @@ def recorded_rows(run: Run, on: str) -> int:
         return 0
 
 
-def sampling_told(sampling: Sampling) -> dict[str, Any]:
+def _sampling_told(sampling: Sampling) -> dict[str, Any]:
     """How texts were drawn, by the names of transformers' options."""
     return {"do_sample": sampling.do_sample, "max_new_tokens": sampling.new_tokens, **sampling.given}
 

@@ -80,12 +80,13 @@ def run(asked: Asked, body: str | None, root: Path | None, namespace: dict[str, 
     from dataclasses import replace
 
     from colab_magics.data.overlap import learnt_by_heart
+    from colab_magics.errors import ColabMagicsError
     from colab_magics.inference.cases import trained_on
     from colab_magics.inference.compare import compare
     from colab_magics.inference.generate import Where, asker_of
     from colab_magics.inference.importing import import_torch
     from colab_magics.inference.loaded import open_tokenizer
-    from colab_magics.inference.recorded import record, recorded_rows
+    from colab_magics.inference.recorded import PROMPTS, record, recorded_rows
     from colab_magics.magics.compare_show import bundle, cut
     from colab_magics.magics.durable import rooms
     from colab_magics.magics.generate_show import Loading
@@ -96,6 +97,12 @@ def run(asked: Asked, body: str | None, root: Path | None, namespace: dict[str, 
     root = root or rooms(runs_root(asked.root)).root
     if asked.run is None and asked.model is None:
         check_is_no_run(asked.text, root, "%compare")
+    if asked.rows is not None and _on(asked, body) == PROMPTS:
+        raise ColabMagicsError(
+            "--rows goes with data, and here are prompts.",
+            "All prompts are asked.",
+            "Leave --rows out, or the prompts.",
+        )
     score = _score(asked, namespace)
     before, after = _two(asked, root)
     for note in after.notes:
@@ -202,7 +209,6 @@ def _cases(
     from colab_magics.errors import ColabMagicsError
     from colab_magics.inference.cases import ROWS, Case, held_out, of_data
     from colab_magics.inference.generate import questions_of
-    from colab_magics.magics.compare_line import rows_are_of_data
     from colab_magics.magics.prompts import prompts_of
 
     rows = ROWS if asked.rows is None else asked.rows or None
@@ -213,8 +219,6 @@ def _cases(
             )
         cases = of_data(asked.data, after, tokenizer, asker, rows, namespace or {}, where)
     elif body is not None or asked.text or asked.prompts is not None:
-        if asked.rows is not None:
-            raise rows_are_of_data()
         said = prompts_of(asked.text, body, asked.prompts, namespace, lines=asked.lines)
         return [Case(one) for one in questions_of(said, asker)]
     else:

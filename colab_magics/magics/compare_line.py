@@ -102,17 +102,8 @@ def read(words: Sequence[str]) -> Asked:
         raise ColabMagicsError(
             "There are --data and prompts.", "Rows have their prompts in them.", "Write one of them."
         )
-    if asked.rows is not None and (asked.prompts is not None or asked.text):
-        raise rows_are_of_data()
     if asked.threshold != 0.5 and asked.score is None:
         raise ColabMagicsError(
             "--threshold belongs to --score.", "Without a score a text is right or wrong.", "Add --score FUNCTION."
         )
     return asked
-
-
-def rows_are_of_data() -> ColabMagicsError:
-    """Why `--rows` beside prompts is refused."""
-    return ColabMagicsError(
-        "--rows goes with data, and here are prompts.", "All prompts are asked.", "Leave --rows out, or the prompts."
-    )
