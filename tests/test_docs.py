@@ -216,7 +216,10 @@ def test_the_sections_of_a_report_are_those_of_its_page(tmp_path: Path) -> None:
 
 
 class Earlier(BootClock):
-    """A machine on which the dates of the documents are still to come."""
+    """A machine on which the dates of the documents are still to come, and that was started just now."""
+
+    def started(self) -> float:
+        return self.now()
 
     def wall(self) -> datetime:
         return datetime(2026, 11, 20, tzinfo=timezone.utc)
