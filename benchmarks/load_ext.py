@@ -26,7 +26,12 @@ SEEN = (
 
 def run(code: str, home: Path, output: Path) -> tuple[float, float]:
     """(clock, CPU) seconds of a fresh IPython that runs `code` and ends."""
-    environment = {**os.environ, "IPYTHONDIR": str(home), "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    environment = {
+        **os.environ,
+        "IPYTHONDIR": str(home),
+        "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+        "PYTHONDONTWRITEBYTECODE": "",  # an installed package has its byte code
+    }
     command = [sys.executable, "-m", "IPython", "--no-banner", "--no-confirm-exit", "--colors=NoColor", "-c", code]
     begin = time.perf_counter()
     with output.open("wb") as file:
