@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 import torch
@@ -87,16 +88,11 @@ def _live(
 ) -> tuple[Counter[int], bool]:
     """How many blocks of each size are in use (as they were asked for, not rounded); whether all were counted."""
     sizes: Counter[int] = Counter()
-    seen = 0
-    for segment in segments:
-        if segment.get("device", device) != device:
-            continue
-        for block in segment["blocks"]:
-            seen += 1
-            if seen % _LOOK_AT_THE_CLOCK == 0 and clock() > until:
-                return sizes, False
-            if block["state"] != "inactive":
-                sizes[block.get("requested_size") or block["size"]] += 1
+    blocks = (block for segment in segments if segment.get("device", device) == device for block in segment["blocks"])
+    while part := list(islice(blocks, _LOOK_AT_THE_CLOCK)):
+        sizes.update([block.get("requested_size") or block["size"] for block in part if block["state"] != "inactive"])
+        if clock() > until:
+            return sizes, next(blocks, None) is None
     return sizes, True
 
 

@@ -120,7 +120,8 @@ def test_another_run_of_the_same_base_only_exchanges_the_adapter(notebook: Noteb
 
 def test_vram_shows_the_model_by_name_and_free_lets_go_of_it_and_of_nothing_of_the_users(notebook: Notebook) -> None:
     notebook.run(f"%%generate --run pirate\n{LEN}")
-    notebook.run("import weakref, torch; mine = torch.zeros(2**20); one = weakref.ref(kept().model)")
+    notebook.run("from colab_magics.inference.loaded import kept\nimport weakref, torch\n"
+                 "mine = torch.zeros(2**20); one = weakref.ref(kept().model)")  # fmt: skip
     report = shown(notebook.run("%vram"))
     assert "%generate's model of run pirate  weights of PeftModelForCausalLM" in report
     assert "no variable " not in report

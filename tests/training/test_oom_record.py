@@ -93,10 +93,13 @@ def test_fifty_thousand_blocks_are_counted_in_fifty_milliseconds(allocator: Pret
     allocator.sizes = [(512 * (1 + number % 4000), 1) for number in range(50_000)]
     segments = allocator.snapshot()
     torch.cuda.memory_snapshot = lambda: segments  # monkeypatched by the fixture, which puts it back
-    observer = Observer()
-    begin = time.process_time()
-    observer(0, MIB, 1, 1)
-    assert time.process_time() - begin < 0.05
+    took = []
+    for _ in range(3):
+        observer = Observer()
+        begin = time.process_time()
+        observer(0, MIB, 1, 1)
+        took.append(time.process_time() - begin)
+    assert min(took) < 0.05, "a neighbour on the machine only adds"
 
 
 def test_a_slow_look_ends_in_time_and_says_so(allocator: PretendedAllocator) -> None:
