@@ -88,17 +88,14 @@ class Kernel:
         return message
 
     def run(self, code: str, timeout: float = 180) -> Reply:
-        return self.reply(self.send(code), timeout)
-
-    def run_after_an_error(self, code: str) -> Reply:
-        """For a moment after an error a kernel drops whatever comes."""
-        while (reply := self.run(code)).status == "aborted":
+        """A cell that is run now: for a moment after an error a kernel drops whatever comes, and is asked again."""
+        while (reply := self.reply(self.send(code), timeout)).status == "aborted":
             time.sleep(0.1)
         return reply
 
     def value(self, expression: str) -> str:
         """What an expression gives, as its `repr`."""
-        reply = self.run_after_an_error(f"print(repr(({expression})))")
+        reply = self.run(f"print(repr(({expression})))")
         assert reply.status == "ok", reply.traceback
         return reply.text.strip()
 

@@ -39,7 +39,7 @@ class Notebook:
 
     def error(self, code: str) -> str:
         """What a cell that is refused says."""
-        reply = self.kernel.run_after_an_error(code)
+        reply = self.kernel.run(code)
         assert reply.error == "ColabMagicsError", (reply.text, reply.traceback)
         return "\n".join(reply.traceback)
 
