@@ -25,7 +25,7 @@ sys.path[1:1] = [str(REPOSITORY), str(REPOSITORY / "tests")]
 
 import IPython  # noqa: E402
 from magics.conftest import Kernel  # noqa: E402
-from magics.holders import SCENARIOS, SETUP, Scenario, lives, play, run  # noqa: E402
+from magics.holders import SCENARIOS, SETUP, Scenario, lives, play  # noqa: E402
 
 COLLECT = """
 import gc, sys
@@ -105,9 +105,9 @@ def column(recipe: Recipe) -> list[bool]:
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "IPYTHONDIR": folder}
         kernel = Kernel(Path(folder), environment)
         try:
-            run(kernel, SETUP)
+            kernel.run(SETUP)
             if recipe.before:
-                run(kernel, recipe.before)
+                kernel.run(recipe.before)
             dead = []
             for scenario in SCENARIOS:
                 play(kernel, scenario)

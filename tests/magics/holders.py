@@ -58,30 +58,23 @@ class Scenario:
     typed: tuple[str, ...] = ()
 
 
-def run(kernel: Any, cell: str, typed: tuple[str, ...] = ()) -> Any:
-    """Run a cell, and type what is to be typed; for a moment after an error a kernel drops whatever comes."""
-    while True:
-        sent = kernel.send(cell)
-        for word in typed:
-            kernel.client.get_stdin_msg(timeout=20)
-            kernel.client.input(word)
-        reply = kernel.reply(sent)
-        if reply.status != "aborted":
-            return reply
-        time.sleep(0.05)
-
-
 def play(kernel: Any, scenario: Scenario) -> None:
-    """Run its cells."""
+    """Run its cells, and type what is to be typed."""
     for cell in scenario.cells:
         if cell == "%debug":
-            time.sleep(0.3)  # what is dropped asks for nothing, and would be waited for in vain
-        run(kernel, cell, scenario.typed if cell == "%debug" else ())
+            time.sleep(0.3)  # for a moment after an error what comes is dropped, and would be waited for in vain
+            sent = kernel.send(cell)
+            for word in scenario.typed:
+                kernel.client.get_stdin_msg(timeout=20)
+                kernel.client.input(word)
+            kernel.reply(sent)
+        else:
+            kernel.run(cell)
 
 
 def lives(kernel: Any, cell: str = "") -> bool:
     """Whether the last scenario's object lives after `cell`, which is the one that follows."""
-    reply = run(kernel, f"{cell}\n{ALIVE}")
+    reply = kernel.run(f"{cell}\n{ALIVE}")
     assert reply.status == "ok", reply.traceback
     return bool(reply.text.splitlines()[-1] == "alive")
 

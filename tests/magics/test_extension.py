@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -51,7 +52,7 @@ def test_load_ext_takes_less_than_60_ms_prints_nothing_and_imports_nothing_heavy
         assert heavy == []
         assert same_environment
         seconds.append(took)
-    assert min(seconds[1:]) < 0.060, "a neighbour on the machine only adds"
+    assert statistics.median(seconds[1:]) < 0.060
 
 
 @pytest.fixture

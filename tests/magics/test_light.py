@@ -8,7 +8,6 @@ from colab_magics.errors import ColabMagicsError
 from colab_magics.magics.light import light
 
 from .conftest import Kernel
-from .holders import run
 
 pytestmark = [pytest.mark.face, pytest.mark.colab, pytest.mark.xdist_group("light")]
 
@@ -34,12 +33,12 @@ def test_our_error_comes_without_frames_and_another_with_all_of_its_own() -> Non
 @pytest.mark.parametrize("line", ["net --max-length 5", "net", "net --batch x --loss nobody", "net --batch 5 --gpu M7"])
 def test_a_module_that_was_refused_dies_with_its_name(kernel: Kernel, line: str) -> None:
     pytest.importorskip("torch")
-    run(kernel, "import gc, torch, weakref\nnet, x = torch.nn.Linear(8, 8), torch.ones(2, 8); w = weakref.ref(net)")
-    assert run(kernel, f"%vram estimate {line}").error == "ColabMagicsError"
-    assert run(kernel, "del net; gc.collect(); w() is None").result == "True"
+    kernel.run("import gc, torch, weakref\nnet, x = torch.nn.Linear(8, 8), torch.ones(2, 8); w = weakref.ref(net)")
+    assert kernel.run(f"%vram estimate {line}").error == "ColabMagicsError"
+    assert kernel.run("del net; gc.collect(); w() is None").result == "True"
 
 
 def test_data_that_was_refused_dies_with_its_name(kernel: Kernel) -> None:
-    run(kernel, "import gc, weakref\nclass Rows(list): pass\nrows = Rows(['a', 5]); w = weakref.ref(rows)")
-    assert run(kernel, "%%finetune refused\nmodel: demo\ndata: rows\n").error == "ColabMagicsError"
-    assert run(kernel, "del rows; gc.collect(); w() is None").result == "True"
+    kernel.run("import gc, weakref\nclass Rows(list): pass\nrows = Rows(['a', 5]); w = weakref.ref(rows)")
+    assert kernel.run("%%finetune refused\nmodel: demo\ndata: rows\n").error == "ColabMagicsError"
+    assert kernel.run("del rows; gc.collect(); w() is None").result == "True"

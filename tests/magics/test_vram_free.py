@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from .conftest import Kernel
-from .holders import SCENARIOS, SETUP, Scenario, lives, play, run
+from .holders import SCENARIOS, SETUP, Scenario, lives, play
 
 pytestmark = [pytest.mark.face, pytest.mark.colab, pytest.mark.xdist_group("vram-free")]
 
 
 @pytest.fixture(scope="module")
 def notebook(kernel: Kernel) -> Kernel:
-    assert run(kernel, SETUP).status == "ok"
+    assert kernel.run(SETUP).status == "ok"
     return kernel
 
 
@@ -29,7 +29,7 @@ def test_without_the_release_it_would_live_on(notebook: Kernel) -> None:
 
 
 def test_without_names_no_variable_and_no_output_is_removed(notebook: Kernel) -> None:
-    run(notebook, "kept = Held()\nkept")
+    notebook.run("kept = Held()\nkept")
     assert lives(notebook, "%vram free")
     assert notebook.value("[kept is Held.seen[-1](), any(one is kept for one in Out.values()), _ is kept]") == (
         "[True, True, True]"
@@ -37,8 +37,8 @@ def test_without_names_no_variable_and_no_output_is_removed(notebook: Kernel) ->
 
 
 def test_a_wrong_name_is_told_with_the_nearest_and_nothing_is_removed(notebook: Kernel) -> None:
-    run(notebook, "model, optimizer = Held(), Held()")
-    reply = run(notebook, "%vram free optimizer modle")
+    notebook.run("model, optimizer = Held(), Held()")
+    reply = notebook.run("%vram free optimizer modle")
     assert reply.error == "ColabMagicsError"
     assert reply.traceback == [
         "There is no variable modle; nothing was removed.",
@@ -49,20 +49,20 @@ def test_a_wrong_name_is_told_with_the_nearest_and_nothing_is_removed(notebook: 
 
 
 def test_of_a_part_it_is_said_how_to_delete_it(notebook: Kernel) -> None:
-    run(notebook, "d = {'k': Held()}")
-    refused = run(notebook, "%vram free d['k']")
+    notebook.run("d = {'k': Held()}")
+    refused = notebook.run("%vram free d['k']")
     assert "→ del d['k'] removes that part; %vram free then gives its memory back." in refused.traceback
     assert not lives(notebook, "del d['k']\n%vram free")
 
 
 @pytest.mark.parametrize("name", ["get_ipython", "In", "_ih", "__builtins__", "Out[999]", "_999"])
 def test_what_is_ipythons_own_or_not_there_is_no_variable(notebook: Kernel, name: str) -> None:
-    assert run(notebook, f"%vram free {name}").error == "ColabMagicsError"
+    assert notebook.run(f"%vram free {name}").error == "ColabMagicsError"
 
 
 def test_one_output_is_removed_by_its_number_and_the_others_stay(notebook: Kernel) -> None:
-    run(notebook, "Held()")
-    run(notebook, "'this one stays'")
+    notebook.run("Held()")
+    notebook.run("'this one stays'")
     cell = int(notebook.value("max(Out)")) - 1
     assert not lives(notebook, f"%vram free Out[{cell}]")
     assert (
@@ -71,37 +71,37 @@ def test_one_output_is_removed_by_its_number_and_the_others_stay(notebook: Kerne
 
 
 def test_what_the_cell_just_before_has_shown_is_dead_at_once(notebook: Kernel) -> None:
-    run(notebook, "Held()")  # its result lives until the next cell has ended
+    notebook.run("Held()")  # its result lives until the next cell has ended
     assert not lives(notebook, "%vram free Out")
 
 
 @pytest.mark.parametrize("failing", ["%vram fre", "%vram free nobody", "1 / 0", "1 +", "%nosuch", "nobody"])
 def test_of_an_error_that_holds_nothing_of_the_users_nothing_is_said(notebook: Kernel, failing: str) -> None:
-    run(notebook, "%vram free")
-    run(notebook, failing)
-    [[frame]] = run(notebook, "%vram free").displays.values()
+    notebook.run("%vram free")
+    notebook.run(failing)
+    [[frame]] = notebook.run("%vram free").displays.values()
     assert "Let go" not in frame["text/plain"]
 
 
 @pytest.mark.parametrize("failing", ["train_step()", "import json; json.loads('[')", "(lambda: 1 / 0)()"])
 def test_of_one_that_ran_code_of_the_users_or_a_librarys_it_is(notebook: Kernel, failing: str) -> None:
-    run(notebook, failing)
-    [[frame]] = run(notebook, "%vram free").displays.values()
+    notebook.run(failing)
+    [[frame]] = notebook.run("%vram free").displays.values()
     assert "Let go: the traceback of the failed cell" in frame["text/plain"]
 
 
 def test_outputs_are_kept_as_ever_afterwards(notebook: Kernel) -> None:
-    run(notebook, "Held()")
-    run(notebook, "%vram free Out")
-    run(notebook, "'first'")
-    assert run(notebook, "_").result == "'first'"
-    run(notebook, "'second'")
-    assert run(notebook, "_, __").result == "('second', 'first')"
+    notebook.run("Held()")
+    notebook.run("%vram free Out")
+    notebook.run("'first'")
+    assert notebook.run("_").result == "'first'"
+    notebook.run("'second'")
+    assert notebook.run("_, __").result == "('second', 'first')"
 
 
 def test_it_says_what_was_let_go_and_what_is_left(notebook: Kernel) -> None:
-    run(notebook, "train_step()")
-    reply = run(notebook, "%vram free")
+    notebook.run("train_step()")
+    reply = notebook.run("%vram free")
     [[frame]] = reply.displays.values()
     lines = frame["text/plain"].splitlines()
     assert lines[0].endswith("came back to the machine")
@@ -112,19 +112,19 @@ def test_it_says_what_was_let_go_and_what_is_left(notebook: Kernel) -> None:
 
 def test_who_else_holds_what_was_removed_is_said_with_the_line_that_removes_it(notebook: Kernel) -> None:
     pytest.importorskip("torch")
-    run(notebook, "import torch\nm = torch.nn.Linear(1000, 1000)\nsd, other = m.state_dict(), torch.ones(2**20)\n")
-    run(notebook, "loss_hist = [m(torch.ones(1, 1000)).sum()]")
-    [[frame]] = run(notebook, "%vram free m").displays.values()
+    notebook.run("import torch\nm = torch.nn.Linear(1000, 1000)\nsd, other = m.state_dict(), torch.ones(2**20)\n")
+    notebook.run("loss_hist = [m(torch.ones(1, 1000)).sum()]")
+    [[frame]] = notebook.run("%vram free m").displays.values()
     said = frame["text/plain"].splitlines()[-1]
     assert said == (
         "Of what was removed, 3.8 MiB is still held by sd, loss_hist: %vram free sd loss_hist removes that too."
     )
-    [[frame]] = run(notebook, "%vram free sd loss_hist").displays.values()
+    [[frame]] = notebook.run("%vram free sd loss_hist").displays.values()
     assert "Of what was removed" not in frame["text/plain"]
 
 
 def test_many_small_blocks_come_back_to_the_machine_too(notebook: Kernel) -> None:
-    run(notebook, "blocks = [bytearray(4096) for _ in range(40_000)]; kept = blocks[::400]")
-    [[frame]] = run(notebook, "%vram free blocks").displays.values()
+    notebook.run("blocks = [bytearray(4096) for _ in range(40_000)]; kept = blocks[::400]")
+    [[frame]] = notebook.run("%vram free blocks").displays.values()
     assert frame["text/plain"].startswith("1")
     assert "MiB came back to the machine" in frame["text/plain"]
