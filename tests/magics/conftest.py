@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROWS = REPOSITORY / "colab_magics" / "demo" / "pirate.jsonl"
@@ -204,3 +206,26 @@ def wait_for(what: Callable[[], object], timeout: float = 150) -> None:
     while not what():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.05)
+
+
+@pytest.fixture
+def session_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A shell of a machine of one's own, whose working directory and settings are the test's."""
+    (tmp_path / "notebook").mkdir()
+    monkeypatch.chdir(tmp_path / "notebook")
+    monkeypatch.setenv("COLAB_MAGICS_SESSION", str(tmp_path / "session.toml"))
+    monkeypatch.setenv("COLAB_MAGICS_PLATFORM", "plain")
+    monkeypatch.delenv("COLAB_MAGICS_ROOT", raising=False)
+    monkeypatch.delenv("COLAB_MAGICS_REPLICA", raising=False)
+    shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
+    shell.user_ns["get_ipython"] = lambda: shell
+    shell.run_line_magic("load_ext", "colab_magics")
+    yield shell
+    shell.run_line_magic("unload_ext", "colab_magics")
+    InteractiveShell.clear_instance()
+
+
+def session_says(shell: Any, capsys: Any, line: str) -> str:
+    """What `%session` prints, with that on its line."""
+    shell.run_line_magic("session", line)
+    return str(capsys.readouterr().out)

@@ -42,6 +42,11 @@ def stopped_after(run: Trained, step: int, folder: Path) -> Trained:
     return train_with(run, saver_of(run, folder), lambda: "stop" if run.progress.step == step else None)
 
 
+def saved_steps(run: Trained) -> list[int]:
+    """The steps of which a checkpoint was told to be saved."""
+    return [event["step"] for event in run.told("checkpoint") if event["action"] == "saved"]
+
+
 def newest(folder: Path) -> Saved:
     """What a resume of the run in `folder` would go on from."""
     entry = newest_verified(folder / "checkpoints", run=RUN).entry

@@ -1,36 +1,24 @@
-"""When a checkpoint is taken, and what becomes of the training when it cannot be."""
+"""When a checkpoint is taken."""
 
 from __future__ import annotations
 
-import errno
-import os
-import signal
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from checkpoints.faults import FailingDisk, WatchedDisk
 from conftest import Trained, documents
 from continued import (
-    RUN,
-    assert_same_end,
-    assert_same_tensors,
-    goes_on,
-    newest,
+    saved_steps,
     saver_of,
-    tensors_of,
     train_with,
 )
 
 from colab_magics.checkpoints.files import Disk
 from colab_magics.checkpoints.interval import Every, best_interval
-from colab_magics.checkpoints.verify import entries, newest_verified
+from colab_magics.checkpoints.verify import entries
 from colab_magics.errors import ColabMagicsError
 from colab_magics.events import EventLog
-from colab_magics.training.orders import Orders
 from colab_magics.training.saving import Saver
 
 pytestmark = pytest.mark.colab  # libraries differ in what they keep of a state
@@ -70,10 +58,6 @@ def _steps(run: Trained, saver: Saver, clock: Clock, count: int, seconds: float)
         saver.after_step()
         saver.wait()
     return [(event["step"], event["reason"]) for event in run.told("checkpoint")[before:] if "reason" in event]
-
-
-def _saved(run: Trained) -> list[int]:
-    return [event["step"] for event in run.told("checkpoint") if event["action"] == "saved"]
 
 
 def test_automatic_saves_come_after_a_minute_and_then_as_the_measured_stall_has_it(a_run, tmp_path, clock):
@@ -120,7 +104,7 @@ def test_no_automatic_save_begins_while_one_is_being_written(a_run, tmp_path, cl
     run.progress.step += 1
     saver.after_step()
     saver.wait()
-    assert _saved(run) == [1, 5]
+    assert saved_steps(run) == [1, 5]
 
 
 class StuckDisk(Disk):
@@ -194,7 +178,7 @@ def test_the_loop_stops_at_the_deadline_and_keeps_its_last_step(a_run, tmp_path,
 
     train_with(run, saver, control)
     assert run.outcome is not None
-    assert (run.outcome.reason, _saved(run)) == ("deadline", [1, 3])
+    assert (run.outcome.reason, saved_steps(run)) == ("deadline", [1, 3])
 
 
 def test_the_best_by_evaluation_is_saved_and_outlives_newer_ones(a_run, tmp_path):
@@ -233,296 +217,3 @@ def test_a_checkpoints_folder_that_is_a_link_is_refused_in_words(a_run, tmp_path
         saver_of(a_run(), folder)
     assert any("replica:" in step for step in refused.value.next_steps)
     assert list(elsewhere.iterdir()) == []
-
-
-# --- disks that fail -------------------------------------------------------------------------------------------------
-
-
-class FailingFromTheSecond(FailingDisk):
-    """Fails for good, once a checkpoint has been committed."""
-
-    def __init__(self, error: int) -> None:
-        super().__init__(10**9, error, for_good=True)
-
-    def instead(self, call: str, really: Callable[[], Any], *arguments: Any) -> Any:
-        if self.calls.count("make_folder") == 2:
-            self.at = 0
-        return super().instead(call, really, *arguments)
-
-
-def _trained_on(run: Trained, folder: Path, disk: Disk, **more: Any) -> list[dict[str, Any]]:
-    """Train on such a disk; the failures that were told."""
-    train_with(run, saver_of(run, folder, every=Every(steps=2), disk=disk, **more))
-    return [event for event in run.told("checkpoint") if event["action"] == "failed"]
-
-
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOTCONN])
-def test_training_goes_on_when_the_disk_fails_for_good_and_the_older_one_stays(a_run, tmp_path, error):
-    plain = a_run().run()
-    run, disk = a_run(), FailingFromTheSecond(error)
-    failed = _trained_on(run, tmp_path / "run", disk)
-    assert disk.failed
-    assert [event["step"] for event in failed] == [4, 6, 8]
-    assert all(os.strerror(error) in event["message"] for event in failed)
-    if error in (errno.ENOSPC, errno.EDQUOT):
-        assert all("it needs " in event["message"] and " are free" in event["message"] for event in failed)
-    assert_same_end(run, [], plain)
-    assert newest(tmp_path / "run").state["progress"]["step"] == 2
-
-
-@pytest.mark.parametrize("at", range(0, 400, 57))
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EROFS])
-def test_a_disk_that_fails_once_costs_at_most_one_checkpoint(a_run, tmp_path, error, at):
-    run, disk = a_run(max_steps=6), FailingDisk(at, error, for_good=False)
-    failed = _trained_on(run, tmp_path / "run", disk, limit=9)
-    assert run.outcome is not None
-    assert run.outcome.reason == "completed"
-    # a full disk is tried again at once
-    assert len(failed) == (0 if error == errno.ENOSPC else disk.failed)
-    assert newest_verified(tmp_path / "run" / "checkpoints").skipped == ()
-    kept = {entry.step for entry in entries(tmp_path / "run" / "checkpoints")}
-    if error == errno.ENOSPC:  # room is made by older ones
-        assert 6 in kept
-    else:
-        assert kept == {2, 4, 6} - {event["step"] for event in failed}
-
-
-def test_a_full_disk_makes_room_by_the_older_ones_and_tries_again(a_run, tmp_path):
-    run, disk = a_run(), FullDisk(room=2)
-    failed = _trained_on(run, tmp_path / "run", disk, limit=3)
-    assert failed == []
-    assert _saved(run) == [2, 4, 6, 8]
-    assert {entry.step for entry in entries(tmp_path / "run" / "checkpoints")} == {6, 8}
-
-
-class FullDisk(WatchedDisk):
-    """Has room for so many folders."""
-
-    def __init__(self, room: int) -> None:
-        super().__init__()
-        self.room = room
-
-    def instead(self, call: str, really: Callable[[], Any], *arguments: Any) -> Any:
-        if call == "make_folder" and len(os.listdir(arguments[0].parent)) >= self.room:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return really()
-
-
-class LyingDisk(WatchedDisk):
-    """Says that it has written, and has written something else, in the checkpoint of one step."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self.step = step
-
-    def instead(self, call: str, really: Callable[[], Any], *arguments: Any) -> Any:
-        result = really()
-        if call == "rename" and arguments[1].name.startswith(f"{self.step:08d}-a"):
-            path = arguments[1] / "optimizer.safetensors"
-            data = bytearray(path.read_bytes())
-            data[-1] ^= 1
-            path.write_bytes(data)
-        return result
-
-
-def test_what_is_not_read_back_as_it_was_written_is_told_and_never_taken_for_whole(a_run, tmp_path):
-    run = a_run()
-    failed = _trained_on(run, tmp_path / "run", LyingDisk(4), limit=1)
-    assert [event["step"] for event in failed] == [4]
-    assert "what was read back is not what was written: optimizer.safetensors was altered" in failed[0]["message"]
-    assert [entry.step for entry in entries(tmp_path / "run" / "checkpoints")] == [8]
-    assert [name for name in os.listdir(tmp_path / "run" / "checkpoints") if name.startswith(".broken-00000004")]
-
-
-def test_a_full_disk_never_costs_the_last_one_that_was_read_back(a_run, tmp_path):
-    class Both(LyingDisk):
-        """Lies about the second one, cannot put it aside, and is then full."""
-
-        def instead(self, call: str, really: Callable[[], Any], *arguments: Any) -> Any:
-            if call == "rename" and ".broken-" in arguments[1].name:
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-            if call == "make_folder" and ("00000006" in arguments[0].name or "00000008" in arguments[0].name):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return super().instead(call, really, *arguments)
-
-    run = a_run()
-    failed = _trained_on(run, tmp_path / "run", Both(4), limit=1)
-    assert [event["step"] for event in failed] == [4, 6, 8]
-    assert newest(tmp_path / "run").state["progress"]["step"] == 2
-
-
-def test_a_host_without_memory_for_the_copy_goes_on_training(a_run, tmp_path, monkeypatch):
-    def full(*_arguments: Any, **_options: Any) -> None:
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] can't allocate memory\nmore")
-
-    plain, run = a_run().run(), a_run()
-    monkeypatch.setattr("colab_magics.training.saving.take", full)
-    failed = _trained_on(run, tmp_path / "run", Disk())
-    assert len(failed) == 4
-    assert "could not be copied: [enforce fail at alloc_cpu.cpp:117] can't allocate memory" in failed[0]["message"]
-    assert_same_end(run, [], plain)
-
-
-@pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_an_evaluation_that_is_no_number_stops_no_checkpoint(a_run, tmp_path, monkeypatch, number):
-    """fp16 overflows where nobody looks for it; JSON has no such number."""
-    changes = {"eval_docs": documents(6, seed=1), "eval_every": 2, "early_stopping": 9}
-
-    def overflowing() -> Trained:
-        run = a_run(**changes)
-        score = run.task.loss.score
-        monkeypatch.setattr(run.task.loss, "score", lambda batch: (score(batch)[0] * number, score(batch)[1]))
-        return run
-
-    plain = overflowing().run()
-    run = overflowing()
-    train_with(run, saver_of(run, tmp_path / "run", every=Every(steps=2)))
-    assert _saved(run) == [2, 4, 6, 8]
-    stopped = overflowing()
-    train_with(stopped, saver_of(stopped, tmp_path / "stopped"), lambda: "stop" if stopped.progress.step == 4 else None)
-    gone_on = goes_on(overflowing(), newest(tmp_path / "stopped")).run()
-    assert gone_on.losses == plain.losses[4:]
-    assert gone_on.progress.evaluations_without_gain == plain.progress.evaluations_without_gain == 4
-    assert_same_tensors(tensors_of(gone_on), tensors_of(plain))
-
-
-@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
-def test_whatever_goes_wrong_beside_the_training_is_told(a_run, tmp_path, monkeypatch):
-    def short_of_memory(*_arguments: Any) -> None:
-        raise MemoryError
-
-    run = a_run(max_steps=2)
-    monkeypatch.setattr("colab_magics.training.state.Snapshot.contents", short_of_memory)
-    [failed] = _trained_on(run, tmp_path / "run", Disk())
-    assert failed["message"] == "MemoryError"
-
-
-# --- SIGTERM ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def orders(tmp_path) -> Iterator[Orders]:
-    """The worker's own orders, with its signal handlers."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    (tmp_path / "run").mkdir()
-    orders = Orders(tmp_path / "run")
-    orders.training_begins()
-    yield orders
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-class Terminating:
-    """Sends SIGTERM to this process at one of its calls, after doing what is asked."""
-
-    def __init__(self, work: Callable[..., Any], at: int) -> None:
-        self.work, self.at, self.calls = work, at, 0
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        result = self.work(*arguments, **options)
-        self.calls += 1
-        if self.calls == self.at:
-            signal.raise_signal(signal.SIGTERM)
-        return result
-
-
-class TerminatingLoss(Terminating):
-    """The same, in the place of a task's loss."""
-
-    def __init__(self, loss: Any, at: int) -> None:
-        super().__init__(loss, at)
-        self.chunk, self.chunked, self.score = loss.chunk, loss.chunked, loss.score
-
-
-class TerminatingDocuments(list):
-    """The same, at the `at`-th document that is read."""
-
-    def __init__(self, docs: Any, at: int) -> None:
-        super().__init__(docs)
-        self.read = Terminating(list.__getitem__, at)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.read(self, index)
-
-
-def _during(place: str, run: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have SIGTERM come in the fifth step's work of that kind."""
-    if place == "reading":
-        object.__setattr__(run.task, "documents", TerminatingDocuments(DOCS, 31))
-    elif place == "forward":  # steps 1 to 4 take 4, 4, 2 and 4 micro-batches
-        object.__setattr__(run.task, "loss", TerminatingLoss(run.task.loss, 17))
-    elif place == "backward":
-        terminating = Terminating(torch.Tensor.backward, 16)
-
-        def backward(tensor: torch.Tensor) -> None:
-            terminating(tensor)
-
-        monkeypatch.setattr(torch.Tensor, "backward", backward)
-    elif place == "clipping":
-        monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", Terminating(torch.nn.utils.clip_grad_norm_, 5))
-    elif place == "update":
-        run.task.optimizer.step = Terminating(run.task.optimizer.step, 5)  # type: ignore[method-assign]
-    else:
-        monkeypatch.setattr(run.task.loss, "score", Terminating(run.task.loss.score, 2))
-
-
-@pytest.mark.parametrize("place", ["reading", "forward", "backward", "clipping", "update", "evaluation"])
-def test_sigterm_at_any_place_loses_nothing_and_the_run_goes_on_exactly(a_run, tmp_path, monkeypatch, orders, place):
-    changes = {
-        "lora_dropout": 0.3,
-        "per_device_train_batch_size": 2,
-        "eval_docs": documents(6, seed=1),
-        "eval_every": 5,
-    }
-    plain = a_run(**changes).run()
-    with monkeypatch.context() as patched:
-        run = a_run(**changes)
-        saver = saver_of(run, tmp_path / "run")
-        orders.on_terminate, orders.is_late = saver.terminated, saver.stops
-        _during(place, run, patched)
-        train_with(run, saver, orders)
-    assert run.outcome is not None
-    assert run.outcome.reason == "stopped"
-    step = 5 if place in ("clipping", "update", "evaluation") else 4
-    reasons = {event["step"]: event["reason"] for event in run.told("checkpoint") if event["action"] == "saved"}
-    in_the_step = place in ("forward", "backward", "clipping")
-    assert reasons[4 if in_the_step else step] == ("terminated" if in_the_step else "stop" if step == 4 else reasons[5])
-    assert newest(tmp_path / "run").state["progress"]["step"] == step
-    gone_on = goes_on(a_run(**changes), newest(tmp_path / "run")).run()
-    assert_same_end(gone_on, [run], plain)
-
-
-def test_sigterm_in_the_middle_of_a_step_has_been_copied_when_the_handler_returns(a_run, tmp_path, orders):
-    """Whoever sends SIGTERM sends SIGKILL next: what the loop would do later may never be done."""
-    run = a_run(per_device_train_batch_size=2)
-    saver = saver_of(run, tmp_path / "run")
-    seen = []
-
-    def terminated() -> None:
-        saver.terminated()
-        saver.wait()
-        seen.extend(entry.step for entry in entries(tmp_path / "run" / "checkpoints", run=RUN))
-
-    orders.on_terminate = terminated
-    object.__setattr__(run.task, "loss", TerminatingLoss(run.task.loss, 17))
-    train_with(run, saver, orders)
-    assert seen == [4]
-
-
-@pytest.mark.parametrize("saved", [False, True])
-def test_sigterm_says_so_where_the_size_does_not_allow_a_checkpoint(a_run, tmp_path, orders, saved):
-    run = a_run(per_device_train_batch_size=2)
-    saver = saver_of(run, tmp_path / "run", every=Every(steps=2 if saved else 99))
-    orders.on_terminate = saver.terminated
-
-    def slow_disk() -> None:
-        saver.wait()
-        saver._speed = 1000.0  # bytes a second
-        saver.terminated()
-
-    orders.on_terminate = slow_disk
-    object.__setattr__(run.task, "loss", TerminatingLoss(run.task.loss, 17))
-    train_with(run, saver, orders)
-    [warning] = run.told("warning")
-    assert "The machine is ending this process. A checkpoint takes about " in warning["message"]
-    assert ("the newest may remain 00000004-a1" if saved else "there may be none") in warning["message"]
